@@ -1,0 +1,331 @@
+"""The data sets by name: where records come from and how answers compare.
+
+Owns the registry and what happens to records between source and task: the
+subsample, the validation split, rationales that contradict the gold label.
+Layer 2; imports records, splits, official and arithmetic. Knows no SeqIO task
+and, until gold rows of an NLI train set are asked for, no TensorFlow.
+"""
+
+import collections
+import dataclasses
+import functools
+import operator
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from distill_jax.data import official, splits
+from distill_jax.data.arithmetic import equations_equal
+from distill_jax.data.records import Record, read_records
+from distill_jax.data.settings import DataSettings
+from distill_jax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+
+_AGREE_FNS: dict[str, Callable[[str, str], bool]] = {
+  "exact_match": operator.eq,
+  "equation": equations_equal,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+  """All that the package knows about a data set.
+
+  Attributes:
+    name: what users call it; the tasks' names begin with it.
+    load_fn: (split, settings) -> the records of that split at its source.
+    metric: how an answer is compared with the gold one: "exact_match" or
+      "equation", equal values.
+    source_files_fn: settings -> the files that decide the records, for a
+      fingerprint; empty where the settings alone decide.
+    label_set: all labels there are, None where they are open.
+    splits: the splits it has.
+    validation_fraction: share of the source's training records that validates
+      instead; None where the source has validation records of its own.
+  """
+
+  name: str
+  load_fn: Callable[[str, DataSettings], list[Record]]
+  metric: Literal["exact_match", "equation"]
+  source_files_fn: Callable[[DataSettings], list[pathlib.Path]]
+  label_set: tuple[str, ...] | None = None
+  splits: tuple[str, ...] = SPLITS
+  validation_fraction: float | None = None
+
+  def __post_init__(self):
+    if self.metric not in _AGREE_FNS:
+      raise UserError(
+        f"Data set {self.name!r} has metric {self.metric!r}; it must be one of"
+        f" {', '.join(_AGREE_FNS)}."
+      )
+
+
+_specs: dict[str, DatasetSpec] = {}
+
+
+def register_dataset(spec: DatasetSpec) -> None:
+  """Makes a data set known by its name; again is no harm.
+
+  Args:
+    spec: the data set.
+
+  Raises:
+    UserError: the name belongs to another data set.
+  """
+  if _specs.setdefault(spec.name, spec) is not spec:
+    raise UserError(
+      f"Another data set {spec.name!r} is registered already. Choose another"
+      " name."
+    )
+
+
+def names() -> list[str]:
+  """Returns the names of all registered data sets."""
+  return sorted(_specs)
+
+
+def get_dataset_spec(name: str) -> DatasetSpec:
+  """Returns a registered data set.
+
+  Args:
+    name: its name.
+
+  Returns:
+    What was registered.
+
+  Raises:
+    UserError: there is none of that name; the message lists those there are.
+  """
+  if name not in _specs:
+    raise UserError(
+      f"There is no data set {name!r}, only {', '.join(names())}."
+    )
+  return _specs[name]
+
+
+def jsonl_dataset(
+  name: str,
+  path_pattern: str,
+  metric: Literal["exact_match", "equation"],
+  label_set: tuple[str, ...] | None = None,
+) -> DatasetSpec:
+  """Makes a data set of records files, one for each split.
+
+  Args:
+    name: what to call it.
+    path_pattern: path with `{split}` in it, such as "data/mine_{split}.jsonl".
+    metric: "exact_match" or "equation".
+    label_set: all labels there are; None: not checked.
+
+  Returns:
+    The data set, to be given to `register_dataset`.
+
+  Raises:
+    UserError: the pattern lacks `{split}`. Loading raises it for bad records
+      and for gold labels outside the set.
+  """
+  if "{split}" not in path_pattern:
+    raise UserError(
+      f"The path of data set {name!r} is {path_pattern!r}; it must hold"
+      " {split}, in whose place come train, validation and test."
+    )
+
+  def get_path(split: str) -> pathlib.Path:
+    # Not str.format, which would trip over other braces in the path.
+    return pathlib.Path(path_pattern.replace("{split}", split))
+
+  def load(split: str, _: DataSettings) -> list[Record]:
+    records = list(read_records(get_path(split)))
+    for record in records:
+      if label_set and record.label not in (*label_set, None):
+        raise UserError(
+          f"{get_path(split)}: record {record.id!r} has label"
+          f" {record.label!r}, none of {', '.join(label_set)}."
+        )
+    return records
+
+  def list_files(_: DataSettings) -> list[pathlib.Path]:
+    return [path for path in map(get_path, SPLITS) if path.is_file()]
+
+  return DatasetSpec(name, load, metric, list_files, label_set)
+
+
+def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
+  """Loads a split as tasks see it.
+
+  Training records are subsampled first, then divided from validation where the
+  source has none, as in the authors' code. Conflicts between gold label and
+  rationale are settled in training records only, so that evaluation sees
+  every example.
+
+  Args:
+    name: a registered data set.
+    split: "train", "validation" or "test".
+    settings: what shapes the data.
+
+  Returns:
+    The records; never none.
+
+  Raises:
+    UserError: an unknown name or split, a source that cannot be read, or no
+      records.
+
+  Source: Distilling Step-by-Step, table of split sizes; order of operations
+    and seeds, authors' run.py and data_utils.py.
+  """
+  spec = get_dataset_spec(name)
+  if split not in spec.splits:
+    raise UserError(
+      f"Data set {name!r} has no {split!r} split, only"
+      f" {', '.join(spec.splits)}."
+    )
+  is_divided = spec.validation_fraction is not None and split != "test"
+  records = spec.load_fn("train" if is_divided else split, settings)
+  if records and (split == "train" or is_divided):
+    kept = splits.subsample_indices(
+      len(records), settings.subsample, settings.subsample_seed
+    )
+    records = [records[index] for index in kept]
+  if records and is_divided:
+    # The authors' seed, whatever the run's: all runs share one validation set.
+    train, validation = splits.train_validation_split(
+      len(records), spec.validation_fraction, seed=0
+    )
+    part = train if split == "train" else validation
+    records = [records[index] for index in part]
+  if split == "train":
+    records = _settle_conflicts(records, spec.metric, settings)
+  if not records:
+    raise UserError(
+      f"Empty data set: {name} {split} has no records. Look at its source and"
+      " at on_rationale_label_conflict."
+    )
+  return records
+
+
+def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:
+  """Lists the files that decide a data set's records.
+
+  Args:
+    name: a registered data set.
+    settings: what shapes the data.
+
+  Returns:
+    The files; none where the settings alone decide.
+
+  Raises:
+    UserError: an unknown name, or files that are not on this machine.
+  """
+  return get_dataset_spec(name).source_files_fn(settings)
+
+
+def count_statuses(records: Sequence[Record]) -> dict[str, int]:
+  """Counts how reading the teacher's outputs went.
+
+  Args:
+    records: any records.
+
+  Returns:
+    Status -> number of records, most frequent first; records that no teacher
+    answered have none and are not counted.
+  """
+  statuses = (record.status for record in records)
+  return dict(collections.Counter(filter(None, statuses)).most_common())
+
+
+def count_conflicts(records: Sequence[Record], metric: str) -> int:
+  """Counts records whose gold label and teacher's label differ.
+
+  Args:
+    records: any records; those without either label are no conflict.
+    metric: "exact_match" or "equation".
+
+  Returns:
+    Their number.
+  """
+  return sum(_is_conflict(record, metric) for record in records)
+
+
+def _is_conflict(record: Record, metric: str) -> bool:
+  if record.label is None or record.teacher_label is None:
+    return False
+  return not _AGREE_FNS[metric](record.label, record.teacher_label)
+
+
+def _settle_conflicts(
+  records: list[Record], metric: str, settings: DataSettings
+) -> list[Record]:
+  action = settings.on_rationale_label_conflict
+  if action == "keep":
+    return records
+  if action == "drop_example":
+    return [record for record in records if not _is_conflict(record, metric)]
+  return [
+    dataclasses.replace(record, rationale=None)
+    if _is_conflict(record, metric)
+    else record
+    for record in records
+  ]
+
+
+# --- The data sets that ship ------------------------------------------------
+
+
+def _load_official(
+  name: str, split: str, settings: DataSettings
+) -> list[Record]:
+  return official.read_split(
+    settings.data_dir, name, split, settings.teacher_parse
+  )
+
+
+def _load_nli(name: str, split: str, settings: DataSettings) -> list[Record]:
+  if split != "train" or official.has_rows(settings.data_dir, name, split):
+    return _load_official(name, split, settings)
+  from distill_jax.data import seqio_nli_gold
+
+  outputs = official.read_teacher_outputs(settings.data_dir, name, split)
+  rows = seqio_nli_gold.read_gold_rows(name, split)
+  records = official.combine(name, split, rows, outputs, settings.teacher_parse)
+  seqio_nli_gold.check_pairing(name, split, records)
+  return records
+
+
+def _load_word_problems(split: str, settings: DataSettings) -> list[Record]:
+  from distill_jax.data import word_problems
+
+  return word_problems.make_records(split, **settings.word_problems)
+
+
+def _register_official(
+  name: str,
+  load_fn: Callable[[str, str, DataSettings], list[Record]],
+  metric: Literal["exact_match", "equation"],
+  **properties,
+) -> None:
+  register_dataset(
+    DatasetSpec(
+      name,
+      functools.partial(load_fn, name),
+      metric,
+      lambda settings: official.source_files(settings.data_dir, name),
+      **properties,
+    )
+  )
+
+
+_register_official("svamp", _load_official, "equation", validation_fraction=0.1)
+_register_official(
+  "cqa", _load_official, "exact_match", validation_fraction=0.1
+)
+_register_official(
+  "anli1", _load_nli, "exact_match", label_set=official.NLI_LABELS
+)
+_register_official(
+  "esnli", _load_nli, "exact_match", label_set=official.NLI_LABELS
+)
+_register_official("asdiv", _load_official, "equation", splits=("train",))
+register_dataset(
+  DatasetSpec("word_problems", _load_word_problems, "equation", lambda _: [])
+)

@@ -1,0 +1,305 @@
+"""From a token cache to batches: shuffle, pair or mix, trim, pack, prefetch.
+
+Layer 2; imports data.token_cache, data.packing. Built on Grain, whose iterator
+state goes into the checkpoint. Every host computes the same global batches and
+hands its devices their slices (`partitioning.sharding.to_global`), so that the
+order of examples does not depend on how many hosts there are, and a run may
+resume on another topology. Token rows are small: packing costs each host
+microseconds an example.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import packing
+from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
+from distill_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedConfig:
+  """How examples become batches.
+
+  Attributes:
+    feature_lengths: tokens of a packed row, {'inputs': ..., 'targets': ...};
+      a longer example is trimmed to them, keeping its EOS.
+    batch_rows: rows a step, over all hosts.
+    pairing: "paired" puts the label row and the rationale row of the same
+      example in the same batch (the paper's objective); "mixed" draws rows of
+      the tasks by their mixture rates (plain T5X).
+    packed: several examples a row; False pads each row instead.
+    max_examples_per_batch: see `packing.PackingConfig`.
+    seed: order of the examples.
+  """
+
+  feature_lengths: Mapping[str, int]
+  batch_rows: int
+  pairing: str = "paired"
+  packed: bool = True
+  max_examples_per_batch: int | None = None
+  seed: int = 0
+
+  def __post_init__(self):
+    if set(self.feature_lengths) != {"inputs", "targets"}:
+      raise UserError(
+        f"TASK_FEATURE_LENGTHS is {dict(self.feature_lengths)}; it must give"
+        " 'inputs' and 'targets', e.g. {'inputs': 256, 'targets': 64}."
+      )
+    for name, value in (
+      ("TASK_FEATURE_LENGTHS['inputs']", self.feature_lengths["inputs"]),
+      ("TASK_FEATURE_LENGTHS['targets']", self.feature_lengths["targets"]),
+      ("BATCH_SIZE", self.batch_rows),
+    ):
+      if not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} is {value!r}; it must be a whole number >= 1.")
+    if self.pairing not in ("paired", "mixed"):
+      raise UserError(
+        f"pairing is {self.pairing!r}; it must be 'paired' or 'mixed'."
+      )
+
+  @property
+  def packing(self) -> packing.PackingConfig:
+    """The shape of a batch."""
+    return packing.PackingConfig(
+      batch_rows=self.batch_rows,
+      encoder_length=self.feature_lengths["inputs"],
+      decoder_length=self.feature_lengths["targets"],
+      max_segments_per_row=None if self.packed else 1,
+      max_examples_per_batch=self.max_examples_per_batch,
+    )
+
+
+def make_train_iterator(
+  cache: TokenCache, config: FeedConfig, split: str = "train"
+) -> grain.DatasetIterator:
+  """Returns an endless iterator of training batches.
+
+  Args:
+    cache: where the tokens are.
+    config: see `FeedConfig`.
+    split: which split to train on.
+
+  Returns:
+    A Grain iterator of numpy batches (`data.batch`), [batch_rows, length]
+    each; `get_state` and `set_state` resume it exactly.
+
+  Raises:
+    UserError: "paired" was asked for with a mixture that has not exactly one
+      label task and at most one rationale task; or the split is empty; or a
+      pair cannot fit in a batch.
+  """
+  if config.pairing == "paired":
+    units = _paired_units(cache, config, split)
+  else:
+    units = _mixed_units(cache, config, split)
+  dataset = units.to_iter_dataset(grain.ReadOptions(num_threads=1))
+  dataset = packing.PackIterDataset(dataset, config.packing)
+  dataset = grain.experimental.ThreadPrefetchIterDataset(
+    dataset, prefetch_buffer_size=2
+  )
+  return iter(dataset)
+
+
+def make_eval_batches(
+  examples: Sequence[Example],
+  info: TaskInfo,
+  feature_lengths: Mapping[str, int],
+  batch_rows: int,
+) -> Iterator[tuple[batch_lib.Batch, list[Example]]]:
+  """Yields each example once, in order, one a row, the last batch padded.
+
+  Args:
+    examples: of one task and split.
+    info: the task.
+    feature_lengths: {'inputs': ..., 'targets': ...}; longer ones are trimmed.
+    batch_rows: rows a batch.
+
+  Yields:
+    The batch, and the examples in its first rows; later rows are padding.
+  """
+  config = packing.PackingConfig(
+    batch_rows=batch_rows,
+    encoder_length=feature_lengths["inputs"],
+    decoder_length=feature_lengths["targets"],
+    max_segments_per_row=1,
+  )
+  for start in range(0, len(examples), batch_rows):
+    rows = [
+      examples[index]
+      for index in range(start, min(start + batch_rows, len(examples)))
+    ]
+    packer = packing.BatchPacker(config)
+    for example in rows:
+      packer.add([_to_segment(example, info, feature_lengths)])
+    yield packer.batch, rows
+
+
+def take(examples: Sequence[Example], limit: int | None) -> list[Example]:
+  """Returns the first `limit` examples, all of them for None."""
+  count = len(examples) if limit is None else min(limit, len(examples))
+  return [examples[index] for index in range(count)]
+
+
+def measure_padding(batch: batch_lib.Batch) -> dict[str, float]:
+  """Counts what a batch holds.
+
+  Args:
+    batch: one batch.
+
+  Returns:
+    `num_tokens` (both sides, not padding), `padding_share` (of all token
+    places of both sides, 0..1) and `num_segments`.
+  """
+  segment_ids = (
+    batch[batch_lib.ENCODER_SEGMENT_IDS],
+    batch[batch_lib.DECODER_SEGMENT_IDS],
+  )
+  num_tokens = sum(int(np.count_nonzero(ids)) for ids in segment_ids)
+  num_places = sum(ids.size for ids in segment_ids)
+  return {
+    "num_tokens": num_tokens,
+    "padding_share": 1 - num_tokens / num_places,
+    "num_segments": int(segment_ids[1].max(axis=1).sum()),
+  }
+
+
+def count_examples(batch: batch_lib.Batch) -> int:
+  """Returns how many label segments a batch holds, else all its segments.
+
+  A pair counts once, so figures in examples/s compare between methods.
+  """
+  starts = batch[batch_lib.DECODER_SEGMENT_IDS] > 0
+  starts &= batch[batch_lib.DECODER_POSITIONS] == 0
+  task_ids = batch[batch_lib.DECODER_TASK_IDS]
+  num_labels = int(np.sum(starts & (task_ids == batch_lib.LABEL_TASK_ID)))
+  return num_labels or int(np.sum(starts))
+
+
+def _to_segment(
+  example: Example, info: TaskInfo, feature_lengths: Mapping[str, int]
+) -> packing.Segment:
+  is_rationale = info.kind == "rationale"
+  return packing.Segment(
+    inputs=_trim(example.inputs, feature_lengths["inputs"]),
+    targets=_trim(example.targets, feature_lengths["targets"]),
+    task_id=(
+      batch_lib.RATIONALE_TASK_ID if is_rationale else batch_lib.LABEL_TASK_ID
+    ),
+  )
+
+
+def _trim(tokens: np.ndarray, length: int) -> np.ndarray:
+  """Trims to `length` and keeps the last token, which is EOS.
+
+  Source: SeqIO `append_eos_after_trim`; the authors' tokenizer does the same.
+  """
+  if len(tokens) <= length:
+    return tokens
+  return np.concatenate([tokens[: length - 1], tokens[-1:]])
+
+
+class _PairSource:
+  """Random access to units: a label example and the rationale of its record."""
+
+  def __init__(
+    self,
+    labels: Sequence[Example],
+    rationales: Sequence[Example] | None,
+    make_label,
+    make_rationale,
+  ):
+    self._labels, self._rationales = labels, rationales
+    self._make_label, self._make_rationale = make_label, make_rationale
+    # Rows without a rationale (dropped, or never written) go without one.
+    self._rationale_index = (
+      {rationales[i].id: i for i in range(len(rationales))}
+      if rationales is not None
+      else {}
+    )
+
+  def __len__(self) -> int:
+    return len(self._labels)
+
+  def __getitem__(self, index: int) -> packing.Unit:
+    label = self._labels[index]
+    unit = [self._make_label(label)]
+    rationale_index = self._rationale_index.get(label.id)
+    if rationale_index is not None:
+      unit.append(self._make_rationale(self._rationales[rationale_index]))
+    return unit
+
+
+def _paired_units(
+  cache: TokenCache, config: FeedConfig, split: str
+) -> grain.MapDataset:
+  label_tasks = [n for n, t in cache.tasks.items() if t.kind != "rationale"]
+  rationale_tasks = [n for n, t in cache.tasks.items() if t.kind == "rationale"]
+  if not label_tasks and len(rationale_tasks) == 1:
+    # A rationale task by itself: nothing to pair, and nothing to get wrong.
+    label_tasks, rationale_tasks = rationale_tasks, []
+  if len(label_tasks) != 1 or len(rationale_tasks) > 1:
+    raise UserError(
+      f"Paired batches need one label task and one rationale task; the mixture"
+      f" has {label_tasks} and {rationale_tasks}. Bind pairing = 'mixed' to"
+      " draw by mixture rates."
+    )
+  if rationale_tasks and config.batch_rows == 1 and not config.packed:
+    raise UserError(
+      "BATCH_SIZE is 1 and rows are not packed: a label row and its rationale"
+      " row need two. Give BATCH_SIZE >= 2."
+    )
+  pairs = _PairSource(
+    cache.open_split(label_tasks[0], split),
+    cache.open_split(rationale_tasks[0], split) if rationale_tasks else None,
+    *(
+      _segment_maker(cache.tasks[task], config)
+      for task in (label_tasks + rationale_tasks)[:1]
+      + (rationale_tasks or label_tasks)[:1]
+    ),
+  )
+  if config.batch_rows == 1 and rationale_tasks:
+    _check_pairs_fit(pairs, config)
+  dataset = grain.MapDataset.source(pairs).seed(config.seed)
+  return dataset.shuffle().repeat()
+
+
+def _check_pairs_fit(pairs: _PairSource, config: FeedConfig) -> None:
+  lengths = config.feature_lengths
+  for index in range(len(pairs)):
+    unit = pairs[index]
+    num_inputs = sum(len(segment.inputs) for segment in unit)
+    num_targets = sum(len(segment.targets) for segment in unit)
+    if num_inputs > lengths["inputs"] or num_targets > lengths["targets"]:
+      raise UserError(
+        f"BATCH_SIZE is 1 and a pair of {num_inputs} input and {num_targets}"
+        f" target tokens does not fit one row of {dict(lengths)}. Give"
+        " BATCH_SIZE >= 2 or longer TASK_FEATURE_LENGTHS."
+      )
+
+
+def _mixed_units(
+  cache: TokenCache, config: FeedConfig, split: str
+) -> grain.MapDataset:
+  datasets, rates = [], []
+  for task, info in cache.tasks.items():
+    make_segment = _segment_maker(info, config)
+    dataset = grain.MapDataset.source(cache.open_split(task, split))
+    # Each task has an order of its own, and repeats by itself.
+    dataset = dataset.seed(config.seed + len(datasets)).shuffle().repeat()
+    datasets.append(
+      dataset.map(lambda example, make=make_segment: [make(example)])
+    )
+    rates.append(info.rate)
+  if len(datasets) == 1:
+    return datasets[0]
+  total = math.fsum(rates)
+  return grain.MapDataset.mix(datasets, [rate / total for rate in rates])
+
+
+def _segment_maker(info: TaskInfo, config: FeedConfig):
+  return lambda example: _to_segment(example, info, config.feature_lengths)

@@ -1,0 +1,127 @@
+"""SeqIO tasks -> what the token cache stores.
+
+The TensorFlow side of the data boundary; imports data.datasets, data.settings,
+data.task_kinds, data.token_cache. Any SeqIO task with `inputs` and `targets`
+will do; of those that `tasks/` registers it also knows kind and metric.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import seqio
+import tqdm
+
+from distill_jax.data import datasets, seqio_preprocessors, task_kinds
+from distill_jax.data.settings import DataSettings
+from distill_jax.data.token_cache import Example, TaskInfo, suggest
+from distill_jax.errors import UserError
+
+_SPLITS = ("train", "validation", "test")
+
+
+def describe_tasks(name: str, settings: DataSettings) -> dict[str, TaskInfo]:
+  """Describes the tasks of a mixture, or a task as a mixture of one.
+
+  Args:
+    name: a registered SeqIO task or mixture.
+    settings: what shapes the examples.
+
+  Returns:
+    Task name -> its description, split sizes still unknown.
+
+  Raises:
+    UserError: no such task or mixture; or it is not inputs -> targets.
+  """
+  known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+  if name not in known:
+    raise UserError(
+      f"MIXTURE_OR_TASK_NAME is {name!r}, which no imported module registers."
+      f"{suggest(name, known)} Tasks of one's own need MIXTURE_OR_TASK_MODULE."
+    )
+  provider = seqio.get_mixture_or_task(name)
+  if not {"inputs", "targets"} <= set(provider.output_features):
+    raise UserError(
+      f"{name} has the features {sorted(provider.output_features)}; an"
+      " encoder-decoder needs 'inputs' and 'targets'."
+    )
+  if isinstance(provider, seqio.Task):
+    return {name: _describe(name, 1.0, settings)}
+  return {
+    task.name: _describe(task.name, float(provider.get_rate(task)), settings)
+    for task in provider.tasks
+  }
+
+
+def tokenize(
+  tasks: Mapping[str, TaskInfo],
+) -> Iterator[tuple[str, str, Example]]:
+  """Yields every example of every split of the tasks, in order.
+
+  Args:
+    tasks: names of registered SeqIO tasks.
+
+  Yields:
+    Task, split and example; tokens end in EOS and are not trimmed, which is
+    done when rows are built and their length is known.
+  """
+  for name in tasks:
+    task = seqio.get_mixture_or_task(name)
+    for split in _SPLITS:
+      if split not in task.splits:
+        continue
+      dataset = task.get_dataset(
+        sequence_length=None, split=split, shuffle=False, num_epochs=1
+      )
+      rows = tqdm.tqdm(
+        dataset.as_numpy_iterator(),
+        desc=f"{name} {split}",
+        unit=" examples",
+        mininterval=1.0,
+      )
+      for index, row in enumerate(rows):
+        yield name, split, _to_example(row, f"{split}-{index}")
+
+
+def _to_example(row: Mapping[str, np.ndarray], default_id: str) -> Example:
+  def text(key):
+    return bytes(row.get(key, b"")).decode("utf-8")
+
+  return Example(
+    id=text("id") or default_id,
+    inputs=row["inputs"].astype(np.int32),
+    targets=row["targets"].astype(np.int32),
+    inputs_text=text("inputs_pretokenized"),
+    targets_text=text("targets_pretokenized"),
+  )
+
+
+def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
+  dataset, kind_name = task_kinds.split_task_name(name)
+  if kind_name not in task_kinds.KINDS or dataset not in datasets.names():
+    return TaskInfo(
+      rate=rate,
+      kind="label",
+      metric="exact_match",
+      label_set=None,
+      uses_teacher_labels=False,
+      inputs_prefix="",
+      splits={},
+      status_counts={},
+    )
+  kind = task_kinds.KINDS[kind_name]
+  spec = datasets.get_dataset_spec(dataset)
+  train = datasets.load_records(dataset, "train", settings)
+  counts = datasets.count_statuses(train)
+  counts["rationale_label_conflicts"] = datasets.count_conflicts(
+    train, spec.metric
+  )
+  return TaskInfo(
+    rate=rate,
+    kind=kind.loss,
+    metric=spec.metric,
+    label_set=spec.label_set,
+    uses_teacher_labels=kind.uses_teacher_labels,
+    inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),
+    splits={},
+    status_counts=counts,
+  )

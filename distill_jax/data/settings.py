@@ -1,0 +1,93 @@
+"""What shapes the data: one frozen object that prepare, train and tasks read.
+
+Layer 0; imports only `errors`. SeqIO registers tasks at import, before any
+setting is known, so the tasks ask `current_settings` each time a data set is
+made. Without gin the defaults hold and `DISTILL_JAX_DATA_DIR` names the data.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from distill_jax.errors import UserError
+
+_DATA_DIR_VARIABLE = "DISTILL_JAX_DATA_DIR"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """Everything besides the task's name that decides a task's examples.
+
+  Attributes:
+    data_dir: folder with the official release's data sets, one folder each.
+    vocab_path: a sentencepiece model, a folder that holds `spiece.model`,
+      "bytes" for ByT5's bytes, or None for the vocabulary that ships.
+    subsample: fraction of the training examples to keep, in (0, 1], drawn
+      before the validation split, as the official code does.
+    subsample_seed: seed of that draw.
+    teacher_parse: "strict" reads teacher outputs by the official rules,
+      "tolerant" recovers what those lose.
+    max_not_ok_share: training on teacher labels is refused when more than this
+      share of the training rows has a status other than `ok`.
+    on_rationale_label_conflict: what happens to a training row whose gold
+      label meets a rationale that argues for another answer. The paper keeps.
+    label_prefix: put before the input of label tasks; "predict: " is the
+      authors' code, the paper prints "[label]".
+    rationale_prefix: likewise for rationale tasks.
+    word_problems: settings of the generated data set, passed to
+      `word_problems.make_records` (`seed`, `num_train_examples`, ...).
+  """
+
+  data_dir: str | None = None
+  vocab_path: str | None = None
+  subsample: float = 1.0
+  subsample_seed: int = 0
+  teacher_parse: Literal["strict", "tolerant"] = "tolerant"
+  max_not_ok_share: float = 0.1
+  on_rationale_label_conflict: Literal[
+    "keep", "drop_rationale", "drop_example"
+  ] = "keep"
+  label_prefix: str = "predict: "
+  rationale_prefix: str = "explain: "
+  word_problems: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not 0 < self.subsample <= 1:
+      raise UserError(
+        f"SUBSAMPLE is {self.subsample}; it is a fraction of the training"
+        " examples, above 0 and at most 1."
+      )
+    if not 0 <= self.max_not_ok_share <= 1:
+      raise UserError(
+        f"max_not_ok_share is {self.max_not_ok_share}; it is a share, from 0"
+        " to 1."
+      )
+    for field, allowed in (
+      ("teacher_parse", ("strict", "tolerant")),
+      (
+        "on_rationale_label_conflict",
+        ("keep", "drop_rationale", "drop_example"),
+      ),
+    ):
+      value = getattr(self, field)
+      if value not in allowed:
+        raise UserError(
+          f"{field} is {value!r}; it must be one of {', '.join(allowed)}."
+        )
+
+
+_settings: DataSettings | None = None
+
+
+def use_settings(settings: DataSettings | None) -> None:
+  """Makes `settings` what every task reads from now on; None: the defaults."""
+  global _settings
+  _settings = settings
+
+
+def current_settings() -> DataSettings:
+  """Returns the settings in force: those given, else the defaults."""
+  if _settings is not None:
+    return _settings
+  return DataSettings(data_dir=os.environ.get(_DATA_DIR_VARIABLE))

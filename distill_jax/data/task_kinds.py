@@ -1,0 +1,89 @@
+"""The kinds of tasks a data set has: which text goes in, which comes out.
+
+Layer 0; imports nothing. Plain text and no SeqIO: `tasks/` registers from this
+table, and hosts without SeqIO read names and labels by it.
+
+Source: Distilling Step-by-Step, section 3.2 (label and rationale tasks) and
+its single-task ablation (joint); the authors' run.py for prefixes and for the
+baseline without one.
+"""
+
+import dataclasses
+from typing import Literal
+
+_ANSWER_MARKER = " answer: "
+_RATIONALE_MARKER = " rationale: "
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskKind:
+  """One kind of task.
+
+  Attributes:
+    prefix: "label" or "rationale": which of the settings' prefixes goes before
+      the input; None: the input as it is.
+    target: what the target is made of, in order, out of "label" and
+      "rationale".
+    loss: which loss the target's tokens count in: "label" or "rationale";
+      "joint" counts as label loss and its label is read out of the text.
+    uses_teacher_labels: the training targets are the teacher's labels. The
+      other splits keep gold labels, as the authors' code does.
+  """
+
+  prefix: Literal["label", "rationale"] | None
+  target: tuple[str, ...]
+  loss: Literal["label", "rationale", "joint"]
+  uses_teacher_labels: bool = False
+
+
+KINDS = {
+  "label": TaskKind("label", ("label",), "label"),
+  "teacher_label": TaskKind("label", ("label",), "label", True),
+  "rationale": TaskKind("rationale", ("rationale",), "rationale"),
+  "finetune": TaskKind(None, ("label",), "label"),
+  "teacher_finetune": TaskKind(None, ("label",), "label", True),
+  "joint": TaskKind("label", ("rationale", "label"), "joint"),
+  "joint_label_first": TaskKind("label", ("label", "rationale"), "joint"),
+}
+
+MIXTURES = {
+  "distill": ("label", "rationale"),
+  "teacher_distill": ("teacher_label", "rationale"),
+}
+
+# What stands between the two parts of a joint target.
+JOINT_MARKERS = {
+  ("rationale", "label"): _ANSWER_MARKER,
+  ("label", "rationale"): _RATIONALE_MARKER,
+}
+
+
+def extract_label(text: str) -> str:
+  """Reads the label out of a joint target or prediction.
+
+  Args:
+    text: "<rationale> answer: <label>" or "<label> rationale: <rationale>".
+
+  Returns:
+    The label; all of `text` where neither marker stands.
+  """
+  answer = _ANSWER_MARKER.strip()
+  rationale = _RATIONALE_MARKER.strip()
+  if answer in text:
+    return text.rpartition(answer)[2].strip()
+  return text.partition(rationale)[0].strip()
+
+
+def split_task_name(name: str) -> tuple[str, str | None]:
+  """Splits "svamp_teacher_distill" into ("svamp", "teacher_distill").
+
+  Args:
+    name: a task's or a mixture's.
+
+  Returns:
+    Data set and kind; the whole name and None where it ends in no known kind.
+  """
+  for kind in sorted([*KINDS, *MIXTURES], key=len, reverse=True):
+    if name.endswith(f"_{kind}"):
+      return name.removesuffix(f"_{kind}"), kind
+  return name, None

@@ -1,0 +1,369 @@
+"""The token cache: what `prepare` writes and everything after it reads.
+
+Layer 1; imports errors. Knows no TensorFlow and no SeqIO, so that a host
+without them can be handed the folder. One folder holds one task or mixture:
+
+  <cache_dir>/<name>-<fingerprint>/
+    cache.json                    manifest; written last, so it marks the end
+    <task>-<split>.array_record   one msgpack map an example
+    vocabulary.model              the vocabulary the ids belong to
+
+The fingerprint covers everything that decides the bytes: format, package
+version, name, settings, vocabulary and the contents of the source files.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+from array_record.python import array_record_module
+from grain import sources as grain_sources
+
+import distill_jax
+from distill_jax.errors import UserError
+
+FORMAT = 1
+_MANIFEST = "cache.json"
+_VOCABULARY = "vocabulary.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One tokenized example.
+
+  Attributes:
+    id: the record's id; a label row and its rationale row share it.
+    inputs: [input_length] int32 ids, no EOS at the end unless the task adds
+      one, not trimmed.
+    targets: [target_length] int32 ids, likewise.
+    inputs_text: what was tokenized.
+    targets_text: likewise.
+  """
+
+  id: str
+  inputs: np.ndarray
+  targets: np.ndarray
+  inputs_text: str
+  targets_text: str
+
+  def to_bytes(self) -> bytes:
+    """Serializes the example for `ArrayRecord`."""
+    fields = dataclasses.asdict(self)
+    for key in ("inputs", "targets"):
+      fields[key] = np.asarray(fields[key], "<i4").tobytes()
+    return msgpack.packb(fields)
+
+  @classmethod
+  def from_bytes(cls, serialized: bytes) -> "Example":
+    """Inverse of `to_bytes`."""
+    fields = msgpack.unpackb(serialized)
+    for key in ("inputs", "targets"):
+      fields[key] = np.frombuffer(fields[key], "<i4").astype(np.int32)
+    return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskInfo:
+  """What training and evaluation must know of a task, without SeqIO.
+
+  Attributes:
+    rate: mixing rate in the mixture.
+    kind: "label", "rationale" or "joint": which loss its targets count in.
+    metric: "exact_match" or "equation".
+    label_set: the closed set of labels, or None.
+    uses_teacher_labels: whether the targets are the teacher's labels.
+    inputs_prefix: text that the task puts before each input.
+    splits: split name -> number of examples.
+    status_counts: parse statuses of the teacher's outputs among training rows.
+  """
+
+  rate: float
+  kind: str
+  metric: str
+  label_set: tuple[str, ...] | None
+  uses_teacher_labels: bool
+  inputs_prefix: str
+  splits: dict[str, int]
+  status_counts: dict[str, int]
+
+
+def hash_file(path: str | os.PathLike) -> str:
+  """Returns the SHA-256 of a file's bytes, in hex."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_identity(
+  name: str,
+  settings: Mapping[str, Any],
+  vocabulary_sha256: str,
+  source_files: Sequence[pathlib.Path] | None,
+) -> dict[str, Any]:
+  """Collects everything that decides the bytes of a cache.
+
+  Args:
+    name: task or mixture.
+    settings: the data settings that shape examples, as plain JSON values.
+    vocabulary_sha256: hash of the vocabulary.
+    source_files: files the examples are made from; None: not on this machine.
+
+  Returns:
+    A JSON object; `fingerprint` hashes it. Folders of the source files are
+    left out: a cache may move between machines.
+  """
+  return {
+    "format": FORMAT,
+    "distill_jax": distill_jax.__version__,
+    "name": name,
+    "settings": json.loads(json.dumps(settings)),
+    "vocabulary_sha256": vocabulary_sha256,
+    "sources": (
+      None
+      if source_files is None
+      else {path.name: hash_file(path) for path in source_files}
+    ),
+  }
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+  """Returns 16 hex digits that change whenever `identity` does."""
+  canonical = json.dumps(identity, sort_keys=True).encode()
+  return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def cache_path(
+  cache_dir: str | os.PathLike, identity: Mapping[str, Any]
+) -> pathlib.Path:
+  """Returns the folder where the cache of `identity` lies or will lie."""
+  name = f"{identity['name']}-{fingerprint(identity)}"
+  return pathlib.Path(cache_dir).expanduser() / name
+
+
+def write_cache(
+  path: pathlib.Path,
+  identity: Mapping[str, Any],
+  tasks: Mapping[str, TaskInfo],
+  examples: Iterable[tuple[str, str, Example]],
+  vocabulary_path: str | None,
+  overwrite: bool = False,
+) -> None:
+  """Writes a cache folder; it appears under its name only when complete.
+
+  Args:
+    path: the folder, see `cache_path`.
+    identity: see `make_identity`.
+    tasks: what to record of each task; split sizes are filled in here.
+    examples: (task, split, example), grouped by task and split.
+    vocabulary_path: file to put beside the tokens; None when the vocabulary
+      is made of bytes.
+    overwrite: replace a folder of that name.
+
+  Raises:
+    UserError: the folder exists and `overwrite` is not set, or a split is
+      empty.
+  """
+  if path.exists() and not overwrite:
+    raise UserError(f"{path} exists. Add --overwrite to build it again.")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  building = pathlib.Path(
+    tempfile.mkdtemp(prefix=".building-", dir=path.parent)
+  )
+  try:
+    counts: dict[str, dict[str, int]] = {task: {} for task in tasks}
+    writer, writing = None, None
+    for task, split, example in examples:
+      if (task, split) != writing:
+        if writer is not None:
+          writer.close()
+        # One example a chunk: random access reads just what it returns.
+        writer = array_record_module.ArrayRecordWriter(
+          str(building / f"{task}-{split}.array_record"), "group_size:1"
+        )
+        writing = (task, split)
+        counts[task][split] = 0
+      writer.write(example.to_bytes())
+      counts[task][split] += 1
+    if writer is not None:
+      writer.close()
+    for task, splits in counts.items():
+      if not splits:
+        raise UserError(
+          f"Task {task} has no examples at all (empty data set). Look at its"
+          " source files and at the filters that are switched on."
+        )
+    if vocabulary_path is not None:
+      shutil.copyfile(vocabulary_path, building / _VOCABULARY)
+    manifest = {
+      "identity": identity,
+      "tasks": {
+        task: dataclasses.asdict(dataclasses.replace(info, splits=counts[task]))
+        for task, info in tasks.items()
+      },
+      "files": {
+        file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+        for file in sorted(building.iterdir())
+      },
+    }
+    (building / _MANIFEST).write_text(json.dumps(manifest, indent=2))
+    if path.exists():
+      shutil.rmtree(path)
+    building.rename(path)
+  except BaseException:
+    shutil.rmtree(building, ignore_errors=True)
+    raise
+
+
+class TokenCache:
+  """A cache folder, opened and verified.
+
+  Attributes:
+    path: the folder.
+    identity: what the bytes were made from.
+    tasks: task name -> `TaskInfo`.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    """Opens a cache folder.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      UserError: no manifest, another format, or a file is missing or has
+        other bytes than were written.
+    """
+    self.path = pathlib.Path(path)
+    try:
+      manifest = json.loads((self.path / _MANIFEST).read_text())
+      self.identity = manifest["identity"]
+      self.tasks = {
+        name: TaskInfo(
+          **{
+            **info,
+            "label_set": info["label_set"] and tuple(info["label_set"]),
+          }
+        )
+        for name, info in manifest["tasks"].items()
+      }
+      files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      raise UserError(
+        f"{self.path} is not a readable token cache ({error}). Build it again"
+        " with --run_mode=prepare --overwrite."
+      ) from error
+    for name, expected in files.items():
+      self._verify(name, expected)
+
+  def _verify(self, name: str, expected: Mapping[str, Any]) -> None:
+    file = self.path / name
+    found = file.stat().st_size if file.exists() else None
+    if found == expected["bytes"] and hash_file(file) == expected["sha256"]:
+      return
+    what = "is missing" if found is None else "has other bytes than written"
+    raise UserError(
+      f"The token cache is damaged: {file} {what} (expected"
+      f" {expected['bytes']} bytes, found {found}). Build it again with"
+      " --run_mode=prepare --overwrite, or copy it again."
+    )
+
+  @property
+  def fingerprint(self) -> str:
+    """16 hex digits of what the bytes were made from."""
+    return fingerprint(self.identity)
+
+  @property
+  def vocabulary_path(self) -> str | None:
+    """The vocabulary's file; None when the vocabulary is made of bytes."""
+    file = self.path / _VOCABULARY
+    return str(file) if file.exists() else None
+
+  def open_split(self, task: str, split: str) -> Sequence[Example]:
+    """Returns random access to the examples of one task and split.
+
+    Args:
+      task: a name in `tasks`.
+      split: e.g. "train".
+
+    Raises:
+      UserError: the cache has no such task or split.
+    """
+    if task not in self.tasks or split not in self.tasks[task].splits:
+      found = {name: sorted(info.splits) for name, info in self.tasks.items()}
+      raise UserError(
+        f"{self.path} has no split {split!r} of task {task!r}; it has {found}."
+      )
+    return _Split(self.path / f"{task}-{split}.array_record")
+
+
+class _Split(Sequence[Example]):
+  """Examples of one file. Grain's source is made anew after unpickling."""
+
+  def __init__(self, file: pathlib.Path):
+    self._source = grain_sources.ArrayRecordDataSource(str(file))
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index) -> Example:
+    return Example.from_bytes(self._source[index])
+
+  def __repr__(self) -> str:
+    return repr(self._source)
+
+
+def list_caches(cache_dir: str | os.PathLike, name: str) -> list[pathlib.Path]:
+  """Returns the folders of caches of `name`, newest first."""
+  folder = pathlib.Path(cache_dir).expanduser()
+  prefix_length = len(name) + 1
+  found = [
+    path
+    for path in folder.glob(f"{name}-*")
+    if (path / _MANIFEST).is_file() and "-" not in path.name[prefix_length:]
+  ]
+  return sorted(found, key=lambda path: -path.stat().st_mtime)
+
+
+def describe_differences(
+  found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+  """Says in words how two identities differ.
+
+  Args:
+    found: identity of a cache.
+    wanted: identity asked for.
+
+  Returns:
+    One string a difference, as "settings.subsample: 1.0 -> 0.5".
+  """
+  lines = []
+  flat_found, flat_wanted = _flatten(found), _flatten(wanted)
+  for key in sorted(flat_found.keys() | flat_wanted.keys()):
+    before, after = flat_found.get(key), flat_wanted.get(key)
+    if before != after:
+      lines.append(f"{key}: {before} -> {after}")
+  return lines
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      flat |= _flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Returns " Did you mean 'x'?" for the nearest known name, or ""."""
+  close = difflib.get_close_matches(name, list(known), n=1)
+  return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,135 @@
+"""The paper's objective over one batch that holds label and rationale rows.
+
+Layer 2; imports losses, data.batch. Knows no model and no optimizer: logits
+in, one scalar and its parts out.
+
+Source: Distilling Step-by-Step, section 3.2, equations 3 and 4:
+L = L_label + lambda * L_rationale, each a mean cross-entropy over its tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from distill_jax import losses
+from distill_jax.data import batch as batch_lib
+from distill_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """Weights of the terms of the loss.
+
+  Attributes:
+    rationale_loss_weight: the paper's lambda. The authors' code weighs
+      alpha * label + (1 - alpha) * rationale instead, which is
+      lambda = (1 - alpha) / alpha up to a constant factor; its alpha of 0.5 is
+      the default here, lambda = 1.
+    z_loss: weight of the mean log(Z)**2 over all target tokens; T5X pretrains
+      with 1e-4, the authors' code has none.
+  """
+
+  rationale_loss_weight: float = 1.0
+  z_loss: float = 0.0
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value < 0:
+        raise UserError(f"{field.name} is {value}; a weight is 0 or more.")
+
+
+def count_tokens(
+  batch: Mapping[str, Array],
+) -> dict[str, Float[Array, ""]]:
+  """Counts the target tokens that each term of the loss is a mean over.
+
+  Count over the whole global batch, before it is cut into micro-batches: then
+  the sum of the micro-batches' losses is the loss of the batch, whatever
+  number of tokens each of them holds.
+
+  Args:
+    batch: `decoder_loss_weights` and `decoder_task_ids`, [batch, length].
+
+  Returns:
+    `label`, `rationale` and `all`: float32 scalars, 1 where there is no token
+    (the sum that is divided by it is then 0).
+  """
+  weights = _task_weights(batch)
+  return {
+    name: jnp.maximum(jnp.sum(task_weights), 1.0)
+    for name, task_weights in weights.items()
+  }
+
+
+def compute_loss(
+  logits: Float[Array, "batch length vocab"],
+  batch: Mapping[str, Array],
+  token_counts: Mapping[str, Float[Array, ""]],
+  objective: Objective,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+  """Computes the loss of one forward pass over label and rationale rows.
+
+  Args:
+    logits: float32, of the decoder.
+    batch: `decoder_target_tokens`, `decoder_loss_weights` and
+      `decoder_task_ids`, [batch, length].
+    token_counts: see `count_tokens`; of the whole batch where this is one of
+      its micro-batches.
+    objective: weights of the terms.
+
+  Returns:
+    The loss, and its parts `loss`, `label_loss`, `rationale_loss` (the mean
+    cross-entropies, unweighted) and `z_loss` (weighted), float32 scalars.
+  """
+  cross_entropy, squared_normalizers = losses.token_cross_entropy(
+    logits, batch[batch_lib.DECODER_TARGET_TOKENS]
+  )
+  weights = _task_weights(batch)
+  label_loss = jnp.sum(cross_entropy * weights["label"]) / token_counts["label"]
+  rationale_loss = (
+    jnp.sum(cross_entropy * weights["rationale"]) / token_counts["rationale"]
+  )
+  z_loss = objective.z_loss * (
+    jnp.sum(squared_normalizers * weights["all"]) / token_counts["all"]
+  )
+  loss = label_loss + objective.rationale_loss_weight * rationale_loss + z_loss
+  return loss, {
+    "loss": loss,
+    "label_loss": label_loss,
+    "rationale_loss": rationale_loss,
+    "z_loss": z_loss,
+  }
+
+
+def score_targets(
+  logits: Float[Array, "batch length vocab"], batch: Mapping[str, Array]
+) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
+  """Scores the targets of each row, for evaluation.
+
+  Args:
+    logits: float32, of the decoder.
+    batch: `decoder_target_tokens` and `decoder_loss_weights`, [batch, length].
+
+  Returns:
+    Cross-entropy summed over the row's tokens in nats, and the number of those
+    tokens, [batch] float32 each.
+  """
+  cross_entropy, _ = losses.token_cross_entropy(
+    logits, batch[batch_lib.DECODER_TARGET_TOKENS]
+  )
+  weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
+  return jnp.sum(cross_entropy * weights, axis=1), jnp.sum(weights, axis=1)
+
+
+def _task_weights(batch):
+  """Loss weights of each term, [batch, length] float32 each."""
+  weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
+  task_ids = batch[batch_lib.DECODER_TASK_IDS]
+  return {
+    "label": weights * (task_ids == batch_lib.LABEL_TASK_ID),
+    "rationale": weights * (task_ids == batch_lib.RATIONALE_TASK_ID),
+    "all": weights,
+  }

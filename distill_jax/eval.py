@@ -1,0 +1,174 @@
+"""`--run_mode=eval`: metrics and predictions of a checkpoint.
+
+Layer 4; no TensorFlow. Model, task, lengths and vocabulary are those of the
+run, unless others are given.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill_jax import prepare, run_loading
+from distill_jax.data import pipeline, token_cache
+from distill_jax.data.settings import DataSettings
+from distill_jax.errors import UserError
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.model.config import T5Config
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalRun:
+  """Settings of `--run_mode=eval`.
+
+  Attributes:
+    model_dir: folder of a training run; results go to its `eval/`.
+    checkpoint_path: a checkpoint; None: the run's best on validation.
+    mixture_or_task_name: None: what the run was trained on.
+    splits: which splits to evaluate.
+    data: what shapes the examples, where another task is given.
+    model_config: None: the run's.
+    mesh: devices along each axis.
+    batch_rows: rows a batch.
+    num_beams: 1 decodes greedily.
+    max_examples: of each task and split; None: all.
+    task_module: module that registers the task.
+    cache_dir: folder of token caches.
+  """
+
+  data: DataSettings
+  model_dir: str | None = None
+  checkpoint_path: str | None = None
+  mixture_or_task_name: str | None = None
+  splits: Sequence[str] = ("test",)
+  model_config: T5Config | None = None
+  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  batch_rows: int = 32
+  num_beams: int = 1
+  max_examples: int | None = None
+  task_module: str = prepare.DEFAULT_TASK_MODULE
+  cache_dir: str | None = None
+
+
+def run(
+  settings: EvalRun, operative_config: str = "", overwrite: bool = False
+) -> dict[str, dict[str, Any]]:
+  """Evaluates a checkpoint and writes what it finds.
+
+  Args:
+    settings: see `EvalRun`.
+    operative_config: unused; every run mode is called alike.
+    overwrite: replace results of the same checkpoint, task and split.
+
+  Returns:
+    Metrics by "<task>/<split>", also written to
+    `<model_dir>/eval/<task>/<split>/<step>/metrics.json`, with the examples in
+    `predictions.jsonl` beside it.
+
+  Raises:
+    UserError: no checkpoint, no data, or results are there already.
+  """
+  del operative_config
+  path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
+  loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
+  if settings.mixture_or_task_name is None:
+    cache = loaded.open_cache()
+  else:
+    cache = prepare.find_or_prepare(
+      settings.mixture_or_task_name,
+      settings.data,
+      settings.task_module,
+      settings.cache_dir,
+    )
+  _check_vocabulary(cache, loaded)
+  targets = {
+    (task, split): _results_folder(settings, loaded, task, split)
+    for task, info in cache.tasks.items()
+    for split in settings.splits
+    if split in info.splits
+  }
+  if not targets:
+    raise UserError(
+      f"None of the splits {list(settings.splits)} is in {cache.path}, which"
+      f" has {[(n, sorted(i.splits)) for n, i in cache.tasks.items()]}."
+    )
+  for folder in targets.values():
+    if folder.exists() and not overwrite:
+      raise UserError(f"{folder} exists. Add --overwrite to replace it.")
+  evaluator = Evaluator(
+    loaded.model,
+    loaded.mesh,
+    loaded.vocabulary,
+    loaded.feature_lengths,
+    settings.batch_rows,
+    settings.num_beams,
+  )
+  results = {}
+  for (task, split), folder in targets.items():
+    examples = pipeline.take(
+      cache.open_split(task, split), settings.max_examples
+    )
+    metrics, rows = evaluator.evaluate(
+      loaded.params, examples, cache.tasks[task]
+    )
+    _write_results(folder, metrics, rows)
+    results[f"{task}/{split}"] = metrics
+    print(_summarize(f"{task}/{split}", loaded.step, metrics))
+    _log.info("Wrote %s", folder)
+  return results
+
+
+def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
+  expected = loaded.vocabulary.sha256
+  found = cache.identity["vocabulary_sha256"]
+  if found != expected:
+    raise UserError(
+      f"The tokens in {cache.path} are of another vocabulary than the run's in"
+      f" {loaded.model_dir}. Add --gin.VOCAB_PATH=\"'{loaded.vocabulary.path}'\"."
+    )
+
+
+def _results_folder(settings, loaded, task, split) -> pathlib.Path:
+  root = pathlib.Path(settings.model_dir or loaded.model_dir).expanduser()
+  return root.absolute() / "eval" / task / split / str(loaded.step)
+
+
+def _write_results(folder, metrics, rows) -> None:
+  """Writes a results folder, which appears when it is complete."""
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  writing = pathlib.Path(
+    tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
+  )
+  with open(writing / "predictions.jsonl", "w", encoding="utf-8") as file:
+    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  (writing / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+  if folder.exists():
+    shutil.rmtree(folder)
+  os.replace(writing, folder)
+
+
+def _summarize(name: str, step: int, metrics: Mapping[str, Any]) -> str:
+  lines = [f"{name} at step {step}"]
+  if "label_accuracy" in metrics:
+    lines.append(
+      f"  accuracy {metrics['label_accuracy']:.2%}, 95% interval"
+      f" {metrics['label_accuracy_low']:.2%} to"
+      f" {metrics['label_accuracy_high']:.2%}, {metrics['num_correct']} of"
+      f" {metrics['num_examples']} right, {metrics['num_unparsed']} unparsed"
+    )
+  shown = {
+    key: value
+    for key, value in metrics.items()
+    if isinstance(value, float) and not key.startswith("label_accuracy")
+  }
+  lines.append(
+    "  " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+  )
+  return "\n".join(lines)

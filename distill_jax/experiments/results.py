@@ -1,0 +1,116 @@
+"""The result of a training run, and the files that hold results.
+
+Layer 4; imports `errors` only. Knows nothing of training, plots or pages: a
+sweep writes these files, `aggregation` and reports read them.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+  """The test score of one training run.
+
+  Attributes:
+    method: name of what was trained, such as "distill" or "finetune".
+    num_train_examples: training examples the run could use.
+    seed: the run's seed.
+    num_correct: test examples answered right.
+    num_examples: test examples.
+    correct_by_id: id of a test example -> whether it was answered right; empty
+      when not kept, else one entry an example.
+    seconds: wall-clock time of the run.
+    metrics: other numbers of the run, JSON-serialisable.
+  """
+
+  method: str
+  num_train_examples: int
+  seed: int
+  num_correct: int
+  num_examples: int
+  correct_by_id: Mapping[str, bool]
+  seconds: float
+  metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.num_train_examples < 1:
+      raise ValueError(f"num_train_examples is {self.num_train_examples}")
+    if not 0 <= self.num_correct <= self.num_examples or not self.num_examples:
+      raise ValueError(f"{self.num_correct} of {self.num_examples} correct")
+    if self.correct_by_id and (
+      len(self.correct_by_id) != self.num_examples
+      or sum(self.correct_by_id.values()) != self.num_correct
+    ):
+      raise ValueError(
+        f"correct_by_id says {sum(self.correct_by_id.values())} of"
+        f" {len(self.correct_by_id)}, the counts say {self.num_correct} of"
+        f" {self.num_examples}"
+      )
+
+
+def write_results(
+  path: str | os.PathLike[str], rows: Sequence[RunResult]
+) -> None:
+  """Writes results as one JSON list, which `read_results` reads.
+
+  Args:
+    path: the file; replaced as a whole or not at all.
+    rows: the results.
+  """
+  text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
+  write_atomically(path, text.encode())
+
+
+def read_results(path: str | os.PathLike[str]) -> list[RunResult]:
+  """Reads what `write_results` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The results, in the order of the file.
+
+  Raises:
+    UserError: the file is absent, no JSON list, or an entry is no result.
+  """
+  try:
+    entries = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise UserError(f"There are no results at {path}; run a sweep.") from None
+  except ValueError as error:
+    raise UserError(f"{path} is not a JSON file: {error}.") from None
+  if not isinstance(entries, list):
+    raise UserError(f"{path} is not a list of results.")
+  rows = []
+  for index, entry in enumerate(entries):
+    try:
+      rows.append(RunResult(**entry))
+    except (TypeError, ValueError, AttributeError) as error:
+      raise UserError(
+        f"{path}: entry {index} is not a result: {error}."
+      ) from None
+  return rows
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file that is, at every moment, the old one or the whole new one.
+
+  Args:
+    path: the file; its folder is made if absent.
+    content: what it is to hold.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # A file of its own a writer; mkstemp would make it readable to nobody else.
+  with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp") as folder:
+    temporary = pathlib.Path(folder) / path.name
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

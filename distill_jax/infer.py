@@ -1,0 +1,200 @@
+"""`--run_mode=infer`: predictions for any text, in the order it came.
+
+Layer 4; no TensorFlow.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from distill_jax import run_loading
+from distill_jax.data import task_kinds
+from distill_jax.data.token_cache import Example, TaskInfo
+from distill_jax.errors import UserError
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.model.config import T5Config
+
+_log = logging.getLogger(__name__)
+
+_STANDARD_STREAM = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class InferRun:
+  """Settings of `--run_mode=infer`.
+
+  Attributes:
+    input_path: JSONL with a field `input` (other fields are kept), or text
+      with one input a line; "-" is standard input.
+    output_path: predictions as JSONL; "-" is standard output.
+    model_dir: folder of a training run.
+    checkpoint_path: a checkpoint; None: the run's best on validation.
+    with_rationale: generate the rationale too, in a second decoding.
+    model_config: None: the run's.
+    mesh: devices along each axis.
+    batch_rows: rows a batch.
+    num_beams: 1 decodes greedily.
+  """
+
+  input_path: str
+  output_path: str
+  model_dir: str | None = None
+  checkpoint_path: str | None = None
+  with_rationale: bool = False
+  model_config: T5Config | None = None
+  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  batch_rows: int = 32
+  num_beams: int = 1
+
+
+def run(
+  settings: InferRun, operative_config: str = "", overwrite: bool = False
+) -> int:
+  """Predicts a label, and a rationale if asked, for each input.
+
+  Args:
+    settings: see `InferRun`.
+    operative_config: unused; every run mode is called alike.
+    overwrite: replace the output file.
+
+  Returns:
+    The number of inputs.
+
+  Raises:
+    UserError: no checkpoint, an input line cannot be read, or the output file
+      exists.
+  """
+  del operative_config
+  to_stdout = settings.output_path == _STANDARD_STREAM
+  output = pathlib.Path(settings.output_path).expanduser().absolute()
+  if not to_stdout and output.exists() and not overwrite:
+    raise UserError(f"{output} exists. Add --overwrite to replace it.")
+  rows = list(_read_inputs(settings.input_path))
+  path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
+  loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
+  evaluator = Evaluator(
+    loaded.model,
+    loaded.mesh,
+    loaded.vocabulary,
+    loaded.feature_lengths,
+    settings.batch_rows,
+    settings.num_beams,
+  )
+  tasks = {
+    name: TaskInfo(**info)
+    for name, info in loaded.record.identity["tasks"].items()
+  }
+  label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
+  rationale_task = _find_task(tasks, "rationale")
+  if label_task is None and rationale_task is None:
+    raise UserError(f"The run in {loaded.model_dir} names no task.")
+  if settings.with_rationale and rationale_task is None:
+    raise UserError(
+      f"WITH_RATIONALE needs a student that learned rationales; the run in"
+      f" {loaded.model_dir} learned {', '.join(tasks)}."
+    )
+  started = time.perf_counter()
+
+  def write(file) -> None:
+    chunk = settings.batch_rows * 8
+    for start in tqdm.tqdm(
+      range(0, len(rows), chunk), desc="infer", unit=" chunks", mininterval=1.0
+    ):
+      part = [dict(row) for row in rows[start : start + chunk]]
+      if label_task is not None:
+        texts = _predict(evaluator, loaded, part, label_task)
+        for row, text in zip(part, texts, strict=True):
+          row["prediction"] = (
+            task_kinds.extract_label(text)
+            if label_task.kind == "joint"
+            else text
+          )
+      if rationale_task is not None and (
+        settings.with_rationale or label_task is None
+      ):
+        texts = _predict(evaluator, loaded, part, rationale_task)
+        for row, text in zip(part, texts, strict=True):
+          row["predicted_rationale"] = text
+      file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in part)
+
+  if to_stdout:
+    write(sys.stdout)
+  else:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    writing = output.with_name(output.name + ".writing")
+    with open(writing, "w", encoding="utf-8") as file:
+      write(file)
+    os.replace(writing, output)
+  seconds = time.perf_counter() - started
+  _log.info("%d inputs, %.1f a second", len(rows), len(rows) / seconds)
+  return len(rows)
+
+
+def _find_task(tasks: Mapping[str, TaskInfo], kind: str) -> TaskInfo | None:
+  return next((info for info in tasks.values() if info.kind == kind), None)
+
+
+def _predict(evaluator, loaded, rows, info) -> list[str]:
+  vocabulary = loaded.vocabulary
+  examples = [
+    Example(
+      id="",
+      inputs=np.asarray(
+        [
+          *vocabulary.encode_inputs(info.inputs_prefix + row["input"]),
+          vocabulary.eos_id,
+        ],
+        np.int32,
+      ),
+      targets=np.asarray([vocabulary.eos_id], np.int32),
+      inputs_text=row["input"],
+      targets_text="",
+    )
+    for row in rows
+  ]
+  return evaluator.predict(loaded.params, examples, info)
+
+
+def _read_inputs(path: str) -> Iterator[dict[str, Any]]:
+  """Reads JSONL or text; which one, the first line that is not blank tells."""
+  if path == _STANDARD_STREAM:
+    content = sys.stdin.buffer.read()
+  else:
+    try:
+      content = pathlib.Path(path).expanduser().read_bytes()
+    except OSError as error:
+      raise UserError(f"INPUT_PATH cannot be read: {error}") from error
+  try:
+    lines = content.decode("utf-8-sig").split("\n")
+  except UnicodeDecodeError as error:
+    raise UserError(f"INPUT_PATH {path} is not UTF-8: {error}") from error
+  numbered = [
+    (number, line.rstrip("\r"))
+    for number, line in enumerate(lines, start=1)
+    if line.strip()
+  ]
+  if not numbered:
+    raise UserError(f"INPUT_PATH {path} has no lines.")
+  if not numbered[0][1].lstrip().startswith("{"):
+    for _, line in numbered:
+      yield {"input": line}
+    return
+  for number, line in numbered:
+    try:
+      row = json.loads(line)
+    except ValueError as error:
+      raise UserError(f"{path}:{number}: not a JSON object: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("input"), str):
+      raise UserError(
+        f"{path}:{number}: the field 'input' is missing, or no text."
+      )
+    yield row

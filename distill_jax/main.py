@@ -1,0 +1,146 @@
+"""distill-jax: distilling step by step in JAX, one stage a run mode.
+
+  label       a teacher LLM writes rationales and labels (not in this release)
+  prepare     SeqIO tasks -> token cache
+  train       token cache -> checkpoints, metrics.jsonl, TensorBoard events
+  eval        checkpoint -> metrics and predictions
+  infer       checkpoint + any text or JSONL -> predictions JSONL
+
+A first run, with data that is generated and a student of 0.3 million
+parameters:
+
+  distill-jax --run_mode=train --gin_file=gin/models/t5_1_1/tiny.gin
+    --gin_file=gin/runs/train.gin --gin.TRAIN_STEPS=100
+    --gin.MIXTURE_OR_TASK_NAME="'word_problems_distill'"
+    --gin.MODEL_DIR="'/tmp/first_run'"
+
+Settings are gin macros: --gin.NAME=value. Strings need quotes of their own
+inside the shell's. The header of each file in gin/runs/ lists its macros.
+"""
+
+import importlib
+import logging
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from distill_jax.config import gin_bindings
+from distill_jax.errors import UserError
+
+_PACKAGE = pathlib.Path(__file__).parent
+# Run mode -> module with the class of its settings and its `run`.
+_RUN_MODES = {
+  "prepare": ("distill_jax.prepare", "PrepareRun"),
+  "train": ("distill_jax.train", "TrainRun"),
+  "eval": ("distill_jax.eval", "EvalRun"),
+  "infer": ("distill_jax.infer", "InferRun"),
+}
+
+_RUN_MODE = flags.DEFINE_enum(
+  "run_mode", None, list(_RUN_MODES), "The stage to run."
+)
+_GIN_FILES = flags.DEFINE_multi_string(
+  "gin_file",
+  None,
+  "A gin file; may be given several times, a model's before a run's. Sought in"
+  " this folder, in --gin_search_paths and in the installed package.",
+)
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+  "gin_bindings", [], "A binding; --gin.NAME=value is the same and shorter."
+)
+_GIN_SEARCH_PATHS = flags.DEFINE_list(
+  "gin_search_paths", [], "More folders in which gin files are sought."
+)
+_OVERWRITE = flags.DEFINE_bool(
+  "overwrite", False, "Replace what an earlier run wrote to the same place."
+)
+
+
+def main(arguments: list[str]) -> None:
+  """Parses the settings and runs the mode."""
+  if len(arguments) > 1:
+    raise UserError(
+      f"Unexpected arguments {arguments[1:]}. Settings are given as"
+      " --gin.NAME=value; see --help."
+    )
+  if _RUN_MODE.value is None:
+    raise UserError(
+      f"--run_mode is missing; it is one of {', '.join(_RUN_MODES)}. See --help."
+    )
+  if not _GIN_FILES.value:
+    raise UserError(
+      f"--gin_file is missing, e.g. --gin_file=gin/runs/{_RUN_MODE.value}.gin."
+      " See --help."
+    )
+  module_name, settings_class = _RUN_MODES[_RUN_MODE.value]
+  gin_bindings.parse(
+    _GIN_FILES.value,
+    _GIN_BINDINGS.value,
+    [
+      *_GIN_SEARCH_PATHS.value,
+      os.getcwd(),
+      str(_PACKAGE),
+      str(_PACKAGE.parent),
+    ],
+  )
+  if _RUN_MODE.value in ("eval", "infer"):
+    # A checkpoint knows its model; a model's gin file may be given all the same.
+    gin_bindings.set_default("MODEL_CONFIG", "None")
+  _use_compilation_cache()
+  module = importlib.import_module(module_name)
+  run_settings = gin_bindings.build(getattr(module, settings_class))
+  module.run(
+    run_settings,
+    operative_config=gin_bindings.operative_config(),
+    overwrite=_OVERWRITE.value,
+  )
+
+
+def run() -> None:
+  """Entry point of the `distill-jax` command."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  _set_up_logging()
+  sys.argv = gin_bindings.rewrite_arguments(sys.argv)
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except UserError as error:
+    print(f"distill-jax: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _use_compilation_cache() -> None:
+  """Keeps compiled programs, so that a restart or a sweep compiles once."""
+  # Importing JAX is left to here: a wrong flag is reported at once.
+  import jax
+
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    folder = pathlib.Path("~/.cache/distill_jax/xla").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _set_up_logging() -> None:
+  """Shows our own messages; libraries speak from warnings on.
+
+  Orbax alone logs dozens of lines a checkpoint; --verbosity=0 shows them.
+  """
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+  ours = logging.getLogger("distill_jax")
+  ours.addHandler(handler)
+  ours.setLevel(logging.INFO)
+  ours.propagate = False
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(arguments)
+  except flags.Error as error:
+    raise UserError(f"{error} See --help.") from error
+
+
+if __name__ == "__main__":
+  run()

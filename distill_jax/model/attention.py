@@ -1,0 +1,103 @@
+"""Multi-head attention, over fresh or cached keys and values.
+
+Layer 1; imports the model's config, constraint and linear. It knows no masks
+and no positions: both arrive as biases.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from distill_jax.model.config import T5Config
+from distill_jax.model.constraint import ConstrainFn, leave_free
+from distill_jax.model.linear import Linear, normal_init
+
+
+class KeyValue(NamedTuple):
+  """Projected keys and values, each [batch, k_length, heads, head_dim]."""
+
+  key: Float[Array, "batch k_length heads head_dim"]
+  value: Float[Array, "batch k_length heads head_dim"]
+
+
+class Attention(nn.Module):
+  """Dot-product attention without 1/sqrt(head_dim).
+
+  T5 folds that factor into the initial query kernel instead. Source: T5X
+  `layers.py`, `MultiHeadDotProductAttention`.
+  """
+
+  config: T5Config
+  constrain_fn: ConstrainFn = leave_free
+
+  def setup(self):
+    cfg = self.config
+    joined_dim = cfg.num_heads * cfg.head_dim
+
+    def query_init(*args):
+      return normal_init(*args) * cfg.head_dim**-0.5
+
+    def make_projection(kernel_init):
+      names = ("embed", "joined_kv")
+      return Linear(cfg.embed_dim, joined_dim, names, kernel_init)
+
+    self.query = make_projection(query_init)
+    self.key = make_projection(normal_init)
+    self.value = make_projection(normal_init)
+    self.out = Linear(
+      joined_dim, cfg.embed_dim, ("joined_kv", "embed"), normal_init
+    )
+    # As in T5X one draw serves all queries of a row.
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def project_key_value(
+    self, x: Float[Array, "batch k_length embed"]
+  ) -> KeyValue:
+    """Projects [batch, k_length, embed] to keys and values of every head."""
+    return KeyValue(
+      self._split_heads(self.key(x)), self._split_heads(self.value(x))
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "batch q_length embed"],
+    key_value: KeyValue,
+    bias: Float[Array, "#batch #heads q_length k_length"],
+    *,
+    enable_dropout: bool,
+  ) -> Float[Array, "batch q_length embed"]:
+    """Attends from `x` to `key_value`.
+
+    Args:
+      x: [batch, q_length, embed], compute dtype.
+      key_value: what `project_key_value` returned, or a cache of it.
+      bias: added to the logits: [batch or 1, heads or 1, q_length, k_length]
+        float32.
+      enable_dropout: whether to drop attention probabilities.
+
+    Returns:
+      [batch, q_length, embed], compute dtype. Logits and softmax are float32.
+    """
+    query = self._split_heads(self.query(x))
+    logits = jnp.einsum(
+      "bqhd,bkhd->bhqk",
+      query,
+      key_value.key,
+      preferred_element_type=jnp.float32,
+    )  # [batch, heads, q_length, k_length]
+    probs = nn.softmax(logits + bias).astype(x.dtype)
+    probs = self.dropout(probs, deterministic=not enable_dropout)
+    attended = jnp.einsum(
+      "bhqk,bkhd->bqhd", probs, key_value.value
+    )  # [batch, q_length, heads, head_dim]
+    return self.out(attended.reshape(*attended.shape[:2], -1))
+
+  def _split_heads(
+    self, x: Float[Array, "batch length joined_kv"]
+  ) -> Float[Array, "batch length heads head_dim"]:
+    shape = (*x.shape[:2], self.config.num_heads, self.config.head_dim)
+    return self.constrain_fn(
+      x.reshape(shape), ("batch", "length", "heads", "kv")
+    )

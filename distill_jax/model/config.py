@@ -1,0 +1,121 @@
+"""The sizes and choices that make one T5 out of the family.
+
+Layer 0; imports only `errors`. It knows nothing of arrays: the layers read
+it, gin fills it. Named sizes are gin files, `gin/models/<family>/<size>.gin`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from distill_jax.errors import UserError
+
+_POSITIVE_INTEGERS = (
+  "vocab_size",
+  "embed_dim",
+  "num_heads",
+  "head_dim",
+  "mlp_dim",
+  "num_encoder_layers",
+  "num_decoder_layers",
+)
+_ACTIVATIONS = ("relu", "gelu", "linear")
+_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """One T5 architecture.
+
+  Parameters are float32 always, as are softmax, norm statistics and logits.
+
+  Attributes:
+    vocab_size: rows of the embedding, at least the vocabulary's size.
+    embed_dim: width of the residual stream.
+    num_heads: attention heads; their joint width may differ from `embed_dim`.
+    head_dim: width of one head.
+    mlp_dim: width of the MLP's hidden layer.
+    num_encoder_layers: layers of the encoder.
+    num_decoder_layers: layers of the decoder.
+    mlp_activations: one name for T5 1.0, ("relu",); several make a gated MLP,
+      the product of so many projections, ("gelu", "linear") in T5 1.1. "gelu"
+      is the tanh approximation.
+    tie_embeddings: logits from the transposed embedding, divided by
+      sqrt(embed_dim), as T5 1.0 has it; otherwise from their own kernel.
+    dropout_rate: probability of dropping, in [0, 1).
+    relative_attention_num_buckets: buckets of the relative position bias; even,
+      because the encoder halves them between its two directions.
+    relative_attention_max_distance: from here on all tokens share a bucket.
+    layer_norm_epsilon: added to the mean square before its root.
+    dtype: dtype of the activations.
+    pad_id: token id of padding, and the first input of the decoder.
+    eos_id: token id that ends a sequence.
+
+  Raises:
+    UserError: a value no model can be built from.
+  """
+
+  vocab_size: int
+  embed_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  tie_embeddings: bool = False
+  dropout_rate: float = 0.1
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  layer_norm_epsilon: float = 1e-6
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  pad_id: int = 0
+  eos_id: int = 1
+
+  def __post_init__(self):
+    # A list, as gin and JSON write it, would make the config unhashable.
+    object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+    for field in _POSITIVE_INTEGERS:
+      value = getattr(self, field)
+      if not isinstance(value, int) or value < 1:
+        raise UserError(
+          f"T5Config.{field} is {value!r}; it must be a whole number from 1."
+        )
+    unknown = set(self.mlp_activations) - set(_ACTIVATIONS)
+    if unknown or not self.mlp_activations:
+      raise UserError(
+        f"T5Config.mlp_activations is {self.mlp_activations}; it names one or"
+        f" more of {', '.join(_ACTIVATIONS)}."
+      )
+    if not 0 <= self.dropout_rate < 1:
+      raise UserError(
+        f"DROPOUT_RATE is {self.dropout_rate}; it is a probability, from 0 to"
+        " below 1."
+      )
+    if self.dtype not in _DTYPES:
+      raise UserError(
+        f"ACTIVATION_DTYPE is {self.dtype!r}; it must be one of"
+        f" {', '.join(_DTYPES)}."
+      )
+    num_buckets = self.relative_attention_num_buckets
+    if num_buckets < 4 or num_buckets % 2:
+      raise UserError(
+        f"T5Config.relative_attention_num_buckets is {num_buckets}; it must be"
+        " even and at least 4."
+      )
+    if self.relative_attention_max_distance <= num_buckets // 2:
+      raise UserError(
+        "T5Config.relative_attention_max_distance is"
+        f" {self.relative_attention_max_distance}; it must exceed"
+        f" {num_buckets // 2}, the distances with a bucket of their own."
+      )
+    for field in ("pad_id", "eos_id"):
+      if not 0 <= getattr(self, field) < self.vocab_size:
+        raise UserError(
+          f"T5Config.{field} is {getattr(self, field)}; it must be a token id"
+          f" below vocab_size, {self.vocab_size}."
+        )
+    if self.layer_norm_epsilon <= 0:
+      raise UserError(
+        f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}; it must be"
+        " above 0."
+      )

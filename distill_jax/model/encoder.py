@@ -1,0 +1,93 @@
+"""T5's encoder: from tokens to normalised vectors.
+
+Layer 1; imports the model's own layers.
+"""
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from distill_jax.model import masks
+from distill_jax.model.attention import Attention
+from distill_jax.model.config import T5Config
+from distill_jax.model.constraint import ConstrainFn, leave_free
+from distill_jax.model.embedding import Embedding
+from distill_jax.model.mlp import MLP
+from distill_jax.model.norm import RMSNorm
+from distill_jax.model.relative_bias import RelativeBias
+
+_RESIDUAL = ("batch", "length", "embed")
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention and MLP, each on a normalised residual branch."""
+
+  config: T5Config
+  constrain_fn: ConstrainFn = leave_free
+
+  def setup(self):
+    cfg = self.config
+    self.pre_attention_layer_norm = RMSNorm(cfg)
+    self.attention = Attention(cfg, self.constrain_fn)
+    self.pre_mlp_layer_norm = RMSNorm(cfg)
+    self.mlp = MLP(cfg, self.constrain_fn)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(
+    self,
+    x: Float[Array, "batch length embed"],
+    bias: Float[Array, "#batch #heads length length"],
+    *,
+    enable_dropout: bool,
+  ) -> Float[Array, "batch length embed"]:
+    """Maps [batch, length, embed] to the same shape, compute dtype."""
+    normed = self.pre_attention_layer_norm(x)
+    branch = self.attention(
+      normed,
+      self.attention.project_key_value(normed),
+      bias,
+      enable_dropout=enable_dropout,
+    )
+    x = x + self.dropout(branch, deterministic=not enable_dropout)
+    x = self.constrain_fn(x, _RESIDUAL)
+    branch = self.mlp(self.pre_mlp_layer_norm(x), enable_dropout=enable_dropout)
+    x = x + self.dropout(branch, deterministic=not enable_dropout)
+    return self.constrain_fn(x, _RESIDUAL)
+
+
+class Encoder(nn.Module):
+  """The stack of encoder layers, from tokens to normalised vectors."""
+
+  config: T5Config
+  token_embedder: Embedding
+  constrain_fn: ConstrainFn = leave_free
+
+  def setup(self):
+    cfg = self.config
+    self.relpos_bias = RelativeBias(cfg, is_bidirectional=True)
+    self.layers = [
+      EncoderLayer(cfg, self.constrain_fn)
+      for _ in range(cfg.num_encoder_layers)
+    ]
+    self.encoder_norm = RMSNorm(cfg)
+    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
+
+  def __call__(
+    self,
+    tokens: Int[Array, "batch length"],
+    segment_ids: Int[Array, "batch length"],
+    *,
+    enable_dropout: bool,
+  ) -> Float[Array, "batch length embed"]:
+    """Encodes [batch, length] ids to [batch, length, embed]."""
+    length = tokens.shape[1]
+    # Relative bias and mask are the same in every layer: added once.
+    bias = self.relpos_bias(length, length) + masks.make_segment_bias(
+      segment_ids, segment_ids, is_causal=False
+    )  # [batch, heads, length, length]
+    x = self.dropout(
+      self.token_embedder(tokens), deterministic=not enable_dropout
+    )
+    x = self.constrain_fn(x, _RESIDUAL)
+    for layer in self.layers:
+      x = layer(x, bias, enable_dropout=enable_dropout)
+    return self.dropout(self.encoder_norm(x), deterministic=not enable_dropout)

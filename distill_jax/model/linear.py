@@ -1,0 +1,45 @@
+"""A matrix product without bias, the only kind T5 has.
+
+Layer 1; imports nothing of the project.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+# T5X draws attention kernels from the plain normal distribution and every
+# other kernel from the truncated one.
+normal_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+truncated_init = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal"
+)
+
+
+class Linear(nn.Module):
+  """Multiplies the last axis by a float32 kernel, cast to the input's dtype.
+
+  Attributes:
+    in_dim: width of the input.
+    out_dim: width of the output.
+    axis_names: logical names of the kernel's two axes.
+    kernel_init: initialiser of the kernel [in_dim, out_dim].
+  """
+
+  in_dim: int
+  out_dim: int
+  axis_names: tuple[str, str]
+  kernel_init: nn.initializers.Initializer = truncated_init
+
+  def setup(self):
+    self.kernel = self.param(
+      "kernel",
+      nn.with_logical_partitioning(self.kernel_init, self.axis_names),
+      (self.in_dim, self.out_dim),
+      jnp.float32,
+    )
+
+  def __call__(
+    self, x: Float[Array, "batch length in_dim"]
+  ) -> Float[Array, "batch length out_dim"]:
+    """Applies the kernel: [batch, length, in_dim] to [.., out_dim]."""
+    return jnp.einsum("bli,io->blo", x, self.kernel.astype(x.dtype))

@@ -1,0 +1,70 @@
+"""Logical axis names and the two tables that map them to mesh axes.
+
+Layer 0; imports jax only. Parameters and activations use the same names under
+two tables, so that fully sharded parameters (`embed` over `fsdp`) leave
+activations alone. Names are T5X's; the mapping is strict, unlike Flax's,
+which replicates unknown axes in silence.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from jax.sharding import PartitionSpec
+
+# Mesh axes.
+DATA, FSDP, MODEL = "data", "fsdp", "model"
+MESH_AXES = (DATA, FSDP, MODEL)
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+PARAM_RULES: Rules = {
+  "vocab": MODEL,
+  "embed": FSDP,
+  "heads": MODEL,
+  "kv": None,
+  "joined_kv": MODEL,
+  "mlp": MODEL,
+  "layers": None,
+  "relpos_buckets": None,
+}
+
+ACTIVATION_RULES: Rules = {
+  "batch": (DATA, FSDP),
+  "length": None,
+  "embed": None,
+  "heads": MODEL,
+  "kv": None,
+  "mlp": MODEL,
+  "vocab": MODEL,
+}
+
+
+def to_partition_spec(
+  names: Sequence[str | None], rules: Rules, where: str
+) -> PartitionSpec:
+  """Maps the logical names of an array's axes to mesh axes.
+
+  Args:
+    names: one logical name an axis; None leaves an axis unsharded.
+    rules: `PARAM_RULES` or `ACTIVATION_RULES`.
+    where: path of the array, for the error.
+
+  Raises:
+    ValueError: a name has no rule, or two axes map to the same mesh axis.
+  """
+  entries, used = [], {}
+  for name in names:
+    if name is not None and name not in rules:
+      raise ValueError(
+        f"{where}: no rule for the logical axis {name!r}; known are"
+        f" {sorted(rules)}"
+      )
+    entry = rules[name] if name is not None else None
+    for mesh_axis in (entry,) if isinstance(entry, str) else entry or ():
+      if mesh_axis in used:
+        raise ValueError(
+          f"{where}: axes {used[mesh_axis]!r} and {name!r} both map to the mesh"
+          f" axis {mesh_axis!r}"
+        )
+      used[mesh_axis] = name
+    entries.append(entry)
+  return PartitionSpec(*entries)

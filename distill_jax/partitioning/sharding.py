@@ -1,0 +1,162 @@
+"""Shardings of parameters, optimizer state, batches and activations.
+
+Layer 2; imports partitioning.axes. jax.jit with NamedSharding is what pjit is
+today.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from distill_jax.errors import UserError
+from distill_jax.partitioning import axes
+
+PyTree = Any
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over the data and fsdp axes; every other axis whole."""
+  return NamedSharding(
+    mesh, axes.to_partition_spec(("batch",), axes.ACTIVATION_RULES, "batch")
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A full copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def count_batch_shards(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are divided."""
+  return mesh.shape[axes.DATA] * mesh.shape[axes.FSDP]
+
+
+def make_constrain_fn(
+  mesh: Mesh,
+) -> Callable[[Array, tuple[str | None, ...]], Array]:
+  """Returns what pins an activation to the mesh by its logical axis names."""
+
+  def constrain(array, names):
+    spec = axes.to_partition_spec(names, axes.ACTIVATION_RULES, str(names))
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+  return constrain
+
+
+def shard_params(
+  logical_axes: PyTree, abstract_params: PyTree, mesh: Mesh
+) -> PyTree:
+  """Maps logical axis names of parameters to shardings.
+
+  Args:
+    logical_axes: tree of tuples of names, as the parameters.
+    abstract_params: the parameters' shapes.
+    mesh: the mesh.
+
+  Raises:
+    UserError: a dimension does not divide by its mesh axis; the message names
+      the parameter.
+    ValueError: see `axes.to_partition_spec`.
+  """
+
+  def to_sharding(path, names, leaf):
+    where = jax.tree_util.keystr(path, simple=True, separator="/")
+    spec = axes.to_partition_spec(names, axes.PARAM_RULES, where)
+    for size, entry in zip(leaf.shape, spec, strict=True):
+      num_parts = mesh.shape[entry] if entry else 1
+      if size % num_parts:
+        raise UserError(
+          f"{where} {leaf.shape} cannot be divided: {size} over the mesh axis"
+          f" {entry!r} of {num_parts} devices. Choose another MESH."
+        )
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(
+    to_sharding,
+    logical_axes,
+    abstract_params,
+    is_leaf=lambda leaf: isinstance(leaf, tuple),
+  )
+
+
+def shard_optimizer_state(
+  abstract_opt_state: PyTree, param_shardings: PyTree, abstract_params: PyTree
+) -> PyTree:
+  """Derives the shardings of an optimizer's state from the parameters'.
+
+  A leaf that ends in a parameter's path and has its shape is sharded like it
+  (Adam's moments, Adafactor's unfactored `v`). Adafactor's row and column
+  statistics have one dimension fewer, and keep the parts of the dimensions
+  that are left; scalars are replicated.
+
+  Args:
+    abstract_opt_state: shapes of the optimizer's state.
+    param_shardings: see `shard_params`.
+    abstract_params: shapes of the parameters.
+  """
+  by_path = {
+    path: (sharding, param.shape)
+    for (path, sharding), param in zip(
+      jax.tree_util.tree_leaves_with_path(param_shardings),
+      jax.tree.leaves(abstract_params),
+      strict=True,
+    )
+  }
+  mesh = next(iter(by_path.values()))[0].mesh
+
+  def to_sharding(path, leaf):
+    for start in range(len(path)):
+      if path[start:] in by_path:
+        sharding, shape = by_path[path[start:]]
+        fields = [getattr(key, "name", None) for key in path[:start]]
+        spec = _state_spec(fields, leaf.shape, shape, sharding.spec)
+        return NamedSharding(mesh, spec)
+    return replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(to_sharding, abstract_opt_state)
+
+
+def _state_spec(fields, state_shape, param_shape, param_spec):
+  if state_shape == param_shape:
+    return param_spec
+  if len(state_shape) == len(param_shape) - 1:
+    # optax sums the row statistics over the largest dimension and the column
+    # statistics over the second largest (`scale_by_factored_rms`).
+    second, largest = np.argsort(param_shape)[-2:]
+    dropped = largest if "v_row" in fields else second
+    kept = [entry for i, entry in enumerate(param_spec) if i != dropped]
+    return PartitionSpec(*kept)
+  return PartitionSpec()
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+  """Puts a batch on the mesh, rows divided over the data and fsdp axes.
+
+  Args:
+    batch: [batch, length] numpy arrays, the same global batch on every host;
+      each host hands its devices just their rows.
+    mesh: the mesh.
+
+  Returns:
+    Global arrays of the same shapes.
+  """
+  sharding = batch_sharding(mesh)
+  return {
+    key: jax.make_array_from_callback(
+      value.shape, sharding, lambda index, value=value: value[index]
+    )
+    for key, value in batch.items()
+  }
+
+
+def describe(mesh: Mesh) -> str:
+  """Returns one line for logs, as "8 cpu devices as data=2 fsdp=2 model=2"."""
+  shape = " ".join(f"{name}={size}" for name, size in mesh.shape.items())
+  platform = mesh.devices.flat[0].platform
+  count = math.prod(mesh.devices.shape)
+  return f"{count} {platform} device{'s' * (count > 1)} as {shape}"

@@ -1,0 +1,218 @@
+"""`--run_mode=prepare`: SeqIO tasks -> token cache; and finding it again.
+
+Layer 4. `find_or_prepare` is what `train` and `eval` call: it opens the cache
+that fits the settings without TensorFlow, and imports SeqIO only to build one
+that is missing.
+"""
+
+import dataclasses
+import importlib
+import logging
+import pathlib
+from typing import Any
+
+from distill_jax.data import datasets, task_kinds, token_cache, vocab
+from distill_jax.data import settings as settings_lib
+from distill_jax.data.records import STATUSES
+from distill_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_TASK_MODULE = "distill_jax.tasks"
+_DEFAULT_CACHE_DIR = "~/.cache/distill_jax/tokens"
+# Where files lie and when a run refuses does not shape an example.
+_NOT_IDENTITY = ("data_dir", "vocab_path", "max_not_ok_share")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareRun:
+  """Settings of `--run_mode=prepare`.
+
+  Attributes:
+    mixture_or_task_name: a SeqIO task or mixture.
+    data: what shapes its examples.
+    task_module: module that registers it.
+    cache_dir: folder of token caches; None: under the user's cache folder.
+  """
+
+  mixture_or_task_name: str
+  data: settings_lib.DataSettings
+  task_module: str = DEFAULT_TASK_MODULE
+  cache_dir: str | None = None
+
+
+def run(
+  settings: PrepareRun, operative_config: str = "", overwrite: bool = False
+) -> token_cache.TokenCache:
+  """Builds the token cache, or says that it is there.
+
+  Args:
+    settings: see `PrepareRun`.
+    operative_config: unused; every run mode is called alike.
+    overwrite: build it again where it exists.
+
+  Returns:
+    The cache.
+  """
+  del operative_config
+  cache = find_or_prepare(
+    settings.mixture_or_task_name,
+    settings.data,
+    settings.task_module,
+    settings.cache_dir,
+    overwrite=overwrite,
+  )
+  print(describe(cache))
+  return cache
+
+
+def find_or_prepare(
+  name: str,
+  settings: settings_lib.DataSettings,
+  task_module: str = DEFAULT_TASK_MODULE,
+  cache_dir: str | None = None,
+  overwrite: bool = False,
+) -> token_cache.TokenCache:
+  """Opens the token cache of a task or mixture; builds it where it is missing.
+
+  Args:
+    name: a SeqIO task or mixture.
+    settings: what shapes its examples.
+    task_module: module that registers it.
+    cache_dir: folder of token caches; None: under the user's cache folder.
+    overwrite: build it again even where it is there.
+
+  Returns:
+    The cache, verified.
+
+  Raises:
+    UserError: the cache is damaged; or it is missing and cannot be built,
+      because the task is unknown, its data is, or SeqIO is not installed.
+  """
+  settings_lib.use_settings(settings)
+  cache_dir = cache_dir or _DEFAULT_CACHE_DIR
+  vocabulary = vocab.load_vocabulary(settings.vocab_path)
+  if task_module != DEFAULT_TASK_MODULE:
+    # A user's own data sets are known only once their module is imported.
+    _import_tasks(name, task_module)
+  if not overwrite:
+    cache = _find(name, settings, vocabulary, cache_dir)
+    if cache is not None:
+      return cache
+  seqio_cache = _import_tasks(name, task_module)
+  tasks = seqio_cache.describe_tasks(name, settings)
+  identity = _make_identity(name, settings, vocabulary)
+  path = token_cache.cache_path(cache_dir, identity)
+  _log.info("Preparing %s in %s", name, path)
+  examples = seqio_cache.tokenize(tasks)
+  token_cache.write_cache(
+    path, identity, tasks, examples, vocabulary.path, overwrite
+  )
+  return token_cache.TokenCache(path)
+
+
+def describe(cache: token_cache.TokenCache) -> str:
+  """Returns a few lines: where the cache is, its examples, parse statuses."""
+  lines = [f"Token cache {cache.path}"]
+  for name, task in cache.tasks.items():
+    sizes = ", ".join(f"{split} {n}" for split, n in task.splits.items())
+    lines.append(f"  {name}: {sizes}")
+  statuses = next(iter(cache.tasks.values())).status_counts
+  if statuses:
+    counts = ", ".join(f"{key} {n}" for key, n in sorted(statuses.items()))
+    lines.append(f"  training rows by status of the teacher's output: {counts}")
+  return "\n".join(lines)
+
+
+def check_teacher_labels(
+  cache: token_cache.TokenCache, max_not_ok_share: float
+) -> None:
+  """Refuses to train on teacher labels too many of which are not ok.
+
+  Args:
+    cache: what will be trained on.
+    max_not_ok_share: of the training rows, 0..1.
+
+  Raises:
+    UserError: with the counts.
+  """
+  for name, task in cache.tasks.items():
+    statuses = {k: n for k, n in task.status_counts.items() if k in STATUSES}
+    total = sum(statuses.values())
+    if not task.uses_teacher_labels or not total:
+      continue
+    share = 1 - statuses.get("ok", 0) / total
+    if share > max_not_ok_share:
+      counts = ", ".join(f"{key} {n}" for key, n in sorted(statuses.items()))
+      raise UserError(
+        f"{name} trains on the teacher's labels, and {share:.1%} of its"
+        f" {total} training rows are not ok ({counts}); the limit is"
+        f" {max_not_ok_share:.1%}. Look at those rows; filter them, parse with"
+        " TEACHER_PARSE = 'tolerant', or raise MAX_NOT_OK_SHARE."
+      )
+
+
+def _find(
+  name: str,
+  settings: settings_lib.DataSettings,
+  vocabulary: vocab.Vocabulary,
+  cache_dir: str,
+) -> token_cache.TokenCache | None:
+  """Opens the cache that fits, or logs how the nearest one is stale."""
+  candidates = token_cache.list_caches(cache_dir, name)
+  if not candidates:
+    return None
+  wanted = _make_identity(name, settings, vocabulary)
+  stale = []
+  for path in candidates:
+    cache = token_cache.TokenCache(path)
+    found = cache.identity
+    if wanted["sources"] is None:
+      # The source files stayed on the machine that prepared; trust the cache
+      # that everything else fits.
+      found = {**found, "sources": None}
+    if found == wanted:
+      _log.info("Using the token cache %s", path)
+      return cache
+    stale.append((path, token_cache.describe_differences(found, wanted)))
+  path, differences = min(stale, key=lambda item: len(item[1]))
+  _log.warning(
+    "The token cache %s is stale for these settings (%s); a new one is needed.",
+    path,
+    "; ".join(differences),
+  )
+  return None
+
+
+def _make_identity(name, settings, vocabulary) -> dict[str, Any]:
+  shaping = {
+    field: value
+    for field, value in dataclasses.asdict(settings).items()
+    if field not in _NOT_IDENTITY
+  }
+  return token_cache.make_identity(
+    name, shaping, vocabulary.sha256, _source_files(name, settings)
+  )
+
+
+def _source_files(name, settings) -> list[pathlib.Path] | None:
+  """Files a task's examples are made from; None when they are not here."""
+  dataset, _ = task_kinds.split_task_name(name)
+  try:
+    return datasets.get_dataset_spec(dataset).source_files_fn(settings)
+  except UserError:
+    return None
+
+
+def _import_tasks(name: str, task_module: str):
+  """Imports SeqIO and the module that registers `name`."""
+  try:
+    seqio_cache = importlib.import_module("distill_jax.data.seqio_cache")
+    importlib.import_module(task_module)
+  except ImportError as error:
+    raise UserError(
+      f"There is no token cache for {name} with these settings, and it cannot"
+      f" be built here: {error}. Run --run_mode=prepare where SeqIO and"
+      f" {task_module} can be imported, and copy the cache's folder here."
+    ) from error
+  return seqio_cache

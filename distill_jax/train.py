@@ -1,0 +1,339 @@
+"""`--run_mode=train`: builds the objects of a run and trains.
+
+Layer 4; no maths and no TensorFlow. The step is in `training.step`, the loop in
+`training.loop`, what happens between steps in `training.hooks`.
+
+Where parameters come from, first that applies: the newest checkpoint in
+MODEL_DIR (resume), INITIAL_CHECKPOINT_PATH, the seed.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from distill_jax import prepare
+from distill_jax.checkpoint import manager
+from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.data.settings import DataSettings
+from distill_jax.distill import Objective
+from distill_jax.errors import UserError
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.model.config import T5Config
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import hooks, loop, metric_files, progress, run_record
+from distill_jax.training import state as state_lib
+from distill_jax.training import step as step_lib
+
+_log = logging.getLogger(__name__)
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+  """Settings of `--run_mode=train`.
+
+  Attributes:
+    model_config: the student.
+    mixture_or_task_name: what it learns.
+    model_dir: folder for everything the run writes.
+    train_steps: updates in all, those before a resume included.
+    data: what shapes the examples.
+    feed: how they become batches.
+    objective: weights of the loss's terms.
+    learning_rate: the schedule, for the log; the optimizer has its own.
+    optimizer: from `optim.factory`.
+    mesh: devices along each axis, see `partitioning.mesh`.
+    seed: of initialization and dropout; the order of examples has `feed.seed`.
+    num_microbatches: parts a batch is cut into to save memory.
+    eval_period: steps between evaluations on validation.
+    checkpoint_period: steps between checkpoints; None: as `eval_period`, so
+      that each can be the best.
+    log_period: steps between lines of metrics.
+    keep_checkpoints: how many of the newest to keep, besides the best.
+    eval_batch_rows: rows a batch in evaluation; None: as in training.
+    max_eval_examples: of each validation split; None: all.
+    initial_checkpoint_path: parameters to start from.
+    task_module: module that registers the task.
+    cache_dir: folder of token caches.
+  """
+
+  model_config: T5Config
+  mixture_or_task_name: str
+  model_dir: str
+  train_steps: int
+  data: DataSettings
+  feed: pipeline.FeedConfig
+  objective: Objective
+  learning_rate: Callable[[int], Any]
+  optimizer: optax.GradientTransformation
+  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+  num_microbatches: int = 1
+  eval_period: int = 1000
+  checkpoint_period: int | None = None
+  log_period: int = 10
+  keep_checkpoints: int = 2
+  eval_batch_rows: int | None = None
+  max_eval_examples: int | None = None
+  initial_checkpoint_path: str | None = None
+  task_module: str = prepare.DEFAULT_TASK_MODULE
+  cache_dir: str | None = None
+
+  def __post_init__(self):
+    for field in (
+      "train_steps",
+      "num_microbatches",
+      "eval_period",
+      "log_period",
+      "keep_checkpoints",
+    ):
+      value = getattr(self, field)
+      if not isinstance(value, int) or value < 1:
+        raise UserError(
+          f"{field.upper()} is {value!r}; it must be a whole number >= 1."
+        )
+
+
+def run(
+  settings: TrainRun, operative_config: str = "", overwrite: bool = False
+) -> state_lib.TrainState:
+  """Trains, or goes on where the run in MODEL_DIR stopped.
+
+  Args:
+    settings: see `TrainRun`.
+    operative_config: gin text to keep beside the run.
+    overwrite: start anew in a MODEL_DIR that holds a run.
+
+  Returns:
+    The last state.
+
+  Raises:
+    UserError: settings, data or MODEL_DIR do not fit; the loss is not finite;
+      the disk is full.
+  """
+  cache = prepare.find_or_prepare(
+    settings.mixture_or_task_name,
+    settings.data,
+    settings.task_module,
+    settings.cache_dir,
+  )
+  prepare.check_teacher_labels(cache, settings.data.max_not_ok_share)
+  vocabulary = vocab.load_vocabulary(cache.vocabulary_path or "bytes")
+  check_vocabulary(vocabulary, settings.model_config)
+  mesh = mesh_lib.make_mesh(settings.mesh)
+  _check_rows(settings, mesh)
+  model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
+  abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
+
+  model_dir = pathlib.Path(settings.model_dir).expanduser().absolute()
+  record = _make_record(settings, cache, abstract, mesh)
+  _open_model_dir(model_dir, record, operative_config, overwrite)
+  run_record.keep_vocabulary(model_dir, cache.vocabulary_path)
+  checkpoints = manager.Checkpoints(model_dir, settings.keep_checkpoints)
+  batches = pipeline.make_train_iterator(cache, settings.feed)
+  state, start_step = _start(
+    settings, model, abstract, shardings, checkpoints, batches
+  )
+  _log.info(
+    "%s: %s parameters on %s, %d rows of %s a step, lambda %g",
+    model_dir,
+    f"{record.num_params:,}",
+    record.mesh,
+    settings.feed.batch_rows,
+    dict(settings.feed.feature_lengths),
+    settings.objective.rationale_loss_weight,
+  )
+  if start_step >= settings.train_steps:
+    _log.info("Step %d is reached already; nothing to train.", start_step)
+    checkpoints.close()
+    return state
+  step_fn = step_lib.compile_train_step(
+    mesh,
+    shardings,
+    model=model,
+    optimizer=settings.optimizer,
+    objective=settings.objective,
+    num_microbatches=settings.num_microbatches,
+    seed=settings.seed,
+  )
+  return loop.run_loop(
+    state,
+    batches,
+    step_fn,
+    lambda batch: sharding.to_global(batch, mesh),
+    _make_hooks(
+      settings, model_dir, start_step, cache, model, mesh, vocabulary,
+      checkpoints, batches,
+    ),
+    start_step,
+    settings.train_steps,
+  )  # fmt: skip
+
+
+def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
+  """Refuses a vocabulary with more ids than the model has embeddings.
+
+  Args:
+    vocabulary: of the token cache.
+    config: of the model.
+
+  Raises:
+    UserError: names both sizes.
+  """
+  if vocabulary.size > config.vocab_size:
+    raise UserError(
+      f"The vocabulary has {vocabulary.size} ids, but the model embeds only"
+      f" {config.vocab_size}. Give --gin.VOCAB_SIZE={vocabulary.size} or more,"
+      " or the vocabulary that belongs to the model (VOCAB_PATH)."
+    )
+
+
+def _check_rows(settings: TrainRun, mesh) -> None:
+  rows, parts = settings.feed.batch_rows, settings.num_microbatches
+  shards = sharding.count_batch_shards(mesh)
+  if rows % (parts * shards):
+    raise UserError(
+      f"BATCH_SIZE is {rows}; it must divide by the {shards} device groups that"
+      f" share its rows times the {parts} micro-batches, {shards * parts}."
+    )
+
+
+def _make_record(settings, cache, abstract, mesh) -> run_record.RunRecord:
+  identity = {
+    "task": settings.mixture_or_task_name,
+    "token_cache": cache.fingerprint,
+    "tasks": {
+      name: dataclasses.asdict(info) for name, info in cache.tasks.items()
+    },
+    "model_config": dataclasses.asdict(settings.model_config),
+    "feed": dataclasses.asdict(settings.feed),
+    "objective": dataclasses.asdict(settings.objective),
+    "num_microbatches": settings.num_microbatches,
+    "seed": settings.seed,
+  }
+  return run_record.RunRecord(
+    identity=json.loads(json.dumps(identity)),
+    token_cache_path=str(cache.path.absolute()),
+    num_params=state_lib.count_params(abstract.params),
+    mesh=sharding.describe(mesh),
+    environment=run_record.describe_environment(),
+  )
+
+
+def _open_model_dir(model_dir, record, operative_config, overwrite) -> None:
+  """Makes the folder; refuses to mix two runs in one."""
+  found = run_record.read_record(model_dir)
+  if found is not None and overwrite:
+    _log.warning("--overwrite: removing the run in %s", model_dir)
+    shutil.rmtree(model_dir)
+    found = None
+  if found is not None:
+    run_record.check_resumable(found, record, model_dir)
+  elif model_dir.is_dir() and any(model_dir.iterdir()):
+    raise UserError(
+      f"MODEL_DIR {model_dir} has files but no run in it. Give an empty or new"
+      " folder."
+    )
+  try:
+    model_dir.mkdir(parents=True, exist_ok=True)
+    record.write(model_dir)
+    (model_dir / "config.gin").write_text(operative_config)
+  except OSError as error:
+    raise UserError(f"MODEL_DIR cannot be written: {error}") from error
+
+
+def _start(settings, model, abstract, shardings, checkpoints, batches):
+  """Returns the state to start from and its step."""
+  latest = checkpoints.latest_step
+  if latest is not None:
+    target = jax.tree.map(_with_sharding, abstract, shardings)
+    state, data_iterator_state = checkpoints.restore(latest, target)
+    batches.set_state(data_iterator_state)
+    _log.info("Resuming from the checkpoint of step %d", latest)
+    return state, latest
+  state = state_lib.init_state(
+    model, settings.optimizer, shardings, settings.seed
+  )
+  if settings.initial_checkpoint_path is None:
+    _log.info("Starting from scratch, seed %d", settings.seed)
+    return state, 0
+  path = manager.find_checkpoint(settings.initial_checkpoint_path)
+  target = jax.tree.map(_with_sharding, abstract.params, shardings.params)
+  _log.info("Starting from the parameters of %s", path)
+  return state.replace(params=manager.restore_params(path, target)), 0
+
+
+def _with_sharding(leaf, leaf_sharding):
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
+
+
+def _make_hooks(
+  settings, model_dir, start_step, cache, model, mesh, vocabulary, checkpoints,
+  batches,
+) -> list[loop.Hook]:  # fmt: skip
+  train_steps = settings.train_steps
+  files = metric_files.MetricFiles(model_dir, start_step)
+  log = hooks.LogHook(
+    files,
+    progress.ProgressReporter(train_steps, start_step),
+    settings.learning_rate,
+    settings.log_period,
+    train_steps,
+  )
+  evaluation = hooks.EvalHook(
+    _make_evaluate_fn(settings, cache, model, mesh, vocabulary),
+    files,
+    settings.eval_period,
+    train_steps,
+  )
+  checkpoint = hooks.CheckpointHook(
+    checkpoints,
+    batches.get_state,
+    evaluation,
+    settings.checkpoint_period or settings.eval_period,
+    train_steps,
+  )
+  return [log, evaluation, checkpoint]
+
+
+def _make_evaluate_fn(settings, cache, model, mesh, vocabulary):
+  """Validation: labels are decoded and scored, rationales just scored."""
+  evaluator = Evaluator(
+    model,
+    mesh,
+    vocabulary,
+    settings.feed.feature_lengths,
+    settings.eval_batch_rows or settings.feed.batch_rows,
+  )
+  splits = {
+    task: pipeline.take(
+      cache.open_split(task, "validation"), settings.max_eval_examples
+    )
+    for task, info in cache.tasks.items()
+    if "validation" in info.splits
+  }
+
+  def evaluate(params: PyTree, step: int) -> dict[str, dict[str, float]]:
+    del step
+    results = {}
+    for task, examples in splits.items():
+      info: token_cache.TaskInfo = cache.tasks[task]
+      if info.kind == "rationale":
+        results[task] = evaluator.score(params, examples, info)
+      else:
+        metrics, _ = evaluator.evaluate(params, examples, info)
+        metrics.pop("classes", None)
+        results[task] = metrics
+    return results
+
+  return evaluate

@@ -1,0 +1,168 @@
+"""What happens between steps: logging, evaluation, checkpoints.
+
+Layer 4; imports training.metric_files, training.progress. Each hook is given
+callables and knows neither gin nor a file format. Order matters: evaluation
+comes before the checkpoint that stores its metrics.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from distill_jax.checkpoint.manager import Checkpoints
+from distill_jax.data import pipeline
+from distill_jax.errors import UserError
+from distill_jax.training.metric_files import MetricFiles
+from distill_jax.training.progress import ProgressReporter
+
+PyTree = Any
+
+
+class LogHook:
+  """Writes metrics every `log_period` steps, with rates since the last time."""
+
+  def __init__(
+    self,
+    files: MetricFiles,
+    progress: ProgressReporter,
+    learning_rate: Callable[[int], Any],
+    log_period: int,
+    train_steps: int,
+  ):
+    """Starts the clock.
+
+    Args:
+      files: where metrics are written.
+      progress: where they are shown.
+      learning_rate: schedule, of the number of updates made before.
+      log_period: steps.
+      train_steps: the last step, which is logged whatever the period.
+    """
+    self._files, self._progress = files, progress
+    self._learning_rate = learning_rate
+    self._log_period, self._train_steps = log_period, train_steps
+    self._forget()
+
+  def _forget(self) -> None:
+    self._since = time.perf_counter()
+    self._examples = self._tokens = self._steps = 0
+    self._padding_share = 0.0
+
+  def after_step(self, step, state, batch, metrics) -> None:
+    """See `loop.Hook`."""
+    counts = pipeline.measure_padding(batch)
+    self._examples += pipeline.count_examples(batch)
+    self._tokens += counts["num_tokens"]
+    self._padding_share += counts["padding_share"]
+    self._steps += 1
+    if step % self._log_period and step != self._train_steps:
+      return
+    # Waits for the device; between two logs it runs ahead of this process.
+    values = {k: float(v) for k, v in jax.device_get(dict(metrics)).items()}
+    seconds = time.perf_counter() - self._since
+    values |= {
+      "learning_rate": float(self._learning_rate(step - 1)),
+      "padding_share": self._padding_share / self._steps,
+      "examples_per_second": self._examples / seconds,
+      "tokens_per_second": self._tokens / seconds,
+    }
+    self._files.write(step, "train", values)
+    shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
+             "tokens_per_second")  # fmt: skip
+    self._progress.update(step, {name: values[name] for name in shown})
+    if not math.isfinite(values["loss"]):
+      raise UserError(
+        f"The loss is {values['loss']} at step {step}. A lower LEARNING_RATE,"
+        " gradient clipping or float32 activations usually mend that; the"
+        " checkpoints so far are intact."
+      )
+    self._forget()
+
+  def close(self) -> None:
+    """See `loop.Hook`."""
+    self._progress.close()
+    self._files.close()
+
+
+class EvalHook:
+  """Evaluates every `eval_period` steps and at the last step."""
+
+  def __init__(
+    self,
+    evaluate_fn: Callable[[PyTree, int], Mapping[str, Mapping[str, float]]],
+    files: MetricFiles,
+    eval_period: int,
+    train_steps: int,
+  ):
+    """Remembers what to call.
+
+    Args:
+      evaluate_fn: (params, step) -> metrics by task.
+      files: where metrics are written.
+      eval_period: steps.
+      train_steps: the last step.
+    """
+    self._evaluate_fn, self._files = evaluate_fn, files
+    self._eval_period, self._train_steps = eval_period, train_steps
+    self.latest: tuple[int, dict[str, float]] | None = None
+
+  def after_step(self, step, state, batch, metrics) -> None:
+    """See `loop.Hook`."""
+    del batch, metrics
+    if step % self._eval_period and step != self._train_steps:
+      return
+    results = self._evaluate_fn(state.params, step)
+    for task, task_metrics in results.items():
+      self._files.write(step, f"validation/{task}", task_metrics)
+    # A mixture has one label task at most; it decides which step is best.
+    by_label = [m for m in results.values() if "label_accuracy" in m]
+    self.latest = (step, dict(by_label[0])) if by_label else None
+
+  def close(self) -> None:
+    """See `loop.Hook`."""
+
+
+class CheckpointHook:
+  """Saves every `checkpoint_period` steps and at the last step."""
+
+  def __init__(
+    self,
+    checkpoints: Checkpoints,
+    data_iterator_state_fn: Callable[[], Mapping[str, Any]],
+    evaluation: EvalHook | None,
+    checkpoint_period: int,
+    train_steps: int,
+  ):
+    """Remembers what to save.
+
+    Args:
+      checkpoints: of the run.
+      data_iterator_state_fn: state of the data iterator after the last batch.
+      evaluation: its metrics of the same step are stored, to find the best.
+      checkpoint_period: steps.
+      train_steps: the last step.
+    """
+    self._checkpoints = checkpoints
+    self._data_iterator_state_fn = data_iterator_state_fn
+    self._evaluation = evaluation
+    self._period, self._train_steps = checkpoint_period, train_steps
+
+  def after_step(self, step, state, batch, metrics) -> None:
+    """See `loop.Hook`."""
+    del batch, metrics
+    if step % self._period and step != self._train_steps:
+      return
+    latest = self._evaluation.latest if self._evaluation else None
+    self._checkpoints.save(
+      step,
+      state,
+      self._data_iterator_state_fn(),
+      latest[1] if latest and latest[0] == step else None,
+    )
+
+  def close(self) -> None:
+    """See `loop.Hook`."""
+    self._checkpoints.close()

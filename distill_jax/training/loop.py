@@ -1,0 +1,69 @@
+"""The training loop: for each batch a step, then the hooks.
+
+Layer 3; imports nothing of ours but types. Logging, evaluation, checkpoints
+and stopping are hooks (`training.hooks`); the loop knows none of them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+PyTree = Any
+Batch = Mapping[str, np.ndarray]
+
+
+class Hook(Protocol):
+  """Something to do between steps."""
+
+  def after_step(
+    self, step: int, state: PyTree, batch: Batch, metrics: Mapping[str, Any]
+  ) -> None:
+    """Called after each step.
+
+    Args:
+      step: updates made so far.
+      state: the state after the step; donated to the next one, so use it now.
+      batch: the host's numpy batch of the step.
+      metrics: device scalars of the step.
+    """
+    ...
+
+  def close(self) -> None:
+    """Called once at the end, also when the loop ends in an error."""
+    ...
+
+
+def run_loop(
+  state: PyTree,
+  batches: Iterator[Batch],
+  step_fn: Callable[[PyTree, Any], tuple[PyTree, Mapping[str, Any]]],
+  put_fn: Callable[[Batch], Any],
+  hooks: Sequence[Hook],
+  start_step: int,
+  train_steps: int,
+) -> PyTree:
+  """Trains from `start_step` to `train_steps`.
+
+  Args:
+    state: the state at `start_step`.
+    batches: endless.
+    step_fn: (state, device batch) -> (state, metrics).
+    put_fn: puts a numpy batch on the devices.
+    hooks: called in order after each step, closed in reverse order.
+    start_step: updates made so far.
+    train_steps: updates in all.
+
+  Returns:
+    The last state.
+  """
+  try:
+    for step in range(start_step + 1, train_steps + 1):
+      batch = next(batches)
+      state, metrics = step_fn(state, put_fn(batch))
+      for hook in hooks:
+        hook.after_step(step, state, batch, metrics)
+  finally:
+    for hook in reversed(hooks):
+      hook.close()
+  return state

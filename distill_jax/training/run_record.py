@@ -1,0 +1,164 @@
+"""`run.json`: what a run was, for the run that resumes it and for eval.
+
+Layer 1; imports errors.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+from typing import Any
+
+import distill_jax
+from distill_jax.errors import UserError
+
+_FILE = "run.json"
+_VOCABULARY = "vocabulary.model"
+_PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+  """What decides a run's losses, and where it ran.
+
+  Attributes:
+    identity: a resumed run must agree on these (JSON values): `task`,
+      `token_cache` (fingerprint), `tasks`, `model_config`, `feed`, `objective`,
+      `num_microbatches`, `seed`.
+    token_cache_path: folder of the token cache.
+    num_params: parameters of the model.
+    mesh: a line.
+    environment: versions of packages, the git commit, the machine.
+  """
+
+  identity: dict[str, Any]
+  token_cache_path: str
+  num_params: int
+  mesh: str
+  environment: dict[str, Any]
+
+  def write(self, model_dir: str | pathlib.Path) -> None:
+    """Writes `run.json`, in one move."""
+    path = pathlib.Path(model_dir) / _FILE
+    writing = path.with_suffix(".writing")
+    writing.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    os.replace(writing, path)
+
+
+def read_record(model_dir: str | pathlib.Path) -> RunRecord | None:
+  """Reads `run.json`; None when the folder has none.
+
+  Args:
+    model_dir: folder of a run.
+
+  Raises:
+    UserError: the file is not one of ours.
+  """
+  path = pathlib.Path(model_dir) / _FILE
+  if not path.exists():
+    return None
+  try:
+    return RunRecord(**json.loads(path.read_text()))
+  except (ValueError, TypeError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def require_record(checkpoint: pathlib.Path) -> RunRecord:
+  """Reads the record of the run that a checkpoint belongs to.
+
+  Args:
+    checkpoint: `<model_dir>/checkpoints/<step>`.
+
+  Raises:
+    UserError: there is none.
+  """
+  model_dir = checkpoint.parent.parent
+  record = read_record(model_dir)
+  if record is None:
+    raise UserError(
+      f"{model_dir} has no {_FILE}, so the model of {checkpoint} is not known."
+      " Keep checkpoints in the MODEL_DIR they were written to."
+    )
+  return record
+
+
+def keep_vocabulary(
+  model_dir: str | pathlib.Path, vocabulary: str | None
+) -> None:
+  """Copies the vocabulary's file to the run, which then needs nothing else.
+
+  Args:
+    model_dir: folder of the run.
+    vocabulary: the file; None for bytes, which need none.
+  """
+  if vocabulary is not None:
+    shutil.copyfile(vocabulary, pathlib.Path(model_dir) / _VOCABULARY)
+
+
+def vocabulary_path(model_dir: str | pathlib.Path) -> str | None:
+  """Returns the file of a run's vocabulary; None when it is made of bytes."""
+  path = pathlib.Path(model_dir) / _VOCABULARY
+  return str(path) if path.exists() else None
+
+
+def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
+  """Refuses to continue a run as a different one.
+
+  Args:
+    found: of the folder.
+    wanted: of this run.
+    model_dir: the folder.
+
+  Raises:
+    UserError: names what differs.
+  """
+  differences = [
+    f"{key}: {found.identity.get(key)} before, {wanted.identity.get(key)} now"
+    for key in sorted(found.identity.keys() | wanted.identity.keys())
+    if found.identity.get(key) != wanted.identity.get(key)
+  ]
+  if differences:
+    shown = "\n  ".join(differences)
+    raise UserError(
+      f"{model_dir} holds a run with other settings:\n  {shown}\nGive another"
+      " MODEL_DIR, the settings it was started with (its config.gin), or"
+      " --overwrite to replace it."
+    )
+
+
+def describe_environment() -> dict[str, Any]:
+  """Returns versions of packages, Python and the git commit."""
+  return {
+    "distill_jax": distill_jax.__version__,
+    "python": platform.python_version(),
+    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+    "git_commit": _git_commit(),
+    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+  }
+
+
+def _git_commit() -> str | None:
+  folder = pathlib.Path(distill_jax.__file__).parent
+  try:
+    result = subprocess.run(
+      ["git", "-C", str(folder), "rev-parse", "HEAD"],
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return result.stdout.strip()

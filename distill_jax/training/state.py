@@ -1,0 +1,118 @@
+"""The training state: what a step changes and a checkpoint holds.
+
+Layer 2; imports partitioning.sharding. Parameters are plain arrays here; their
+logical axis names, which the model attaches as Flax metadata, live apart, so
+that optimizers never meet boxed leaves.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from distill_jax.partitioning import sharding
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a train step reads and writes.
+
+  Attributes:
+    step: updates made so far, int32 scalar.
+    params: float32 parameters under T5X's names.
+    opt_state: the optimizer's state.
+  """
+
+  step: Int[Array, ""]
+  params: PyTree
+  opt_state: PyTree
+
+
+def init_params(model: nn.Module, rng: Array) -> PyTree:
+  """Initializes parameters, with their logical axes as Flax metadata.
+
+  Args:
+    model: a `model.t5.T5`.
+    rng: key.
+
+  Returns:
+    The tree of boxed parameters.
+  """
+  tokens = jnp.ones((1, 2), jnp.int32)
+  return model.init(rng, tokens, tokens, tokens, tokens, enable_dropout=False)[
+    "params"
+  ]
+
+
+def abstract_params(model: nn.Module) -> tuple[PyTree, PyTree]:
+  """Returns shapes and logical axes of the parameters; allocates nothing.
+
+  Args:
+    model: a `model.t5.T5`.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct` and a tree of tuples of axis names.
+  """
+  boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+  is_boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+  logical_axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=is_boxed)
+  return nn.unbox(boxed), logical_axes
+
+
+def shard_state(
+  model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+  """Returns shapes and shardings of the state of a model on a mesh.
+
+  Args:
+    model: a `model.t5.T5`.
+    optimizer: the optimizer.
+    mesh: the mesh.
+
+  Returns:
+    Two `TrainState`s: of `jax.ShapeDtypeStruct` and of `NamedSharding`.
+  """
+  params, logical_axes = abstract_params(model)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  abstract = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
+  param_shardings = sharding.shard_params(logical_axes, params, mesh)
+  shardings = TrainState(
+    sharding.replicated(mesh),
+    param_shardings,
+    sharding.shard_optimizer_state(opt_state, param_shardings, params),
+  )
+  return abstract, shardings
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  shardings: TrainState,
+  seed: int,
+) -> TrainState:
+  """Initializes a state from scratch, each device making its own part.
+
+  Args:
+    model: a `model.t5.T5`.
+    optimizer: the optimizer.
+    shardings: see `shard_state`.
+    seed: decides the parameters, whatever the mesh.
+  """
+
+  def init():
+    params = nn.unbox(init_params(model, jax.random.key(seed)))
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+  return jax.jit(init, out_shardings=shardings)()
+
+
+def count_params(params: PyTree) -> int:
+  """Returns the number of parameters of a (possibly abstract) tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

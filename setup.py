@@ -1,0 +1,85 @@
+"""Packaging of distill_jax. Tool settings live in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'^__version__ = "(.+)"$',
+  (ROOT / "distill_jax" / "__init__.py").read_text(encoding="utf-8"),
+  re.MULTILINE,
+).group(1)
+
+# `tasks/` and `gin/` stand at the top level of the repository, as T5X users
+# expect, and install inside the package as `distill_jax.tasks` and as data.
+GIN_PACKAGES = {
+  ".".join(("distill_jax", *folder.relative_to(ROOT).parts)): str(
+    folder.relative_to(ROOT)
+  )
+  for folder in (ROOT / "gin", *(ROOT / "gin").rglob("*"))
+  if folder.is_dir()
+}
+
+REFERENCE = ["torch>=2.4", "transformers>=4.46"]
+
+setuptools.setup(
+  name="distill_jax",
+  version=VERSION,
+  description="Distilling Step-by-Step in JAX: small T5 students from a large"
+  " model's labels and rationales.",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=[
+    *setuptools.find_packages(include=["distill_jax", "distill_jax.*"]),
+    "distill_jax.tasks",
+    *GIN_PACKAGES,
+  ],
+  package_dir={"distill_jax.tasks": "tasks", **GIN_PACKAGES},
+  package_data={"distill_jax.data": ["*.model"], "": ["*.gin"]},
+  install_requires=[
+    "absl-py>=2.1",
+    "array-record>=0.8",
+    "flax>=0.12",
+    "gin-config>=0.5",
+    "grain>=0.2.12",
+    "jax>=0.10",
+    "jaxtyping>=0.3",
+    "matplotlib>=3.9",
+    "msgpack>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12",
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.5",
+    "scikit-learn>=1.5",
+    "scipy>=1.14",
+    "sentencepiece>=0.2",
+    "seqio>=0.0.20",
+    "tensorboardX>=2.6",
+    "tensorflow>=2.18",
+    "tensorflow-datasets>=4.9.7",
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "test": [
+      "beartype>=0.20",
+      "hypothesis>=6.100",
+      "pyright>=1.1.390",
+      "pytest>=8",
+      "pytest-xdist>=3.6",
+      "ruff>=0.9",
+    ],
+    "gpu": ["jax[cuda12]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],
+    "hf": [*REFERENCE, "safetensors>=0.4"],
+    "teacher": ["openai>=1.50"],
+    "t5x": ["clu>=0.0.12", "tensorboard>=2.18"],
+  },
+  entry_points={
+    "console_scripts": ["distill-jax = distill_jax.main:run"],
+  },
+)

@@ -1,0 +1,78 @@
+"""One function registers every task and mixture of a data set.
+
+To add your own data set, write a module like this one and name it with
+`--gin.MIXTURE_OR_TASK_MODULE="'my_tasks'"`:
+
+  from distill_jax.data import datasets
+  from distill_jax.tasks import register
+
+  register.register_dataset(
+    datasets.jsonl_dataset(
+      "my_set", "/data/my_set/{split}.jsonl", metric="exact_match"
+    )
+  )
+"""
+
+import functools
+
+import seqio
+
+from distill_jax.data import (
+  datasets,
+  seqio_preprocessors,
+  seqio_source,
+  task_kinds,
+)
+from distill_jax.evaluation import text_metrics
+
+_VOCABULARY = seqio_source.ConfiguredVocabulary()
+_OUTPUT_FEATURES = {
+  name: seqio.Feature(vocabulary=_VOCABULARY, add_eos=True)
+  for name in ("inputs", "targets")
+}
+
+
+def register_dataset(spec: datasets.DatasetSpec) -> None:
+  """Registers `<name>_<kind>` tasks and `<name>_distill` mixtures.
+
+  Args:
+    spec: the data set.
+  """
+  datasets.register_dataset(spec)
+  for kind_name, kind in task_kinds.KINDS.items():
+    _register_task(spec, kind_name, kind)
+  for mixture_name, kinds in task_kinds.MIXTURES.items():
+    seqio.MixtureRegistry.add(
+      f"{spec.name}_{mixture_name}",
+      [f"{spec.name}_{kind}" for kind in kinds],
+      default_rate=1.0,
+    )
+
+
+def _register_task(spec, kind_name, kind):
+  seqio.TaskRegistry.add(
+    f"{spec.name}_{kind_name}",
+    source=seqio_source.make_record_source(
+      spec, use_teacher_labels=kind.uses_teacher_labels
+    ),
+    preprocessors=[
+      functools.partial(seqio_preprocessors.make_inputs_and_targets, kind=kind),
+      seqio_preprocessors.tokenize,
+      seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features=_OUTPUT_FEATURES,
+    metric_fns=[_make_metric_fn(spec, kind)],
+  )
+
+
+def _make_metric_fn(spec, kind):
+  def label_metrics(targets, predictions):
+    if kind.loss == "joint":
+      targets = [task_kinds.extract_label(text) for text in targets]
+      predictions = [task_kinds.extract_label(text) for text in predictions]
+    return text_metrics.label_metrics(predictions, targets, spec.metric)
+
+  def rationale_metrics(targets, predictions):
+    return text_metrics.rationale_metrics(predictions, targets)
+
+  return rationale_metrics if kind.loss == "rationale" else label_metrics

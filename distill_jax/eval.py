@@ -131,7 +131,7 @@ def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
   if found != expected:
     raise UserError(
       f"The tokens in {cache.path} are of another vocabulary than the run's in"
-      f" {loaded.model_dir}. Add --gin.VOCAB_PATH=\"'{loaded.vocabulary.path}'\"."
+      f" {loaded.model_dir}. Bind VOCAB_PATH to {loaded.vocabulary.path}."
     )
 
 

@@ -1,10 +1,10 @@
 """distill-jax: distilling step by step in JAX, one stage a run mode.
 
-  label       a teacher LLM writes rationales and labels (not in this release)
   prepare     SeqIO tasks -> token cache
   train       token cache -> checkpoints, metrics.jsonl, TensorBoard events
   eval        checkpoint -> metrics and predictions
   infer       checkpoint + any text or JSONL -> predictions JSONL
+  sweep       methods x training-set sizes x seeds -> table, plots, report
 
 A first run, with data that is generated and a student of 0.3 million
 parameters:
@@ -37,6 +37,7 @@ _RUN_MODES = {
   "train": ("distill_jax.train", "TrainRun"),
   "eval": ("distill_jax.eval", "EvalRun"),
   "infer": ("distill_jax.infer", "InferRun"),
+  "sweep": ("distill_jax.sweep", "SweepRun"),
 }
 
 _RUN_MODE = flags.DEFINE_enum(
@@ -68,7 +69,8 @@ def main(arguments: list[str]) -> None:
     )
   if _RUN_MODE.value is None:
     raise UserError(
-      f"--run_mode is missing; it is one of {', '.join(_RUN_MODES)}. See --help."
+      f"--run_mode is missing; it is one of {', '.join(_RUN_MODES)}. See"
+      " --help."
     )
   if not _GIN_FILES.value:
     raise UserError(
@@ -87,7 +89,7 @@ def main(arguments: list[str]) -> None:
     ],
   )
   if _RUN_MODE.value in ("eval", "infer"):
-    # A checkpoint knows its model; a model's gin file may be given all the same.
+    # A checkpoint knows its model; a model's gin file may still be given.
     gin_bindings.set_default("MODEL_CONFIG", "None")
   _use_compilation_cache()
   module = importlib.import_module(module_name)

@@ -11,10 +11,14 @@ import logging
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from distill_jax import eval as eval_mode
 from distill_jax import train
-from distill_jax.experiments import report, results
+from distill_jax.data import datasets, task_kinds
+from distill_jax.errors import UserError
+from distill_jax.experiments import plots, report, results
+from distill_jax.training import metric_files
 
 _log = logging.getLogger(__name__)
 
@@ -155,3 +159,114 @@ def _run_cell(
   )
   result_file.write_text(json.dumps(dataclasses.asdict(result)))
   return result
+
+
+def _resize(data, task: str, size: int):
+  """Returns data settings under which the task has `size` training examples."""
+  dataset, _ = task_kinds.split_task_name(task)
+  if dataset == "word_problems":
+    # Generated in order, so that a smaller set is a part of a larger one.
+    word_problems = {**data.word_problems, "num_train_examples": size}
+    return dataclasses.replace(data, word_problems=word_problems)
+  available = len(
+    datasets.load_records(
+      dataset, "train", dataclasses.replace(data, subsample=1.0)
+    )
+  )
+  if size > available:
+    raise UserError(
+      f"The sweep asks for {size} training examples; {dataset} has {available}."
+    )
+  return dataclasses.replace(data, subsample=size / available)
+
+
+def _read_predictions(model_dir, eval_task: str) -> list[dict[str, Any]]:
+  found = sorted((model_dir / "eval" / eval_task / "test").glob("*/*.jsonl"))
+  if len(found) != 1:
+    raise UserError(
+      f"{model_dir} has {len(found)} test results of {eval_task}, not one. Run"
+      " again with --overwrite."
+    )
+  lines = found[0].read_text(encoding="utf-8").splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _write_report(settings, methods, rows, folder, operative_config) -> None:
+  plots.plot_accuracy_by_size(rows, folder / "accuracy.png")
+  curves = _read_curves(settings, methods, folder)
+  plots.plot_learning_curves(curves, folder / "learning_curves.png")
+  report.write_report(
+    folder / "report.html",
+    title=settings.title,
+    rows=rows,
+    figures=[
+      report.ReportFigure(
+        folder / "accuracy.png", "Test accuracy by number of training examples."
+      ),
+      report.ReportFigure(
+        folder / "learning_curves.png",
+        "Training and validation at the largest size, every seed.",
+      ),
+    ],
+    settings=operative_config,
+    notes=settings.notes,
+    examples=_choose_examples(settings, methods, folder),
+  )
+
+
+def _read_curves(settings, methods, folder) -> list[plots.LearningCurve]:
+  curves = []
+  size = max(settings.sizes)
+  for method in methods:
+    for seed in settings.seeds:
+      lines = metric_files.read_metrics(
+        _cell_folder(folder, method, size, seed)
+      )
+      for split, name, shown in (
+        ("train", "label_loss", "label loss, training"),
+        (
+          f"validation/{method.eval_task}",
+          "label_accuracy",
+          "label accuracy, validation",
+        ),
+      ):
+        points = [
+          (line["step"], line[name])
+          for line in lines
+          if line["split"] == split and line.get(name) is not None
+        ]
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        curves.append(plots.LearningCurve(shown, method.name, steps, values))
+  return curves
+
+
+def _choose_examples(settings, methods, folder):
+  """Shows the first test examples with what each method made of them.
+
+  The student of rationales also explains; nothing is chosen by its outcome.
+  """
+  size, seed = max(settings.sizes), settings.seeds[0]
+  shown = []
+  for method in methods:
+    model_dir = _cell_folder(folder, method, size, seed)
+    rationale_task = method.eval_task.removesuffix("_label") + "_rationale"
+    rationales = {}
+    if (model_dir / "eval" / rationale_task / "test").is_dir():
+      rationales = {
+        row["id"]: row["prediction"]
+        for row in _read_predictions(model_dir, rationale_task)
+      }
+    rows = _read_predictions(model_dir, method.eval_task)
+    shown += [
+      report.ExamplePrediction(
+        id=row["id"],
+        method=method.name,
+        input=row["input"],
+        target=row["target"],
+        prediction=row["prediction"],
+        is_correct=row["correct"],
+        rationale=rationales.get(row["id"]),
+      )
+      for row in rows[: settings.num_shown_examples]
+    ]
+  return sorted(shown, key=lambda row: row.id)

@@ -7,6 +7,7 @@ Where parameters come from, first that applies: the newest checkpoint in
 MODEL_DIR (resume), INITIAL_CHECKPOINT_PATH, the seed.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -128,7 +129,7 @@ def run(
     settings.cache_dir,
   )
   prepare.check_teacher_labels(cache, settings.data.max_not_ok_share)
-  vocabulary = vocab.load_vocabulary(cache.vocabulary_path or "bytes")
+  vocabulary = vocab.load_vocabulary(cache.vocabulary_path or vocab.BYTES)
   check_vocabulary(vocabulary, settings.model_config)
   mesh = mesh_lib.make_mesh(settings.mesh)
   _check_rows(settings, mesh)
@@ -139,45 +140,42 @@ def run(
   record = _make_record(settings, cache, abstract, mesh)
   _open_model_dir(model_dir, record, operative_config, overwrite)
   run_record.keep_vocabulary(model_dir, cache.vocabulary_path)
-  checkpoints = manager.Checkpoints(model_dir, settings.keep_checkpoints)
-  batches = pipeline.make_train_iterator(cache, settings.feed)
-  state, start_step = _start(
-    settings, model, abstract, shardings, checkpoints, batches
-  )
-  _log.info(
-    "%s: %s parameters on %s, %d rows of %s a step, lambda %g",
-    model_dir,
-    f"{record.num_params:,}",
-    record.mesh,
-    settings.feed.batch_rows,
-    dict(settings.feed.feature_lengths),
-    settings.objective.rationale_loss_weight,
-  )
-  if start_step >= settings.train_steps:
-    _log.info("Step %d is reached already; nothing to train.", start_step)
-    checkpoints.close()
-    return state
-  step_fn = step_lib.compile_train_step(
-    mesh,
-    shardings,
-    model=model,
-    optimizer=settings.optimizer,
-    objective=settings.objective,
-    num_microbatches=settings.num_microbatches,
-    seed=settings.seed,
-  )
-  return loop.run_loop(
-    state,
-    batches,
-    step_fn,
-    lambda batch: sharding.to_global(batch, mesh),
-    _make_hooks(
-      settings, model_dir, start_step, cache, model, mesh, vocabulary,
-      checkpoints, batches,
-    ),
-    start_step,
-    settings.train_steps,
-  )  # fmt: skip
+  with (
+    contextlib.closing(
+      manager.Checkpoints(model_dir, settings.keep_checkpoints)
+    ) as checkpoints,
+    contextlib.closing(
+      pipeline.make_train_iterator(cache, settings.feed)
+    ) as batches,
+  ):
+    state, start_step = _start(
+      settings, model, abstract, shardings, checkpoints, batches
+    )
+    _log.info("%s", _describe(settings, model_dir, record))
+    if start_step >= settings.train_steps:
+      _log.info("Step %d is reached already; nothing to train.", start_step)
+      return state
+    step_fn = step_lib.compile_train_step(
+      mesh,
+      shardings,
+      model=model,
+      optimizer=settings.optimizer,
+      objective=settings.objective,
+      num_microbatches=settings.num_microbatches,
+      seed=settings.seed,
+    )
+    evaluate_fn = _make_evaluate_fn(settings, cache, model, mesh, vocabulary)
+    return loop.run_loop(
+      state,
+      batches,
+      step_fn,
+      lambda batch: sharding.to_global(batch, mesh),
+      _make_hooks(
+        settings, model_dir, start_step, evaluate_fn, checkpoints, batches
+      ),
+      start_step,
+      settings.train_steps,
+    )
 
 
 def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
@@ -196,6 +194,19 @@ def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
       f" {config.vocab_size}. Give --gin.VOCAB_SIZE={vocabulary.size} or more,"
       " or the vocabulary that belongs to the model (VOCAB_PATH)."
     )
+
+
+def _describe(settings: TrainRun, model_dir, record) -> str:
+  """One line of what was decided for the user."""
+  feed, microbatches = settings.feed, settings.num_microbatches
+  layout = "packed" if feed.packed else "one example a row"
+  return (
+    f"{model_dir}: {record.num_params:,} parameters on {record.mesh};"
+    f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
+    f" ({feed.pairing}, {layout}, {microbatches} micro-batch"
+    f"{'es' * (microbatches > 1)}); lambda"
+    f" {settings.objective.rationale_loss_weight:g}"
+  )
 
 
 def _check_rows(settings: TrainRun, mesh) -> None:
@@ -278,9 +289,8 @@ def _with_sharding(leaf, leaf_sharding):
 
 
 def _make_hooks(
-  settings, model_dir, start_step, cache, model, mesh, vocabulary, checkpoints,
-  batches,
-) -> list[loop.Hook]:  # fmt: skip
+  settings, model_dir, start_step, evaluate_fn, checkpoints, batches
+) -> list[loop.Hook]:
   train_steps = settings.train_steps
   files = metric_files.MetricFiles(model_dir, start_step)
   log = hooks.LogHook(
@@ -291,10 +301,7 @@ def _make_hooks(
     train_steps,
   )
   evaluation = hooks.EvalHook(
-    _make_evaluate_fn(settings, cache, model, mesh, vocabulary),
-    files,
-    settings.eval_period,
-    train_steps,
+    evaluate_fn, files, settings.eval_period, train_steps
   )
   checkpoint = hooks.CheckpointHook(
     checkpoints,

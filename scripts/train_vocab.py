@@ -1,6 +1,6 @@
 """Trains a sentencepiece vocabulary for a student that starts from scratch.
 
-  python scripts/train_vocab.py --output=vocab.model --vocab_size=8000 \
+  python scripts/train_vocab.py --output=vocab.model --vocab_size=8000 \\
     --input=records.jsonl --input=more_text.txt
 
 Without --input it trains on generated word problems; with its defaults it makes
@@ -11,7 +11,6 @@ with --gin.VOCAB_PATH="'vocab.model'".
 import argparse
 import io
 import itertools
-import json
 import pathlib
 import re
 import sys
@@ -19,12 +18,17 @@ from collections.abc import Iterator, Sequence
 
 import sentencepiece
 
-from distill_jax.data import settings, task_kinds, vocab, word_problems
+from distill_jax.data import (
+  records,
+  settings,
+  task_kinds,
+  vocab,
+  word_problems,
+)
 from distill_jax.errors import UserError
 
 _DEFAULT_VOCAB_SIZE = 800
 _WORD_PROBLEM_SEEDS = range(4)
-_TEXT_FIELDS = ("input", "label", "rationale")
 
 
 def train_vocabulary(lines: Sequence[str], vocab_size: int) -> bytes:
@@ -94,30 +98,16 @@ def read_lines(path: pathlib.Path) -> Iterator[str]:
   Raises:
     UserError: the file cannot be read, is not UTF-8, or a line is no record.
   """
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except OSError as error:
-    raise UserError(f"--input={path}: {error.strerror}.") from error
-  except UnicodeDecodeError as error:
-    raise UserError(f"--input={path} is not UTF-8 text ({error}).") from error
-  if path.suffix != ".jsonl":
-    yield from lines
+  if path.suffix == ".jsonl":
+    for record in records.read_records(path):
+      yield from filter(None, (record.input, record.label, record.rationale))
     return
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      record = json.loads(line)
-    except ValueError as error:
-      raise UserError(f"{path}:{number} is not JSON ({error}).") from error
-    if not isinstance(record, dict):
-      raise UserError(f"{path}:{number} is not a JSON object: {line[:80]!r}.")
-    for field in _TEXT_FIELDS:
-      text = record.get(field)
-      if not isinstance(text, str | None):
-        raise UserError(f"{path}:{number}: {field!r} is not text: {text!r}.")
-      if text:
-        yield text
+  try:
+    yield from path.read_text(encoding="utf-8").splitlines()
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path} is not UTF-8 text ({error}).") from error
 
 
 def make_word_problem_lines() -> list[str]:
@@ -162,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options = parser.parse_args(arguments)
   try:
     if options.output.exists() and not options.overwrite:
-      raise UserError(f"{options.output} exists. Add --overwrite to replace it.")
+      raise UserError(
+        f"{options.output} exists. Add --overwrite to replace it."
+      )
     if options.input:
       lines = list(
         itertools.chain.from_iterable(map(read_lines, options.input))

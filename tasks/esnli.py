@@ -1,6 +1,7 @@
 """SeqIO tasks and mixtures of esnli; see `register` for their names."""
 
 from distill_jax.data import datasets
-from distill_jax.tasks import register
+
+from . import register
 
 register.register_dataset(datasets.get_dataset_spec("esnli"))

@@ -180,17 +180,18 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
       f"Data set {name!r} has no {split!r} split, only"
       f" {', '.join(spec.splits)}."
     )
-  is_divided = spec.validation_fraction is not None and split != "test"
-  records = spec.load_fn("train" if is_divided else split, settings)
-  if records and (split == "train" or is_divided):
+  validation_fraction = spec.validation_fraction if split != "test" else None
+  is_from_train = split == "train" or validation_fraction is not None
+  records = spec.load_fn("train" if is_from_train else split, settings)
+  if records and is_from_train:
     kept = splits.subsample_indices(
       len(records), settings.subsample, settings.subsample_seed
     )
     records = [records[index] for index in kept]
-  if records and is_divided:
+  if records and validation_fraction is not None:
     # The authors' seed, whatever the run's: all runs share one validation set.
     train, validation = splits.train_validation_split(
-      len(records), spec.validation_fraction, seed=0
+      len(records), validation_fraction, seed=0
     )
     part = train if split == "train" else validation
     records = [records[index] for index in part]

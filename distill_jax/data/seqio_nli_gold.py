@@ -22,6 +22,8 @@ not notice a few rows out of place.
 import dataclasses
 from collections.abc import Sequence
 
+from absl import logging
+
 from distill_jax.data import official
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
@@ -63,6 +65,12 @@ def read_gold_rows(dataset: str, split: str) -> list[official.Row]:
     UserError: the source is neither on disk nor can it be downloaded.
   """
   source = _SOURCES[dataset]
+  logging.info(
+    "Reading the gold rows of %s %s through TFDS. Where they are not on disk"
+    " they are downloaded; without a network that takes minutes to fail.",
+    dataset,
+    split,
+  )
   # What can go wrong between a mirror, a proxy, a disk and TFDS's own
   # dependencies has no common base class.
   try:

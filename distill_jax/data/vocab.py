@@ -76,13 +76,12 @@ class Vocabulary(abc.ABC):
     for token_id in ids:
       if token_id == EOS_ID:
         break
-      if token_id != PAD_ID:
-        kept.append(int(token_id) if 0 <= token_id < self.size else UNK_ID)
+      kept.append(int(token_id) if 0 <= token_id < self.size else UNK_ID)
     return self._decode(kept)
 
   @abc.abstractmethod
   def _decode(self, ids: list[int]) -> str:
-    """Returns the text of ids that are in range and neither EOS nor padding."""
+    """Returns the text of ids in range without EOS; drops padding."""
 
 
 class SentencePieceVocabulary(Vocabulary):

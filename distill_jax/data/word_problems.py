@@ -1,17 +1,16 @@
 """A generated set of arithmetic word problems, with a teacher that errs.
 
-Owns the problems' templates, the gold equations and the simulated teacher's
+Owns the drawing of problems, the gold equations and the simulated teacher's
 rationales and mistakes, so that every part of the project runs without a file.
-Layer 1; imports errors and data.records. Knows nothing of tokens or tasks; the
-vocabulary that ships is trained on this text (scripts/train_vocab.py), so a new
-word here calls for a new vocabulary.
+Layer 1; imports errors, data.records and data.word_problem_templates. Knows
+nothing of tokens or tasks.
 
 A problem is a starting number and one or two steps. Each step is said in one
 sentence; a sentence with a number that does not matter may stand among them:
 
   input      ava has 12 apples . ben has 9 apples . ava gets 5 more apples .
-             apples are worth 3 coins each . how many coins are ava 's apples
-             worth now ?
+             apples are worth 3 coins each . how many coins are the apples of
+             ava worth ?
   label      ( 12 + 5 ) * 3
   rationale  ava starts with 12 apples . ava gets 5 more . 12 + 5 = 17 . each is
              worth 3 coins . 17 * 3 = 51 .
@@ -23,6 +22,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from distill_jax.data import word_problem_templates as templates
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 
@@ -34,139 +34,6 @@ _DISTRACTOR_SHARE = 0.5
 # Every number of a problem, a rationale or an equation lies in this range: the
 # largest is one token of the shipped vocabulary.
 _MIN_VALUE, _MAX_VALUE = 2, 99
-_LARGE_NUMBERS, _SMALL_NUMBERS = range(2, 21), range(2, 10)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-  """What can happen to the running number.
-
-  Attributes:
-    symbol: the operation.
-    numbers: what its number is drawn from.
-    sentences: how the problem says it; one is drawn.
-    clause: how the rationale says it.
-    question: the problem's question when this is the last step.
-    mistaken_for: the step that a teacher confuses it with.
-    is_opening: its sentence holds the starting number too.
-    is_anywhere: its sentence may stand before what happened earlier.
-  """
-
-  symbol: str
-  numbers: range
-  sentences: tuple[str, ...]
-  clause: str
-  question: str
-  mistaken_for: str
-  is_opening: bool = False
-  is_anywhere: bool = False
-
-
-_OPENING_SENTENCES = (
-  "{name} has {start} {things} .",
-  "{name} starts with {start} {things} .",
-)
-_OPENING_CLAUSE = "{name} starts with {start} {things} ."
-_NOW = "how many {things} does {name} have now ?"
-
-_STEPS = {
-  "gain": _Step(
-    symbol="+",
-    numbers=_LARGE_NUMBERS,
-    sentences=(
-      "{name} gets {number} more {things} .",
-      "{name} finds {number} more {things} .",
-      "{name} buys {number} more {things} .",
-    ),
-    clause="{name} gets {number} more .",
-    question=_NOW,
-    mistaken_for="loss",
-  ),
-  "loss": _Step(
-    symbol="-",
-    numbers=_LARGE_NUMBERS,
-    sentences=(
-      "{name} loses {number} {things} .",
-      "{name} sells {number} {things} .",
-      "{name} gives away {number} {things} .",
-    ),
-    clause="{name} loses {number} .",
-    question=_NOW,
-    mistaken_for="gain",
-  ),
-  "price": _Step(
-    symbol="*",
-    numbers=_SMALL_NUMBERS,
-    sentences=(
-      "{things} are worth {number} {coins} each .",
-      "{things} cost {number} {coins} each .",
-    ),
-    clause="each is worth {number} {coins} .",
-    question="how many {coins} are {name} 's {things} worth now ?",
-    mistaken_for="gain",
-    is_anywhere=True,
-  ),
-  "split": _Step(
-    symbol="/",
-    numbers=_SMALL_NUMBERS,
-    sentences=(
-      "{name} splits the {things} into {number} {other_boxes} .",
-      "{name} fills {number} {other_boxes} with the {things} .",
-    ),
-    clause="they go into {number} {other_boxes} .",
-    question="how many {things} does each hold ?",
-    mistaken_for="loss",
-  ),
-  "packs": _Step(
-    symbol="*",
-    numbers=_SMALL_NUMBERS,
-    sentences=(
-      "{name} has {start} {boxes} with {number} {things} in each .",
-      "each of the {start} {boxes} of {name} has {number} {things} .",
-    ),
-    clause="{name} has {start} {boxes} of {number} {things} .",
-    question=_NOW,
-    mistaken_for="gain",
-    is_opening=True,
-  ),
-  "share": _Step(
-    symbol="/",
-    numbers=_SMALL_NUMBERS,
-    sentences=(
-      "{name} shares {start} {things} in a group of {number} .",
-      "{name} in a group of {number} shares {start} {things} .",
-    ),
-    clause="{number} people share {start} {things} .",
-    question=_NOW,
-    mistaken_for="loss",
-    is_opening=True,
-  ),
-}
-_ONE_STEP_PLANS = tuple((kind,) for kind in _STEPS)
-_TWO_STEP_PLANS = tuple(
-  itertools.product(
-    ("gain", "loss", "packs", "share"), ("gain", "loss", "price", "split")
-  )
-)
-
-# The first three betray themselves by a word; the others need the reader to
-# see whose the things are and which things are asked for.
-_DISTRACTORS = (
-  "{name} is {number} years old .",
-  "{name} walks {number} miles .",
-  "it is day {number} .",
-  "{other_name} has {number} {things} .",
-  "{name} has {number} {other_things} .",
-  "{name} gets {number} more {other_things} .",
-  "{other_things} are worth {number} {coins} each .",
-)
-
-_NAMES = ("ava", "ben", "cara", "dan", "ella", "finn", "gus", "hana")
-_NAMES += ("ivan", "jade", "kim", "leo")
-_THINGS = ("apples", "beads", "books", "cakes", "cards", "cups", "hats")
-_THINGS += ("kites", "pens", "plums", "rocks", "shells")
-_BOXES = ("bags", "boxes", "jars", "trays")
-_COINS = ("coins", "dollars", "cents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +42,7 @@ class _Solution:
 
   Attributes:
     start: the first number.
-    steps: (kind, number) of each step; kinds are keys of `_STEPS`.
+    steps: (kind, number) of each step; kinds are keys of `templates.STEPS`.
   """
 
   start: int
@@ -190,7 +57,7 @@ class _Solution:
     values = []
     value = self.start
     for kind, number in self.steps:
-      match _STEPS[kind].symbol:
+      match templates.STEPS[kind].symbol:
         case "+":
           value += number
         case "-":
@@ -211,19 +78,19 @@ class _Solution:
     for index, (kind, number) in enumerate(self.steps):
       if index:
         equation = f"( {equation} )"
-      equation = f"{equation} {_STEPS[kind].symbol} {number}"
+      equation = f"{equation} {templates.STEPS[kind].symbol} {number}"
     return equation
 
   def write_rationale(self, words: dict[str, str]) -> str:
     """Says the steps one by one, each with its result."""
     parts = []
-    if not _STEPS[self.steps[0][0]].is_opening:
-      parts.append(_OPENING_CLAUSE.format(start=self.start, **words))
+    if not templates.STEPS[self.steps[0][0]].is_opening:
+      parts.append(templates.OPENING_CLAUSE.format(start=self.start, **words))
     before = self.start
     for (kind, number), after in zip(
       self.steps, self.compute_values() or (), strict=True
     ):
-      step = _STEPS[kind]
+      step = templates.STEPS[kind]
       parts.append(step.clause.format(start=self.start, number=number, **words))
       parts.append(f"{before} {step.symbol} {number} = {after} .")
       before = after
@@ -341,9 +208,9 @@ def _assign_split(text: str) -> str:
 
 
 def _draw_words(rng: random.Random) -> dict[str, str]:
-  name, other_name = rng.sample(_NAMES, 2)
-  things, other_things = rng.sample(_THINGS, 2)
-  boxes, other_boxes = rng.sample(_BOXES, 2)
+  name, other_name = rng.sample(templates.NAMES, 2)
+  things, other_things = rng.sample(templates.THINGS, 2)
+  boxes, other_boxes = rng.sample(templates.BOXES, 2)
   return {
     "name": name,
     "other_name": other_name,
@@ -351,19 +218,21 @@ def _draw_words(rng: random.Random) -> dict[str, str]:
     "other_things": other_things,
     "boxes": boxes,
     "other_boxes": other_boxes,
-    "coins": rng.choice(_COINS),
+    "coins": rng.choice(templates.COINS),
   }
 
 
 def _draw_solution(rng: random.Random) -> _Solution:
   is_two_step = rng.random() < _TWO_STEP_SHARE
-  plan = rng.choice(_TWO_STEP_PLANS if is_two_step else _ONE_STEP_PLANS)
+  plan = rng.choice(
+    templates.TWO_STEP_PLANS if is_two_step else templates.ONE_STEP_PLANS
+  )
   # The plan stays while the numbers are drawn again, so that kinds with few
   # fitting numbers (division) are as frequent as the others.
   while True:
     solution = _Solution(
-      rng.choice(_LARGE_NUMBERS),
-      tuple((kind, rng.choice(_STEPS[kind].numbers)) for kind in plan),
+      rng.choice(templates.LARGE_NUMBERS),
+      tuple((kind, rng.choice(templates.STEPS[kind].numbers)) for kind in plan),
     )
     values = solution.compute_values()
     if values is None:
@@ -375,7 +244,7 @@ def _draw_solution(rng: random.Random) -> _Solution:
       for before, (kind, number) in zip(
         (solution.start, *values), solution.steps, strict=False
       )
-      if _STEPS[kind].symbol in "+-"
+      if templates.STEPS[kind].symbol in "+-"
     ):
       return solution
 
@@ -383,7 +252,9 @@ def _draw_solution(rng: random.Random) -> _Solution:
 def _draw_distractor(rng: random.Random, solution: _Solution) -> int | None:
   if rng.random() >= _DISTRACTOR_SHARE:
     return None
-  return rng.choice([n for n in _LARGE_NUMBERS if n not in solution.numbers])
+  return rng.choice(
+    [n for n in templates.LARGE_NUMBERS if n not in solution.numbers]
+  )
 
 
 def _write_problem(
@@ -393,12 +264,14 @@ def _write_problem(
   words: dict[str, str],
 ) -> str:
   sentences = []
-  if not _STEPS[solution.steps[0][0]].is_opening:
+  if not templates.STEPS[solution.steps[0][0]].is_opening:
     sentences.append(
-      rng.choice(_OPENING_SENTENCES).format(start=solution.start, **words)
+      rng.choice(templates.OPENING_SENTENCES).format(
+        start=solution.start, **words
+      )
     )
   for kind, number in solution.steps:
-    step = _STEPS[kind]
+    step = templates.STEPS[kind]
     sentence = rng.choice(step.sentences).format(
       start=solution.start, number=number, **words
     )
@@ -409,9 +282,11 @@ def _write_problem(
   if distractor is not None:
     sentences.insert(
       rng.randrange(len(sentences) + 1),
-      rng.choice(_DISTRACTORS).format(number=distractor, **words),
+      rng.choice(templates.DISTRACTORS).format(number=distractor, **words),
     )
-  sentences.append(_STEPS[solution.steps[-1][0]].question.format(**words))
+  sentences.append(
+    templates.STEPS[solution.steps[-1][0]].question.format(**words)
+  )
   return " ".join(sentences)
 
 
@@ -426,7 +301,7 @@ def _list_mistakes(
         start,
         (
           *steps[:index],
-          (_STEPS[kind].mistaken_for, number),
+          (templates.STEPS[kind].mistaken_for, number),
           *steps[index + 1 :],
         ),
       )

@@ -1,7 +1,7 @@
 """Decodes and scores the examples of a task with one set of parameters.
 
-Layer 3; imports data.pipeline, decoding, training.step, evaluation.text_metrics.
-Knows no gin and writes no file.
+Layer 3; imports data.pipeline, decoding, training.step and text_metrics. Knows
+no gin and writes no file.
 """
 
 from collections.abc import Mapping, Sequence

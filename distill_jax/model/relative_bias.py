@@ -95,7 +95,7 @@ class RelativeBias(nn.Module):
     buckets = jnp.asarray(bucket_table)[
       jnp.clip(distances, -farthest, farthest) + farthest
     ]
-    return self.rel_embedding[:, buckets]
+    return jnp.take(self.rel_embedding, buckets, axis=1)
 
 
 def make_bucket_table(

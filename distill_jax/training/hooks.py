@@ -165,4 +165,4 @@ class CheckpointHook:
 
   def close(self) -> None:
     """See `loop.Hook`."""
-    self._checkpoints.close()
+    self._checkpoints.wait()

@@ -1,0 +1,35 @@
+import dataclasses
+
+import pytest
+
+from distill_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+  "field,value",
+  [
+    ("vocab_size", 0),
+    ("embed_dim", 2.5),
+    ("num_heads", -1),
+    ("num_encoder_layers", 0),
+    ("mlp_activations", ("swish",)),
+    ("mlp_activations", ()),
+    ("dropout_rate", 1.0),
+    ("dropout_rate", -0.1),
+    ("dtype", "float16"),
+    ("relative_attention_num_buckets", 31),
+    ("relative_attention_max_distance", 16),
+    ("layer_norm_epsilon", 0.0),
+    ("pad_id", -1),
+    ("eos_id", 32),
+  ],
+)
+def test_a_bad_value_is_named_in_the_error(config, field, value):
+  with pytest.raises(UserError) as error:
+    dataclasses.replace(config, **{field: value})
+  assert str(value) in str(error.value)
+
+
+def test_lists_from_gin_make_a_hashable_config(config):
+  listed = dataclasses.replace(config, mlp_activations=["gelu", "linear"])
+  assert hash(listed) == hash(config)

@@ -1,0 +1,49 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.model.embedding import Embedding
+
+
+def _make_table(config):
+  rng = np.random.default_rng(0)
+  shape = (config.vocab_size, config.embed_dim)
+  return rng.normal(size=shape).astype(np.float32)
+
+
+def test_tokens_look_up_their_rows(config):
+  table = _make_table(config)
+  tokens = np.array([[3, 0, 31], [3, 7, 7]], np.int32)
+  actual = Embedding(config).apply({"params": {"embedding": table}}, tokens)
+  np.testing.assert_array_equal(actual, table[tokens])
+
+
+def test_an_id_outside_the_table_is_loud(config):
+  tokens = np.array([[31, 32]], np.int32)
+  variables = {"params": {"embedding": _make_table(config)}}
+  vectors = Embedding(config).apply(variables, tokens)
+  assert np.isfinite(vectors[0, 0]).all()
+  assert np.isnan(vectors[0, 1]).all()
+
+
+def test_tied_logits_are_scaled_products_in_float32(config):
+  table = _make_table(config)
+  x = np.random.default_rng(1).normal(size=(2, 3, 12)).astype(np.float32)
+  logits = Embedding(config).apply(
+    {"params": {"embedding": table}}, x, method=Embedding.compute_logits
+  )
+  np.testing.assert_allclose(
+    logits, x @ table.T / np.sqrt(12), rtol=1e-5, atol=1e-6
+  )
+
+
+def test_bfloat16_activations_come_from_a_float32_table(config):
+  config = dataclasses.replace(config, dtype="bfloat16")
+  tokens = np.zeros((1, 1), np.int32)
+  vectors, variables = Embedding(config).init_with_output(
+    jax.random.key(0), tokens
+  )
+  assert vectors.dtype == jnp.bfloat16
+  assert variables["params"]["embedding"].value.dtype == jnp.float32

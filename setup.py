@@ -46,6 +46,8 @@ setuptools.setup(
     "flax>=0.12",
     "gin-config>=0.5",
     "grain>=0.2.12",
+    # tensorflow-datasets 4.9.10 imports it without declaring it.
+    "importlib_resources>=6",
     "jax>=0.10",
     "jaxtyping>=0.3",
     "matplotlib>=3.9",

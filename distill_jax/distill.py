@@ -54,13 +54,10 @@ def count_tokens(
     batch: `decoder_loss_weights` and `decoder_task_ids`, [batch, length].
 
   Returns:
-    `label`, `rationale` and `all`: float32 scalars, 1 where there is no token
-    (the sum that is divided by it is then 0).
+    `label`, `rationale` and `all`: float32 scalars.
   """
-  weights = _task_weights(batch)
   return {
-    name: jnp.maximum(jnp.sum(task_weights), 1.0)
-    for name, task_weights in weights.items()
+    name: jnp.sum(weights) for name, weights in _task_weights(batch).items()
   }
 
 
@@ -82,19 +79,20 @@ def compute_loss(
 
   Returns:
     The loss, and its parts `loss`, `label_loss`, `rationale_loss` (the mean
-    cross-entropies, unweighted) and `z_loss` (weighted), float32 scalars.
+    cross-entropies, unweighted; 0 over no tokens) and `z_loss` (weighted),
+    float32 scalars.
   """
   cross_entropy, squared_normalizers = losses.token_cross_entropy(
     logits, batch[batch_lib.DECODER_TARGET_TOKENS]
   )
   weights = _task_weights(batch)
-  label_loss = jnp.sum(cross_entropy * weights["label"]) / token_counts["label"]
-  rationale_loss = (
-    jnp.sum(cross_entropy * weights["rationale"]) / token_counts["rationale"]
-  )
-  z_loss = objective.z_loss * (
-    jnp.sum(squared_normalizers * weights["all"]) / token_counts["all"]
-  )
+
+  def compute_mean(values, name):
+    return jnp.sum(values * weights[name]) / jnp.maximum(token_counts[name], 1)
+
+  label_loss = compute_mean(cross_entropy, "label")
+  rationale_loss = compute_mean(cross_entropy, "rationale")
+  z_loss = objective.z_loss * compute_mean(squared_normalizers, "all")
   loss = label_loss + objective.rationale_loss_weight * rationale_loss + z_loss
   return loss, {
     "loss": loss,

@@ -10,12 +10,12 @@ import logging
 import os
 import pathlib
 import shutil
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill_jax import prepare, run_loading
-from distill_jax.data import pipeline, token_cache
+from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
@@ -129,9 +129,10 @@ def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
   expected = loaded.vocabulary.sha256
   found = cache.identity["vocabulary_sha256"]
   if found != expected:
+    path = loaded.vocabulary.path or vocab.BYTES
     raise UserError(
       f"The tokens in {cache.path} are of another vocabulary than the run's in"
-      f" {loaded.model_dir}. Bind VOCAB_PATH to {loaded.vocabulary.path}."
+      f" {loaded.model_dir}. Add --gin.VOCAB_PATH=\"'{path}'\"."
     )
 
 
@@ -142,10 +143,8 @@ def _results_folder(settings, loaded, task, split) -> pathlib.Path:
 
 def _write_results(folder, metrics, rows) -> None:
   """Writes a results folder, which appears when it is complete."""
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  writing = pathlib.Path(
-    tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
-  )
+  writing = folder.with_name(f".writing-{uuid.uuid4().hex}")
+  writing.mkdir(parents=True)
   with open(writing / "predictions.jsonl", "w", encoding="utf-8") as file:
     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
   (writing / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

@@ -191,7 +191,10 @@ def _read_inputs(path: str) -> Iterator[dict[str, Any]]:
   for number, line in numbered:
     try:
       row = json.loads(line)
-    except ValueError as error:
+      # JSON's \u escapes can spell half a character, which cannot be written.
+      json.dumps(row, ensure_ascii=False).encode("utf-8")
+    # RecursionError: brackets nested by the thousand.
+    except (ValueError, RecursionError) as error:
       raise UserError(f"{path}:{number}: not a JSON object: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("input"), str):
       raise UserError(

@@ -23,6 +23,7 @@ import logging
 import os
 import pathlib
 import sys
+import textwrap
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -41,7 +42,10 @@ _RUN_MODES = {
 }
 
 _RUN_MODE = flags.DEFINE_enum(
-  "run_mode", None, list(_RUN_MODES), "The stage to run."
+  "run_mode",
+  None,
+  list(_RUN_MODES),
+  f"The stage to run: {', '.join(_RUN_MODES)}.",
 )
 _GIN_FILES = flags.DEFINE_multi_string(
   "gin_file",
@@ -103,9 +107,14 @@ def main(arguments: list[str]) -> None:
 
 def run() -> None:
   """Entry point of the `distill-jax` command."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   _set_up_logging()
+  # As `python -m` does: a user's own tasks may be a module in this folder.
+  sys.path.append(os.getcwd())
   sys.argv = gin_bindings.rewrite_arguments(sys.argv)
+  if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+    _print_help()
+    return
   try:
     app.run(main, flags_parser=_parse_flags)
   except UserError as error:
@@ -135,6 +144,27 @@ def _set_up_logging() -> None:
   ours.addHandler(handler)
   ours.setLevel(logging.INFO)
   ours.propagate = False
+
+
+def _print_help() -> None:
+  """Teaches; absl's own help speaks of the module that happens to be main."""
+  print(__doc__)
+  print("Flags:")
+  for holder in (
+    _RUN_MODE,
+    _GIN_FILES,
+    _GIN_BINDINGS,
+    _GIN_SEARCH_PATHS,
+    _OVERWRITE,
+  ):
+    described = textwrap.fill(
+      flags.FLAGS[holder.name].help,
+      width=80,
+      initial_indent="    ",
+      subsequent_indent="    ",
+    )
+    print(f"  --{holder.name}\n{described}")
+  print("  --verbosity=0\n    Shows the messages of libraries too.")
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ that fits the settings without TensorFlow, and imports SeqIO only to build one
 that is missing.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import logging
@@ -93,15 +94,17 @@ def find_or_prepare(
   cache_dir = cache_dir or _DEFAULT_CACHE_DIR
   vocabulary = vocab.load_vocabulary(settings.vocab_path)
   if task_module != DEFAULT_TASK_MODULE:
-    # A user's own data sets are known only once their module is imported.
-    _import_tasks(name, task_module)
+    # A user's own data sets are known only once their module is imported; a
+    # host that cannot, for want of SeqIO, may have been handed the cache.
+    with contextlib.suppress(ImportError):
+      importlib.import_module(task_module)
   if not overwrite:
     cache = _find(name, settings, vocabulary, cache_dir)
     if cache is not None:
       return cache
   seqio_cache = _import_tasks(name, task_module)
   tasks = seqio_cache.describe_tasks(name, settings)
-  identity = _make_identity(name, settings, vocabulary)
+  identity = _make_identity(name, tasks, settings, vocabulary)
   path = token_cache.cache_path(cache_dir, identity)
   _log.info("Preparing %s in %s", name, path)
   examples = seqio_cache.tokenize(tasks)
@@ -159,22 +162,24 @@ def _find(
   cache_dir: str,
 ) -> token_cache.TokenCache | None:
   """Opens the cache that fits, or logs how the nearest one is stale."""
-  candidates = token_cache.list_caches(cache_dir, name)
-  if not candidates:
-    return None
-  wanted = _make_identity(name, settings, vocabulary)
   stale = []
-  for path in candidates:
-    cache = token_cache.TokenCache(path)
-    found = cache.identity
+  # Most caches of a name have the same tasks; their sources are hashed once.
+  wanted_by_tasks: dict[tuple[str, ...], dict[str, Any]] = {}
+  for path in token_cache.list_caches(cache_dir, name):
+    found, tasks = token_cache.read_identity(path)
+    if tasks not in wanted_by_tasks:
+      wanted_by_tasks[tasks] = _make_identity(name, tasks, settings, vocabulary)
+    wanted = wanted_by_tasks[tasks]
     if wanted["sources"] is None:
       # The source files stayed on the machine that prepared; trust the cache
       # that everything else fits.
       found = {**found, "sources": None}
     if found == wanted:
       _log.info("Using the token cache %s", path)
-      return cache
+      return token_cache.TokenCache(path)
     stale.append((path, token_cache.describe_differences(found, wanted)))
+  if not stale:
+    return None
   path, differences = min(stale, key=lambda item: len(item[1]))
   _log.warning(
     "The token cache %s is stale for these settings (%s); a new one is needed.",
@@ -184,22 +189,26 @@ def _find(
   return None
 
 
-def _make_identity(name, settings, vocabulary) -> dict[str, Any]:
+def _make_identity(name, tasks, settings, vocabulary) -> dict[str, Any]:
   shaping = {
     field: value
     for field, value in dataclasses.asdict(settings).items()
     if field not in _NOT_IDENTITY
   }
   return token_cache.make_identity(
-    name, shaping, vocabulary.sha256, _source_files(name, settings)
+    name, shaping, vocabulary.sha256, _source_files(tasks, settings)
   )
 
 
-def _source_files(name, settings) -> list[pathlib.Path] | None:
-  """Files a task's examples are made from; None when they are not here."""
-  dataset, _ = task_kinds.split_task_name(name)
+def _source_files(tasks, settings) -> list[pathlib.Path] | None:
+  """Files the tasks' examples are made from; None when they are not here."""
+  names = {task_kinds.split_task_name(task)[0] for task in tasks}
   try:
-    return datasets.get_dataset_spec(dataset).source_files_fn(settings)
+    return [
+      file
+      for dataset in sorted(names)
+      for file in datasets.list_source_files(dataset, settings)
+    ]
   except UserError:
     return None
 

@@ -1,13 +1,16 @@
 """Reads gin files and bindings, and refuses what nobody reads.
 
-Layer 1; imports errors. Knows no setting by name. gin keeps what it parsed and
-what was read in two private dictionaries; both are touched here and nowhere
-else.
+Layer 1; imports errors. Of the settings it knows one by name, MODEL_CONFIG,
+which a file of its own must give. gin keeps what it parsed and what was read in
+two private dictionaries; both are touched here and nowhere else.
 """
 
+import contextlib
 import difflib
+import importlib.util  # noqa: F401  gin uses it without importing it
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 from distill_jax.errors import UserError
@@ -56,31 +59,23 @@ def parse(
     gin.add_config_file_search_path(path)
   for file in files:
     try:
-      gin.parse_config_file(file)
-    except OSError as error:
-      raise UserError(
-        f"There is no gin file {file!r} under {', '.join(search_paths)}, nor"
-        f" one that it includes: {error}"
-      ) from error
+      with _without_search_noise():
+        gin.parse_config_file(file)
     except Exception as error:
-      raise UserError(f"The gin file {file} cannot be read: {error}") from error
+      raise UserError(_explain_file(file, search_paths, error)) from error
   known = _macros()
   for binding in bindings:
     name = binding.partition("=")[0].strip()
     if re.fullmatch(r"\w+", name) and name not in known:
       close = difflib.get_close_matches(name, known, n=1)
-      meant = f" Did you mean {close[0]}?" if close else ""
-      raise UserError(
-        f"--gin.{name}: no gin file given knows {name}.{meant} They know:"
-        f" {', '.join(sorted(known)) or 'nothing'}."
-      )
+      hint = f"They know: {', '.join(sorted(known)) or 'nothing'}."
+      if close:
+        hint = f"Did you mean {close[0]}?"
+      raise UserError(f"--gin.{name}: no gin file given knows {name}. {hint}")
     try:
       gin.parse_config(binding)
     except Exception as error:
-      raise UserError(
-        f"--gin.{binding.replace(' = ', '=', 1)} cannot be read: {error}\n"
-        f"{_QUOTING}"
-      ) from error
+      raise UserError(_explain_binding(binding, error)) from error
 
 
 def set_default(macro: str, value: str) -> None:
@@ -104,16 +99,47 @@ def build(configurable):
     What it returns.
 
   Raises:
-    UserError: a required macro was not given, or a value does not fit.
+    UserError: a required macro was not given, a value does not fit, or nothing
+      reads it.
   """
+  raise_on_missing()
   try:
     built = gin.get_configurable(configurable)()
-  except UserError:
-    raise
   except Exception as error:
-    raise UserError(_explain(error)) from error
+    raise UserError(_explain_build(error)) from error
   raise_on_unread()
   return built
+
+
+def raise_on_missing() -> None:
+  """Refuses to go on without a macro that must be given.
+
+  Call before objects are built: to them, what is missing looks like a value.
+
+  Raises:
+    UserError: names all of them.
+  """
+  config = gin.config._CONFIG
+  missing = {
+    scope
+    for (scope, selector), parameters in config.items()
+    if selector == "gin.macro" and str(parameters["value"]) == "%gin.REQUIRED"
+  } | {
+    reference.scoped_selector.split("/")[0]
+    for reference in gin.config.iterate_references(config)
+    if reference.selector == "gin.macro" and reference.config_key not in config
+  }
+  hints = []
+  if "MODEL_CONFIG" in missing:
+    hints.append(
+      "No model was given. Put a model's gin file before the run's, e.g."
+      " --gin_file=gin/models/t5_1_1/tiny.gin."
+    )
+  if others := sorted(missing - {"MODEL_CONFIG"}):
+    arguments = " ".join(f"--gin.{name}=VALUE" for name in others)
+    hints.append(f"Missing: {arguments}. {_QUOTING}")
+  if hints:
+    raise UserError("\n".join(hints))
 
 
 def raise_on_unread() -> None:
@@ -157,20 +183,51 @@ def _macros() -> set[str]:
   }
 
 
-def _explain(error: Exception) -> str:
-  """Shortens gin's error to what the user can act on."""
-  text = str(error)
-  missing = re.search(
-    r"macro '(\w+)'|Required bindings for `(\w+)/macro`", text
+@contextlib.contextmanager
+def _without_search_noise() -> Iterator[None]:
+  """Silences gin's error for each folder that it searches in vain."""
+
+  def keep(record):
+    return record.module != "resource_reader"
+
+  logging.root.addFilter(keep)
+  try:
+    yield
+  finally:
+    logging.root.removeFilter(keep)
+
+
+def _explain_file(
+  file: str, search_paths: Sequence[str], error: Exception
+) -> str:
+  absent = re.match(r"Unable to open file: (.*?)\. Searched", str(error))
+  if absent is None:
+    return f"The gin file {file} cannot be read: {error}"
+  if absent[1] != file:
+    file = f"{absent[1]}, which {file} includes,"
+  folders = ", ".join(dict.fromkeys(search_paths))
+  return (
+    f"There is no gin file {file} in {folders}. Correct its path, or add the"
+    " folder it starts from with --gin_search_paths."
   )
-  unset = re.search(r"No value .*?for.*?macro[^\w]*(\w+)", text)
-  for match in (missing, unset):
-    if match:
-      name = next(group for group in match.groups() if group)
-      if name == "MODEL_CONFIG":
-        return (
-          "No model was given. Put a model's gin file before the run's, e.g."
-          " --gin_file=gin/models/t5_1_1/tiny.gin."
-        )
-      return f"{name} was not given. Add --gin.{name}=... {_QUOTING}"
-  return f"The settings do not fit: {text.strip()}"
+
+
+def _explain_binding(binding: str, error: Exception) -> str:
+  flag = f"--gin.{binding.replace(' = ', '=', 1)}"
+  if isinstance(error, SyntaxError):
+    return f"{flag}: the value is no Python literal. {_QUOTING}"
+  # Further lines repeat the binding.
+  message, _, _ = str(error).partition("\n")
+  return f"{flag}: {message}"
+
+
+def _explain_build(error: Exception) -> str:
+  """Takes out of gin's message the calls on the way and the addresses."""
+  message, _, calls = str(error).partition("\n  In call to configurable ")
+  if isinstance(error, UserError):
+    return message
+  name = re.match(r"'\w+'", calls)
+  owner = f" of {name[0]}" if name else ""
+  # Further lines list what gin would have passed.
+  message, _, _ = message.partition("\n")
+  return f"The settings{owner} do not fit: {message}"

@@ -2,19 +2,20 @@
 
 Owns the registry and what happens to records between source and task: the
 subsample, the validation split, rationales that contradict the gold label.
-Layer 2; imports records, splits, official and arithmetic. Knows no SeqIO task
-and, until gold rows of an NLI train set are asked for, no TensorFlow.
+Layer 2; imports records, splits, arithmetic, official and word_problems. Knows
+no SeqIO task and, until gold rows of an NLI train set must be fetched, no
+TensorFlow.
 """
 
 import collections
 import dataclasses
 import functools
+import inspect
 import operator
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from distill_jax.data import official, splits
+from distill_jax.data import official, splits, word_problems
 from distill_jax.data.arithmetic import equations_equal
 from distill_jax.data.records import Record, read_records
 from distill_jax.data.settings import DataSettings
@@ -47,7 +48,7 @@ class DatasetSpec:
 
   name: str
   load_fn: Callable[[str, DataSettings], list[Record]]
-  metric: Literal["exact_match", "equation"]
+  metric: str
   source_files_fn: Callable[[DataSettings], list[pathlib.Path]]
   label_set: tuple[str, ...] | None = None
   splits: tuple[str, ...] = SPLITS
@@ -107,7 +108,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
 def jsonl_dataset(
   name: str,
   path_pattern: str,
-  metric: Literal["exact_match", "equation"],
+  metric: str,
   label_set: tuple[str, ...] | None = None,
 ) -> DatasetSpec:
   """Makes a data set of records files, one for each split.
@@ -284,6 +285,7 @@ def _load_official(
 def _load_nli(name: str, split: str, settings: DataSettings) -> list[Record]:
   if split != "train" or official.has_rows(settings.data_dir, name, split):
     return _load_official(name, split, settings)
+  # The TensorFlow island, entered only where nothing else will do.
   from distill_jax.data import seqio_nli_gold
 
   outputs = official.read_teacher_outputs(settings.data_dir, name, split)
@@ -294,15 +296,19 @@ def _load_nli(name: str, split: str, settings: DataSettings) -> list[Record]:
 
 
 def _load_word_problems(split: str, settings: DataSettings) -> list[Record]:
-  from distill_jax.data import word_problems
-
+  known = list(inspect.signature(word_problems.make_records).parameters)[1:]
+  for setting in settings.word_problems:
+    if setting not in known:
+      raise UserError(
+        f"word_problems has no setting {setting!r}, only {', '.join(known)}."
+      )
   return word_problems.make_records(split, **settings.word_problems)
 
 
 def _register_official(
   name: str,
   load_fn: Callable[[str, str, DataSettings], list[Record]],
-  metric: Literal["exact_match", "equation"],
+  metric: str,
   **properties,
 ) -> None:
   register_dataset(

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from distill_jax.data.records import Record, read_json_lines
 from distill_jax.errors import UserError
@@ -96,8 +96,8 @@ def _format_cqa(fields: _Fields) -> Row:
     raise fields.make_error("answer", "is none of the choices")
   lines = [fields.get_text("question"), "Answer Choices:"]
   lines += [
-    f"({letter}) {choice}"
-    for letter, choice in zip("abcdefghij", choices, strict=False)
+    f"({chr(ord('a') + index)}) {choice}"
+    for index, choice in enumerate(choices)
   ]
   meta = {"source_id": fields.get_text("id"), "choices": choices}
   return Row("\n".join(lines), label, meta)
@@ -159,7 +159,7 @@ def read_split(
   data_dir: str | os.PathLike | None,
   dataset: str,
   split: str,
-  teacher_parse: Literal["strict", "tolerant"],
+  teacher_parse: str,
 ) -> list[Record]:
   """Reads one split as released, in its order.
 
@@ -167,7 +167,7 @@ def read_split(
     data_dir: the folder that holds one folder for each data set.
     dataset: "svamp", "cqa", "anli1", "esnli" or "asdiv".
     split: "train", "validation" or "test".
-    teacher_parse: how the teacher's outputs are read.
+    teacher_parse: how the teacher's outputs are read, "strict" or "tolerant".
 
   Returns:
     The records. Where the release has no outputs for the split, rationale,
@@ -222,7 +222,7 @@ def combine(
   split: str,
   rows: Sequence[Row],
   outputs: Sequence[str],
-  teacher_parse: Literal["strict", "tolerant"],
+  teacher_parse: str,
 ) -> list[Record]:
   """Pairs gold rows with the teacher's outputs, by position.
 
@@ -231,7 +231,7 @@ def combine(
     split: likewise; rows and outputs are of this split.
     rows: the gold examples.
     outputs: one for each row, or none at all.
-    teacher_parse: how the outputs are read.
+    teacher_parse: likewise.
 
   Returns:
     The records, with ids such as "cqa-train-0".

@@ -1,8 +1,9 @@
 """SeqIO tasks -> what the token cache stores.
 
 The TensorFlow side of the data boundary; imports data.datasets, data.settings,
-data.task_kinds, data.token_cache. Any SeqIO task with `inputs` and `targets`
-will do; of those that `tasks/` registers it also knows kind and metric.
+data.task_kinds, data.token_cache, data.vocab. Any SeqIO task with `inputs` and
+`targets` will do; of those that `tasks/` registers it also knows kind and
+metric.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 import seqio
 import tqdm
 
-from distill_jax.data import datasets, seqio_preprocessors, task_kinds
+from distill_jax.data import datasets, seqio_preprocessors, task_kinds, vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.data.token_cache import Example, TaskInfo, suggest
 from distill_jax.errors import UserError
@@ -30,7 +31,8 @@ def describe_tasks(name: str, settings: DataSettings) -> dict[str, TaskInfo]:
     Task name -> its description, split sizes still unknown.
 
   Raises:
-    UserError: no such task or mixture; or it is not inputs -> targets.
+    UserError: no such task or mixture; it is not inputs -> targets; or it has
+      another vocabulary than the settings.
   """
   known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
   if name not in known:
@@ -43,6 +45,10 @@ def describe_tasks(name: str, settings: DataSettings) -> dict[str, TaskInfo]:
     raise UserError(
       f"{name} has the features {sorted(provider.output_features)}; an"
       " encoder-decoder needs 'inputs' and 'targets'."
+    )
+  for feature in ("inputs", "targets"):
+    _check_vocabulary(
+      name, provider.output_features[feature].vocabulary, settings
     )
   if isinstance(provider, seqio.Task):
     return {name: _describe(name, 1.0, settings)}
@@ -80,6 +86,22 @@ def tokenize(
       )
       for index, row in enumerate(rows):
         yield name, split, _to_example(row, f"{split}-{index}")
+
+
+def _check_vocabulary(
+  name: str, theirs: seqio.Vocabulary, settings: DataSettings
+) -> None:
+  """Refuses tokens that the vocabulary beside them would not decode."""
+  ours = vocab.load_vocabulary(settings.vocab_path)
+  ids = list(range(ours.unk_id + 1, ours.size))
+  text = theirs.decode(ids)
+  # A vocabulary that passes ids through has no text to compare.
+  if isinstance(text, str) and text != ours.decode(ids):
+    raise UserError(
+      f"{name} is tokenized by a vocabulary of its own, {theirs}, and not by"
+      f" VOCAB_PATH, which is {settings.vocab_path!r}. Bind VOCAB_PATH to the"
+      " same vocabulary."
+    )
 
 
 def _to_example(row: Mapping[str, np.ndarray], default_id: str) -> Example:

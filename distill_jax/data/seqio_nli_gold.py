@@ -21,6 +21,7 @@ not notice a few rows out of place.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 
@@ -123,20 +124,17 @@ def _read_source(source: _Source, split: str):
   import tensorflow_datasets as tfds
 
   # The class, because `tfds.builder` may return a reader of prepared records.
-  builder = tfds.builder_cls(source.name)(config=source.config)
+  # Any, because TFDS declares what every builder defines on no common class.
+  builder: Any = tfds.builder_cls(source.name)(config=source.config)
   download_manager = tfds.download.DownloadManager(
     download_dir=builder.data_dir_root / "downloads",
     extract_dir=builder.data_dir_root / "downloads" / "extracted",
     url_infos=builder.url_infos,
     dataset_name=builder.name,
   )
-  # The two methods are what every TFDS builder must define.
   generators = {
     str(generator.name): generator
     for generator in builder._split_generators(download_manager)
   }
   examples = builder._generate_examples(**generators[split].gen_kwargs)
-  return (
-    builder.info.features["label"],
-    [example for _, example in examples],
-  )
+  return builder.info.features["label"], [example for _, example in examples]

@@ -13,6 +13,9 @@ import tensorflow as tf
 from distill_jax.data import datasets, vocab
 from distill_jax.data import settings as settings_lib
 
+# TensorFlow would take all memory of a GPU that training needs.
+tf.config.set_visible_devices([], "GPU")
+
 _TEXT_FIELDS = ("id", "input", "label", "rationale")
 
 

@@ -65,13 +65,14 @@ def extract_label(text: str) -> str:
     text: "<rationale> answer: <label>" or "<label> rationale: <rationale>".
 
   Returns:
-    The label; all of `text` where neither marker stands.
+    The label; all of `text` where neither marker stands. The marker that comes
+    first tells the order, since a rationale may hold the other one.
   """
   answer = _ANSWER_MARKER.strip()
-  rationale = _RATIONALE_MARKER.strip()
-  if answer in text:
-    return text.rpartition(answer)[2].strip()
-  return text.partition(rationale)[0].strip()
+  before, marker, _ = text.partition(_RATIONALE_MARKER.strip())
+  if marker and answer not in before:
+    return before.strip()
+  return text.rpartition(answer)[2].strip()
 
 
 def split_task_name(name: str) -> tuple[str, str | None]:

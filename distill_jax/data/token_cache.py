@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -117,8 +117,8 @@ def make_identity(
     source_files: files the examples are made from; None: not on this machine.
 
   Returns:
-    A JSON object; `fingerprint` hashes it. Folders of the source files are
-    left out: a cache may move between machines.
+    A JSON object; `fingerprint` hashes it. Source files go by their path below
+    the folder they share: data may move between machines.
   """
   return {
     "format": FORMAT,
@@ -126,11 +126,17 @@ def make_identity(
     "name": name,
     "settings": json.loads(json.dumps(settings)),
     "vocabulary_sha256": vocabulary_sha256,
-    "sources": (
-      None
-      if source_files is None
-      else {path.name: hash_file(path) for path in source_files}
-    ),
+    "sources": None if source_files is None else _hash_sources(source_files),
+  }
+
+
+def _hash_sources(files: Sequence[pathlib.Path]) -> dict[str, str]:
+  if not files:
+    return {}
+  shared_folder = os.path.commonpath([file.parent for file in files])
+  return {
+    file.relative_to(shared_folder).as_posix(): hash_file(file)
+    for file in files
   }
 
 
@@ -168,15 +174,14 @@ def write_cache(
     overwrite: replace a folder of that name.
 
   Raises:
-    UserError: the folder exists and `overwrite` is not set, or a split is
-      empty.
+    UserError: the folder exists and `overwrite` is not set, or a task has no
+      examples.
   """
   if path.exists() and not overwrite:
     raise UserError(f"{path} exists. Add --overwrite to build it again.")
-  path.parent.mkdir(parents=True, exist_ok=True)
-  building = pathlib.Path(
-    tempfile.mkdtemp(prefix=".building-", dir=path.parent)
-  )
+  # Not tempfile's, which nobody but its maker may read: caches are shared.
+  building = path.with_name(f".building-{uuid.uuid4().hex}")
+  building.mkdir(parents=True)
   try:
     counts: dict[str, dict[str, int]] = {task: {} for task in tasks}
     writer, writing = None, None
@@ -242,24 +247,12 @@ class TokenCache:
         other bytes than were written.
     """
     self.path = pathlib.Path(path)
-    try:
-      manifest = json.loads((self.path / _MANIFEST).read_text())
-      self.identity = manifest["identity"]
-      self.tasks = {
-        name: TaskInfo(
-          **{
-            **info,
-            "label_set": info["label_set"] and tuple(info["label_set"]),
-          }
-        )
-        for name, info in manifest["tasks"].items()
-      }
-      files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    self.identity, self.tasks, files = _read_manifest(self.path)
+    if self.identity["format"] != FORMAT:
       raise UserError(
-        f"{self.path} is not a readable token cache ({error}). Build it again"
-        " with --run_mode=prepare --overwrite."
-      ) from error
+        f"{self.path} has format {self.identity['format']}; this version reads"
+        f" {FORMAT}. Build it again with --run_mode=prepare."
+      )
     for name, expected in files.items():
       self._verify(name, expected)
 
@@ -318,6 +311,40 @@ class _Split(Sequence[Example]):
 
   def __repr__(self) -> str:
     return repr(self._source)
+
+
+def _read_manifest(path: pathlib.Path):
+  """Returns identity, tasks and files of a cache."""
+  try:
+    manifest = json.loads((path / _MANIFEST).read_text())
+    tasks = {
+      name: TaskInfo(
+        **{**info, "label_set": info["label_set"] and tuple(info["label_set"])}
+      )
+      for name, info in manifest["tasks"].items()
+    }
+    return manifest["identity"], tasks, manifest["files"]
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise UserError(
+      f"{path} is not a readable token cache ({error}). Build it again with"
+      " --run_mode=prepare --overwrite."
+    ) from error
+
+
+def read_identity(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """Reads what a cache was made from, without verifying its files.
+
+  Args:
+    path: the folder.
+
+  Returns:
+    Its identity and the names of its tasks.
+
+  Raises:
+    UserError: no manifest, or a broken one.
+  """
+  identity, tasks, _ = _read_manifest(path)
+  return identity, tuple(tasks)
 
 
 def list_caches(cache_dir: str | os.PathLike, name: str) -> list[pathlib.Path]:

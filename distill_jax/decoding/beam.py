@@ -19,9 +19,6 @@ from distill_jax.decoding.cache import (
 )
 from distill_jax.errors import UserError
 
-# The score of no sequence at all: below every real one, and finite.
-_NO_SCORE = -1e7
-
 
 class _Beams(NamedTuple):
   """Sequences of each row, best first."""
@@ -49,9 +46,11 @@ def beam_decode(
   A finished sequence scores its log-likelihood over ((5 + length) / 6) **
   length_penalty, the end token counted; rows that finish none report their
   live sequences by bare log-likelihood. The search stops once no live sequence
-  of any row can still beat that row's worst finished one. With
-  `length_penalty` 0 one beam is greedy decoding; above 0 it may go on past the
-  greedy end to a longer sequence of a better score.
+  of any row can still beat that row's worst finished one.
+
+  One beam is not quite greedy decoding: it looks at two candidates a step, so
+  it notes an end that comes second too, and goes on past one that comes first;
+  of all it noted it returns the best-scored.
 
   Args:
     step_fn: scores the next token, as `cache.start_decoding` returns it.
@@ -66,14 +65,15 @@ def beam_decode(
   Returns:
     Tokens [batch_size, num_beams, max_decode_length] int32, `pad_id` behind the
     end token, and scores [batch_size, num_beams] float32, best first (T5X:
-    worst first). A row that finished fewer than `num_beams` has padding and the
-    score -1e7 in the places left over.
+    worst first). A row that finished some, but fewer than `num_beams`, has
+    padding and the score -inf in the places left over.
 
   Raises:
     UserError: a setting is out of its range.
 
   Source: Wu et al. 2016 (arXiv:1609.08144) section 7 for the penalty; T5X
-  `decoding.py`, `beam_search`, for everything else.
+  `decoding.py`, `beam_search`, for everything else, but that it writes -1e7
+  for -inf.
   """
   if num_beams < 1:
     raise UserError(f"num_beams is {num_beams}; it must be at least 1.")
@@ -110,7 +110,7 @@ def beam_decode(
     has_ended = chosen == eos_id
 
     ended_scores = jnp.where(
-      has_ended, candidates / penalty(step + 1), _NO_SCORE
+      has_ended, candidates / penalty(step + 1), -jnp.inf
     )
     finished, _ = _keep_best(
       jnp.concatenate([finished.tokens, tokens], axis=1),
@@ -120,7 +120,7 @@ def beam_decode(
     # At most one extension of each beam ends, so of twice as many candidates
     # as beams enough live on.
     live, kept = _keep_best(
-      tokens, jnp.where(has_ended, _NO_SCORE, candidates), num_beams
+      tokens, jnp.where(has_ended, -jnp.inf, candidates), num_beams
     )
     rows = jnp.take_along_axis(parents, kept, axis=1)
     rows += num_beams * jnp.arange(batch_size)[:, None]
@@ -129,7 +129,7 @@ def beam_decode(
   tokens = jnp.full(
     (batch_size, num_beams, max_decode_length), pad_id, jnp.int32
   )
-  no_scores = jnp.full((batch_size, num_beams), _NO_SCORE, jnp.float32)
+  no_scores = jnp.full((batch_size, num_beams), -jnp.inf, jnp.float32)
   # All beams are equal at first: only one may be extended.
   start = (
     jnp.zeros((), jnp.int32),
@@ -138,7 +138,7 @@ def beam_decode(
     repeat_rows(cache, num_beams),
   )
   _, live, finished, _ = lax.while_loop(is_running, advance, start)
-  has_finished = finished.scores[:, :1] > _NO_SCORE
+  has_finished = finished.scores[:, :1] > -jnp.inf
   return (
     jnp.where(has_finished[:, :, None], finished.tokens, live.tokens),
     jnp.where(has_finished, finished.scores, live.scores),

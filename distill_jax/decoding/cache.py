@@ -4,12 +4,14 @@ Layer 2; imports the model. The strategies beside it see a step function and a
 cache, never the model or its parameters.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from distill_jax.model.decoder import DecodeCache
 from distill_jax.model.t5 import T5
@@ -17,8 +19,8 @@ from distill_jax.model.t5 import T5
 # (tokens [batch] int32, step int32, cache) -> (logits [batch, vocab] float32
 # of the token at index `step`, cache). `tokens` are those chosen last.
 StepFn = Callable[
-  [Int[Array, "batch"], Int[Array, ""], DecodeCache],
-  tuple[Float[Array, "batch vocab"], DecodeCache],
+  [Int[Array, "batch"], Int[Array, ""], PyTree],
+  tuple[Float[Array, "batch vocab"], PyTree],
 ]
 
 
@@ -42,26 +44,17 @@ def start_decoding(
   Returns:
     The step function and the cache for `batch` rows.
   """
-  variables = {"params": params}
-  encoded = model.apply(
-    variables,
-    encoder_input_tokens,
-    encoder_segment_ids,
-    enable_dropout=False,
-    method=T5.encode,
-  )
-  cache = model.apply(
-    variables,
-    encoded,
-    encoder_segment_ids,
-    max_decode_length,
-    method=T5.start_decoding,
-  )
 
-  def step_fn(tokens, step, cache):
-    return model.apply(variables, tokens, step, cache, method=T5.decode_step)
+  def run(method, *args, **kwargs) -> Any:
+    return model.apply({"params": params}, *args, method=method, **kwargs)
 
-  return step_fn, cache
+  encoded = run(
+    T5.encode, encoder_input_tokens, encoder_segment_ids, enable_dropout=False
+  )
+  cache = run(
+    T5.start_decoding, encoded, encoder_segment_ids, max_decode_length
+  )
+  return functools.partial(run, T5.decode_step), cache
 
 
 def repeat_rows(cache: DecodeCache, num_copies: int) -> DecodeCache:
@@ -90,6 +83,7 @@ def reorder_rows(cache: DecodeCache, rows: Int[Array, "batch"]) -> DecodeCache:
   Returns:
     A cache of the same shape.
   """
-  return cache.replace(
-    self_attention=jax.tree.map(lambda leaf: leaf[rows], cache.self_attention)
+  return dataclasses.replace(
+    cache,
+    self_attention=jax.tree.map(lambda leaf: leaf[rows], cache.self_attention),
   )

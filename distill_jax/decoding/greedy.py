@@ -4,15 +4,15 @@ Layer 2; imports the decoding loop.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
-from distill_jax.decoding.cache import DecodeCache, StepFn
+from distill_jax.decoding.cache import StepFn
 from distill_jax.decoding.loop import decode_tokens
 
 
 def greedy_decode(
   step_fn: StepFn,
-  cache: DecodeCache,
+  cache: PyTree,
   *,
   batch_size: int,
   max_decode_length: int,

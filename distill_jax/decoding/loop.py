@@ -1,6 +1,6 @@
 """One token after another until every row has ended.
 
-Layer 2; imports the decoding cache's types only. How a token is chosen is an
+Layer 2; imports the step function's type only. How a token is chosen is an
 argument; search over several continuations is `beam`.
 """
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from distill_jax.decoding.cache import DecodeCache, StepFn
+from distill_jax.decoding.cache import StepFn
 
 # (logits [batch, vocab] float32, step int32) -> tokens [batch] int32.
 ChooseFn = Callable[
@@ -20,7 +20,7 @@ ChooseFn = Callable[
 
 def decode_tokens(
   step_fn: StepFn,
-  cache: DecodeCache,
+  cache: PyTree,
   choose_fn: ChooseFn,
   *,
   batch_size: int,

@@ -6,16 +6,16 @@ Layer 2; imports the decoding loop.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from distill_jax.decoding.cache import DecodeCache, StepFn
+from distill_jax.decoding.cache import StepFn
 from distill_jax.decoding.loop import decode_tokens
 from distill_jax.errors import UserError
 
 
 def sample_decode(
   step_fn: StepFn,
-  cache: DecodeCache,
+  cache: PyTree,
   *,
   rng: Key[Array, ""],
   batch_size: int,

@@ -5,7 +5,7 @@ it, gin fills it. Named sizes are gin files, `gin/models/<family>/<size>.gin`.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
 
 from distill_jax.errors import UserError
 
@@ -38,7 +38,7 @@ class T5Config:
     num_decoder_layers: layers of the decoder.
     mlp_activations: one name for T5 1.0, ("relu",); several make a gated MLP,
       the product of so many projections, ("gelu", "linear") in T5 1.1. "gelu"
-      is the tanh approximation.
+      is the tanh approximation. Kept as a tuple.
     tie_embeddings: logits from the transposed embedding, divided by
       sqrt(embed_dim), as T5 1.0 has it; otherwise from their own kernel.
     dropout_rate: probability of dropping, in [0, 1).
@@ -46,7 +46,7 @@ class T5Config:
       because the encoder halves them between its two directions.
     relative_attention_max_distance: from here on all tokens share a bucket.
     layer_norm_epsilon: added to the mean square before its root.
-    dtype: dtype of the activations.
+    dtype: of the activations, "float32" or "bfloat16".
     pad_id: token id of padding, and the first input of the decoder.
     eos_id: token id that ends a sequence.
 
@@ -61,13 +61,13 @@ class T5Config:
   mlp_dim: int
   num_encoder_layers: int
   num_decoder_layers: int
-  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  mlp_activations: Sequence[str] = ("gelu", "linear")
   tie_embeddings: bool = False
   dropout_rate: float = 0.1
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   layer_norm_epsilon: float = 1e-6
-  dtype: Literal["float32", "bfloat16"] = "float32"
+  dtype: str = "float32"
   pad_id: int = 0
   eos_id: int = 1
 

@@ -4,6 +4,8 @@ Layer 1; imports the model's own layers. Both ways run the same branches of
 the same layers; they differ in where keys and values come from.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
@@ -236,7 +238,9 @@ class Decoder(nn.Module):
       )
       written.append(cached)
     logits = self._compute_logits(self.decoder_norm(x))
-    return logits[:, 0], cache.replace(self_attention=tuple(written))
+    return logits[:, 0], dataclasses.replace(
+      cache, self_attention=tuple(written)
+    )
 
   def _compute_logits(
     self, x: Float[Array, "batch length embed"]

@@ -1,6 +1,6 @@
 """Token ids to vectors and, where tied, vectors to logits.
 
-Layer 1; imports the model's config only.
+Layer 1; imports the model's config and parameter.
 """
 
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from distill_jax.model.config import T5Config
+from distill_jax.model.parameter import make_parameter
 
 
 class Embedding(nn.Module):
@@ -16,13 +17,12 @@ class Embedding(nn.Module):
   config: T5Config
 
   def setup(self):
-    self.embedding = self.param(
+    self.embedding = make_parameter(
+      self,
       "embedding",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(stddev=1.0), ("vocab", "embed")
-      ),
+      nn.initializers.normal(stddev=1.0),
       (self.config.vocab_size, self.config.embed_dim),
-      jnp.float32,
+      ("vocab", "embed"),
     )
 
   def __call__(

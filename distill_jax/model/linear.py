@@ -1,11 +1,13 @@
 """A matrix product without bias, the only kind T5 has.
 
-Layer 1; imports nothing of the project.
+Layer 1; imports the model's parameter.
 """
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from distill_jax.model.parameter import make_parameter
 
 # T5X draws attention kernels from the plain normal distribution and every
 # other kernel from the truncated one.
@@ -31,11 +33,12 @@ class Linear(nn.Module):
   kernel_init: nn.initializers.Initializer = truncated_init
 
   def setup(self):
-    self.kernel = self.param(
+    self.kernel = make_parameter(
+      self,
       "kernel",
-      nn.with_logical_partitioning(self.kernel_init, self.axis_names),
+      self.kernel_init,
       (self.in_dim, self.out_dim),
-      jnp.float32,
+      self.axis_names,
     )
 
   def __call__(

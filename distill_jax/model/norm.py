@@ -1,6 +1,6 @@
 """T5's layer norm: a scale, no mean, no bias.
 
-Layer 1; imports the model's config only.
+Layer 1; imports the model's config and parameter.
 """
 
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from distill_jax.model.config import T5Config
+from distill_jax.model.parameter import make_parameter
 
 
 class RMSNorm(nn.Module):
@@ -21,11 +22,12 @@ class RMSNorm(nn.Module):
   config: T5Config
 
   def setup(self):
-    self.scale = self.param(
+    self.scale = make_parameter(
+      self,
       "scale",
-      nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+      nn.initializers.ones,
       (self.config.embed_dim,),
-      jnp.float32,
+      ("embed",),
     )
 
   def __call__(

@@ -1,6 +1,6 @@
 """T5's positions: a learned number for each head and bucket of distances.
 
-Layer 1; imports the model's config only. A distance is key index minus query
+Layer 1; imports the model's config and parameter. A distance is key index minus query
 index inside a row. Packed segments are contiguous, so between two tokens of
 one segment it equals the difference of their positions in that segment; the
 model therefore reads no positions.
@@ -12,6 +12,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from distill_jax.model.config import T5Config
+from distill_jax.model.parameter import make_parameter
 
 
 class RelativeBias(nn.Module):
@@ -27,14 +28,12 @@ class RelativeBias(nn.Module):
   is_bidirectional: bool
 
   def setup(self):
-    self.rel_embedding = self.param(
+    self.rel_embedding = make_parameter(
+      self,
       "rel_embedding",
-      nn.with_logical_partitioning(
-        nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-        ("heads", "relpos_buckets"),
-      ),
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
       (self.config.num_heads, self.config.relative_attention_num_buckets),
-      jnp.float32,
+      ("heads", "relpos_buckets"),
     )
 
   def __call__(

@@ -49,13 +49,21 @@ def inverse_square_root(
 
   Args:
     learning_rate: the rate until `warmup_steps`.
-    warmup_steps: where the decay begins.
+    warmup_steps: where the decay begins, at least 1.
+
+  Raises:
+    UserError: a negative rate, or no warm-up.
   """
   _check(learning_rate)
+  if warmup_steps < 1:
+    raise UserError(
+      f"WARMUP_STEPS is {warmup_steps}; this schedule needs 1 or more."
+    )
 
   def schedule(step):
-    decay = optax.safe_increment(step) / warmup_steps
-    return learning_rate * jnp.minimum(1.0, decay**-0.5)
+    return learning_rate * jnp.sqrt(
+      warmup_steps / jnp.maximum(step, warmup_steps)
+    )
 
   return schedule
 

@@ -36,6 +36,11 @@ def make_mesh(
       f"MESH names unknown axes {sorted(unknown)}; there are"
       f" {', '.join(axes.MESH_AXES)}. For example {example}."
     )
+  if not all(isinstance(size, int) for size in sizes.values()):
+    raise UserError(
+      f"MESH is {dict(axis_sizes)}; sizes are whole numbers. For example"
+      f" {example}."
+    )
   rest = [name for name, size in sizes.items() if size == -1]
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if len(rest) == 1 and fixed > 0 and len(devices) % fixed == 0:

@@ -124,13 +124,14 @@ def shard_optimizer_state(
 def _state_spec(fields, state_shape, param_shape, param_spec):
   if state_shape == param_shape:
     return param_spec
-  if len(state_shape) == len(param_shape) - 1:
+  if len(param_shape) > 1:
     # optax sums the row statistics over the largest dimension and the column
     # statistics over the second largest (`scale_by_factored_rms`).
     second, largest = np.argsort(param_shape)[-2:]
     dropped = largest if "v_row" in fields else second
-    kept = [entry for i, entry in enumerate(param_spec) if i != dropped]
-    return PartitionSpec(*kept)
+    # Slots that Adafactor does not use for this parameter have shape (1,).
+    if state_shape == (*param_shape[:dropped], *param_shape[dropped + 1 :]):
+      return PartitionSpec(*param_spec[:dropped], *param_spec[dropped + 1 :])
   return PartitionSpec()
 
 

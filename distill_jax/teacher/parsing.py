@@ -73,7 +73,7 @@ FORMATS = {
 def parse_output(
   text: str,
   dataset: str,
-  mode: Literal["strict", "tolerant"],
+  mode: str,
   choices: Sequence[str] | None = None,
 ) -> ParsedOutput:
   """Reads one output of a data set's teacher.
@@ -154,13 +154,15 @@ def _read_equation(
 def _read_closed_set(
   answer: str, labels: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the first word where it begins exactly one label."""
+  """Takes the first word where it is a label or begins exactly one."""
   word = (answer.split() or [""])[0].strip(".,;:!?*\"'()").lower()
-  candidates = [label for label in labels if label.startswith(word)]
-  if len(candidates) == 1 and len(word) >= _MIN_PREFIX_CHARACTERS:
-    return candidates[0], "ok"
-  is_beginning = bool(candidates) and is_cut
-  return None, "truncated" if is_beginning else "outside_label_set"
+  for label in labels:
+    if label.lower() == word:
+      return label, "ok"
+  begun = [label for label in labels if label.lower().startswith(word)]
+  if len(begun) == 1 and len(word) >= _MIN_PREFIX_CHARACTERS:
+    return begun[0], "ok"
+  return None, "truncated" if begun and is_cut else "outside_label_set"
 
 
 _READERS: dict[

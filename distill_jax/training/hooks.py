@@ -1,8 +1,9 @@
 """What happens between steps: logging, evaluation, checkpoints.
 
-Layer 4; imports training.metric_files, training.progress. Each hook is given
-callables and knows neither gin nor a file format. Order matters: evaluation
-comes before the checkpoint that stores its metrics.
+Layer 3; imports checkpoint.manager, data.pipeline, training.metric_files and
+training.progress. Each hook is given callables and knows neither gin nor a file
+format. Order matters: evaluation comes before the checkpoint that stores its
+metrics.
 """
 
 import math
@@ -73,12 +74,7 @@ class LogHook:
     shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
              "tokens_per_second")  # fmt: skip
     self._progress.update(step, {name: values[name] for name in shown})
-    if not math.isfinite(values["loss"]):
-      raise UserError(
-        f"The loss is {values['loss']} at step {step}. A lower LEARNING_RATE,"
-        " gradient clipping or float32 activations usually mend that; the"
-        " checkpoints so far are intact."
-      )
+    _raise_if_not_finite(values["loss"], step)
     self._forget()
 
   def close(self) -> None:
@@ -152,9 +148,11 @@ class CheckpointHook:
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `loop.Hook`."""
-    del batch, metrics
+    del batch
     if step % self._period and step != self._train_steps:
       return
+    # Not every step is logged; a broken state must not displace a good one.
+    _raise_if_not_finite(float(metrics["loss"]), step)
     latest = self._evaluation.latest if self._evaluation else None
     self._checkpoints.save(
       step,
@@ -166,3 +164,12 @@ class CheckpointHook:
   def close(self) -> None:
     """See `loop.Hook`."""
     self._checkpoints.wait()
+
+
+def _raise_if_not_finite(loss: float, step: int) -> None:
+  if not math.isfinite(loss):
+    raise UserError(
+      f"The loss is {loss} at step {step}. A lower LEARNING_RATE, gradient"
+      " clipping or float32 activations usually mend that; the checkpoints so"
+      " far are intact."
+    )

@@ -4,6 +4,7 @@ Layer 3; imports nothing of ours but types. Logging, evaluation, checkpoints
 and stopping are hooks (`training.hooks`); the loop knows none of them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -50,20 +51,20 @@ def run_loop(
     batches: endless.
     step_fn: (state, device batch) -> (state, metrics).
     put_fn: puts a numpy batch on the devices.
-    hooks: called in order after each step, closed in reverse order.
+    hooks: called in order after each step; closed in reverse order, each of
+      them whatever else fails.
     start_step: updates made so far.
     train_steps: updates in all.
 
   Returns:
     The last state.
   """
-  try:
+  with contextlib.ExitStack() as stack:
+    for hook in hooks:
+      stack.callback(hook.close)
     for step in range(start_step + 1, train_steps + 1):
       batch = next(batches)
       state, metrics = step_fn(state, put_fn(batch))
       for hook in hooks:
         hook.after_step(step, state, batch, metrics)
-  finally:
-    for hook in reversed(hooks):
-      hook.close()
   return state

@@ -31,7 +31,7 @@ class MetricFiles:
     _move_later_lines(folder, start_step)
     self._file = open(folder / _METRICS, "a", encoding="utf-8")
     self._events = tensorboardX.SummaryWriter(
-      str(folder), purge_step=start_step + 1 if start_step else None
+      str(folder), purge_step=start_step + 1
     )
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:

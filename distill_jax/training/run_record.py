@@ -124,11 +124,7 @@ def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
   Raises:
     UserError: names what differs.
   """
-  differences = [
-    f"{key}: {found.identity.get(key)} before, {wanted.identity.get(key)} now"
-    for key in sorted(found.identity.keys() | wanted.identity.keys())
-    if found.identity.get(key) != wanted.identity.get(key)
-  ]
+  differences = _describe_differences("", found.identity, wanted.identity)
   if differences:
     shown = "\n  ".join(differences)
     raise UserError(
@@ -136,6 +132,18 @@ def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
       " MODEL_DIR, the settings it was started with (its config.gin), or"
       " --overwrite to replace it."
     )
+
+
+def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:
+  """One line a leaf in which two JSON values differ."""
+  if not (isinstance(found, dict) and isinstance(wanted, dict)):
+    same = found == wanted
+    return [] if same else [f"{name}: {found} before, {wanted} now"]
+  lines = []
+  for key in sorted(found.keys() | wanted.keys()):
+    path = f"{name}.{key}" if name else key
+    lines += _describe_differences(path, found.get(key), wanted.get(key))
+  return lines
 
 
 def describe_environment() -> dict[str, Any]:

@@ -20,8 +20,7 @@ from distill_jax.partitioning import sharding
 PyTree = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that a train step reads and writes.
 
   Attributes:
@@ -30,7 +29,7 @@ class TrainState:
     opt_state: the optimizer's state.
   """
 
-  step: Int[Array, ""]
+  step: Int[Array, ""] | Any
   params: PyTree
   opt_state: PyTree
 

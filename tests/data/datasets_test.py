@@ -149,6 +149,9 @@ def test_mistakes_are_named():
     datasets.load_records("asdiv", "test", _SETTINGS)
   with pytest.raises(UserError, match="no 'dev' split"):
     datasets.load_records("svamp", "dev", _SETTINGS)
+  settings = DataSettings(word_problems={"sed": 1})
+  with pytest.raises(UserError, match="no setting 'sed', only seed, num_train"):
+    datasets.load_records("word_problems", "train", settings)
   with pytest.raises(UserError, match="Another data set 'mine' is registered"):
     _register(_TEN)
   with pytest.raises(UserError, match="it must hold {split}"):

@@ -54,5 +54,5 @@ def test_empty_parts_are_refused():
     subsample_indices(800, 0.001, seed=0)
   with pytest.raises(ValueError, match="validation_fraction is 1.5"):
     train_validation_split(10, 1.5, seed=0)
-  with pytest.raises(ValueError, match="fraction is 0"):
-    subsample_indices(10, 0, seed=0)
+  with pytest.raises(ValueError, match="fraction is 0.0"):
+    subsample_indices(10, 0.0, seed=0)

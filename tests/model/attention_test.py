@@ -9,12 +9,9 @@ from distill_jax.model.attention import Attention
 
 @pytest.fixture
 def inputs():
-  rng = np.random.default_rng(0)
-  return (
-    rng.normal(size=(2, 3, 12)).astype(np.float32),
-    rng.normal(size=(2, 5, 12)).astype(np.float32),
-    rng.normal(size=(2, 2, 3, 5)).astype(np.float32),
-  )
+  shapes = ((2, 3, 12), (2, 5, 12), (2, 2, 3, 5))
+  rngs = jax.random.split(jax.random.key(1), 3)
+  return tuple(map(jax.random.normal, rngs, shapes))
 
 
 def _attend(module, x, memory, bias):
@@ -29,7 +26,7 @@ def _init(config, *inputs):
 
 
 def test_equals_a_loop_over_rows_heads_and_queries(config, inputs):
-  x, memory, bias = inputs
+  x, memory, bias = (np.asarray(array, np.float64) for array in inputs)
   module, variables = _init(config, *inputs)
   kernels = {
     name: np.asarray(leaf["kernel"], np.float64)
@@ -53,10 +50,8 @@ def test_equals_a_loop_over_rows_heads_and_queries(config, inputs):
 def test_a_masked_key_has_no_influence(config, inputs):
   x, memory, bias = inputs
   module, variables = _init(config, *inputs)
-  bias = bias.copy()
-  bias[..., 2] = -1e10
-  changed = memory.copy()
-  changed[:, 2] += 100.0
+  bias = bias.at[..., 2].set(-1e10)
+  changed = memory.at[:, 2].add(100.0)
   np.testing.assert_array_equal(
     module.apply(variables, x, memory, bias, method=_attend),
     module.apply(variables, x, changed, bias, method=_attend),

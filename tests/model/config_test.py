@@ -9,7 +9,7 @@ from distill_jax.errors import UserError
   "field,value",
   [
     ("vocab_size", 0),
-    ("embed_dim", 2.5),
+    ("embed_dim", 0),
     ("num_heads", -1),
     ("num_encoder_layers", 0),
     ("mlp_activations", ("swish",)),
@@ -28,6 +28,12 @@ def test_a_bad_value_is_named_in_the_error(config, field, value):
   with pytest.raises(UserError) as error:
     dataclasses.replace(config, **{field: value})
   assert str(value) in str(error.value)
+
+
+def test_a_fraction_of_a_layer_is_refused(config):
+  # Where annotations are checked too, that check comes first.
+  with pytest.raises((UserError, TypeError), match="2.5"):
+    dataclasses.replace(config, num_encoder_layers=2.5)
 
 
 def test_lists_from_gin_make_a_hashable_config(config):

@@ -15,13 +15,13 @@ def _make_table(config):
 
 def test_tokens_look_up_their_rows(config):
   table = _make_table(config)
-  tokens = np.array([[3, 0, 31], [3, 7, 7]], np.int32)
+  tokens = jnp.array([[3, 0, 31], [3, 7, 7]])
   actual = Embedding(config).apply({"params": {"embedding": table}}, tokens)
-  np.testing.assert_array_equal(actual, table[tokens])
+  np.testing.assert_array_equal(actual, table[np.asarray(tokens)])
 
 
 def test_an_id_outside_the_table_is_loud(config):
-  tokens = np.array([[31, 32]], np.int32)
+  tokens = jnp.array([[31, 32]])
   variables = {"params": {"embedding": _make_table(config)}}
   vectors = Embedding(config).apply(variables, tokens)
   assert np.isfinite(vectors[0, 0]).all()
@@ -32,7 +32,9 @@ def test_tied_logits_are_scaled_products_in_float32(config):
   table = _make_table(config)
   x = np.random.default_rng(1).normal(size=(2, 3, 12)).astype(np.float32)
   logits = Embedding(config).apply(
-    {"params": {"embedding": table}}, x, method=Embedding.compute_logits
+    {"params": {"embedding": table}},
+    jnp.asarray(x),
+    method=Embedding.compute_logits,
   )
   np.testing.assert_allclose(
     logits, x @ table.T / np.sqrt(12), rtol=1e-5, atol=1e-6
@@ -41,7 +43,7 @@ def test_tied_logits_are_scaled_products_in_float32(config):
 
 def test_bfloat16_activations_come_from_a_float32_table(config):
   config = dataclasses.replace(config, dtype="bfloat16")
-  tokens = np.zeros((1, 1), np.int32)
+  tokens = jnp.zeros((1, 1), jnp.int32)
   vectors, variables = Embedding(config).init_with_output(
     jax.random.key(0), tokens
   )

@@ -10,7 +10,7 @@ def test_multiplies_by_its_kernel():
   x = rng.normal(size=(2, 3, 4)).astype(np.float32)
   kernel = rng.normal(size=(4, 5)).astype(np.float32)
   linear = Linear(4, 5, ("embed", "mlp"))
-  actual = linear.apply({"params": {"kernel": kernel}}, x)
+  actual = linear.apply({"params": {"kernel": kernel}}, jnp.asarray(x))
   np.testing.assert_allclose(actual, x @ kernel, rtol=1e-5, atol=1e-6)
 
 

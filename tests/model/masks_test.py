@@ -1,10 +1,11 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distill_jax.model import masks
 
-QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 0], [1, 2, 2, 2, 3]], np.int32)
-KEY_SEGMENTS = np.array([[1, 2, 2, 0, 0, 0], [3, 2, 1, 1, 0, 0]], np.int32)
+QUERY_SEGMENTS = jnp.array([[1, 1, 2, 2, 0], [1, 2, 2, 2, 3]])
+KEY_SEGMENTS = jnp.array([[1, 2, 2, 0, 0, 0], [3, 2, 1, 1, 0, 0]])
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -14,14 +15,16 @@ def test_attention_stays_inside_segments(is_causal):
   )
   assert bias.shape == (2, 1, 5, 6)
   assert bias.dtype == np.float32
+  queries, keys = np.asarray(QUERY_SEGMENTS), np.asarray(KEY_SEGMENTS)
+  bias = np.asarray(bias)
   for row, q, k in np.ndindex(2, 5, 6):
-    allowed = QUERY_SEGMENTS[row, q] == KEY_SEGMENTS[row, k]
+    allowed = queries[row, q] == keys[row, k]
     allowed &= k <= q or not is_causal
     assert bias[row, 0, q, k] == (0 if allowed else np.float32(-1e10))
 
 
 def test_step_bias_is_a_row_of_the_causal_bias():
-  ones = np.ones((1, 6), np.int32)
+  ones = jnp.ones((1, 6), jnp.int32)
   bias = masks.make_segment_bias(ones, ones, is_causal=True)
   for step in range(6):
     np.testing.assert_array_equal(

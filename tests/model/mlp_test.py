@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import meta
@@ -20,7 +21,7 @@ def _init(config, x):
 
 @pytest.fixture
 def x():
-  return np.random.default_rng(0).normal(size=(2, 3, 12)).astype(np.float32)
+  return jax.random.normal(jax.random.key(1), (2, 3, 12))
 
 
 def test_gated_mlp_multiplies_gelu_and_linear(config, x):
@@ -48,7 +49,7 @@ def test_plain_mlp_has_one_projection(config, x):
 
 def test_dropout_drops_the_same_hidden_units_at_every_position(config):
   config = dataclasses.replace(config, dropout_rate=0.5)
-  x = np.ones((2, 3, 12), np.float32)
+  x = jnp.ones((2, 3, 12))
   variables = _init(config, x)
   actual = MLP(config).apply(
     variables, x, enable_dropout=True, rngs={"dropout": jax.random.key(1)}

@@ -10,7 +10,7 @@ def test_divides_by_the_root_mean_square_and_scales(config):
   x = rng.normal(2.0, 3.0, (2, 5, 12)).astype(np.float32)
   scale = rng.normal(size=12).astype(np.float32)
   expected = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6) * scale
-  actual = RMSNorm(config).apply({"params": {"scale": scale}}, x)
+  actual = RMSNorm(config).apply({"params": {"scale": scale}}, jnp.asarray(x))
   np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 

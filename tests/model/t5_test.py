@@ -117,7 +117,6 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     return x
 
   model, variables = T5(golden.config, constrain), {"params": golden.params}
-  batch = golden.batch
   expected = {
     ("batch", "length", "embed"),
     ("batch", "length", "heads", "kv"),
@@ -125,7 +124,7 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     ("batch", "length", "vocab"),
   }
 
-  def decode_one():
+  def decode_one(batch):
     encoded = model.apply(
       variables,
       batch["encoder_input_tokens"],
@@ -144,7 +143,7 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     first_tokens = jnp.zeros(len(encoded), jnp.int32)
     model.apply(variables, first_tokens, 0, cache, method=T5.decode_step)
 
-  def score():
+  def score(batch):
     model.apply(variables, **batch, enable_dropout=False)
 
   sizes = {
@@ -153,11 +152,11 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     "kv": golden.config.head_dim,
     "mlp": golden.config.mlp_dim,
     "vocab": golden.config.vocab_size,
-    "batch": len(batch["encoder_input_tokens"]),
+    "batch": len(golden.batch["encoder_input_tokens"]),
   }
   for run in (score, decode_one):
     named.clear()
-    jax.eval_shape(run)
+    jax.eval_shape(run, golden.batch)
     assert {tuple(name for name, _ in axes) for axes in named} == expected
     for name, size in itertools.chain(*named):
       assert size == sizes.get(name, size)

@@ -1,5 +1,6 @@
 """Tests of teacher/parsing.py on real outputs and on ones made to trap it."""
 
+import re
 import time
 
 import pytest
@@ -262,6 +263,19 @@ def test_well_formed_outputs(dataset, text, rationale, label, mode):
 def test_outputs_that_go_wrong(dataset, text, strict, tolerant):
   assert _parse(text, dataset, "strict") == ParsedOutput(*strict)
   assert _parse(text, dataset, "tolerant") == ParsedOutput(*tolerant)
+
+
+@pytest.mark.parametrize(
+  "answer, label",
+  [("no.", "No"), ("**Noth", "Nothing"), ("not", "Nothing"), ("n", None)],
+)
+def test_a_new_data_set_is_one_line(monkeypatch, answer, label):
+  output_format = parsing.OutputFormat(
+    "closed_set", re.compile("Verdict:"), "\nText:", ("Yes", "No", "Nothing")
+  )
+  monkeypatch.setitem(parsing.FORMATS, "mine", output_format)
+  text = f"R.\nVerdict: {answer}\n\nText: next\nVerdict: Yes"
+  assert parse_output(text, "mine", "tolerant").label == label
 
 
 _FRAGMENTS = st.sampled_from(

@@ -1,0 +1,156 @@
+"""The objective against numpy, the authors' formula and separate forwards."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_student
+
+from distill_jax import distill
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import packing
+from distill_jax.errors import UserError
+from distill_jax.model.t5 import T5
+from distill_jax.training import step as step_lib
+
+LABEL, RATIONALE = batch_lib.LABEL_TASK_ID, batch_lib.RATIONALE_TASK_ID
+
+
+@pytest.fixture
+def batch():
+  return tiny_student.make_batch()
+
+
+@pytest.fixture
+def logits(batch):
+  shape = (*batch[batch_lib.DECODER_TARGET_TOKENS].shape, 48)
+  return np.random.default_rng(1).normal(0, 2, shape).astype(np.float32)
+
+
+def compute_loss(logits, batch, objective):
+  counts = distill.count_tokens(batch)
+  return distill.compute_loss(logits, batch, counts, objective)
+
+
+def compute_numpy_parts(logits, batch):
+  """Mean cross-entropies of both tasks and mean log(Z)**2, in float64."""
+  log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
+  targets = batch[batch_lib.DECODER_TARGET_TOKENS][..., None]
+  cross_entropy = log_z - np.take_along_axis(logits, targets, -1)[..., 0]
+  task_ids = batch[batch_lib.DECODER_TASK_IDS]
+  return (
+    cross_entropy[task_ids == LABEL].mean(),
+    cross_entropy[task_ids == RATIONALE].mean(),
+    (log_z[task_ids > 0] ** 2).mean(),
+  )
+
+
+def test_every_part_against_numpy(logits, batch):
+  loss, parts = compute_loss(logits, batch, distill.Objective(0.7, 1e-2))
+  label, rationale, squared = compute_numpy_parts(logits, batch)
+  expected = {
+    "label_loss": label,
+    "rationale_loss": rationale,
+    "z_loss": 1e-2 * squared,
+    "loss": label + 0.7 * rationale + 1e-2 * squared,
+  }
+  assert parts.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(parts[name], value, rtol=1e-5, err_msg=name)
+  assert loss == parts["loss"]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.3, 1.0])
+def test_the_authors_formula(logits, batch, alpha):
+  loss, _ = compute_loss(
+    logits, batch, distill.Objective(rationale_loss_weight=(1 - alpha) / alpha)
+  )
+  label, rationale, _ = compute_numpy_parts(logits, batch)
+  authors = alpha * label + (1 - alpha) * rationale
+  np.testing.assert_allclose(alpha * loss, authors, rtol=1e-5)
+
+
+def test_tokens_are_counted_by_task(batch):
+  counts = distill.count_tokens(batch)
+  task_ids = batch[batch_lib.DECODER_TASK_IDS]
+  assert counts["label"] == np.sum(task_ids == LABEL)
+  assert counts["rationale"] == np.sum(task_ids == RATIONALE)
+  assert counts["all"] == np.sum(task_ids > 0)
+
+
+def test_zero_weights_give_zero_loss_and_gradient(logits, batch):
+  batch[batch_lib.DECODER_LOSS_WEIGHTS][:] = 0
+  loss, gradient = jax.value_and_grad(
+    lambda x: compute_loss(x, batch, distill.Objective(1.0, 1e-2))[0]
+  )(logits)
+  assert loss == 0
+  assert not np.any(gradient)
+
+
+def test_lambda_zero_equals_label_only(logits, batch):
+  """No rationale loss is the same as no rationale tokens, gradient included."""
+  compute = jax.value_and_grad(
+    lambda x, batch, weight: compute_loss(x, batch, distill.Objective(weight)),
+    has_aux=True,
+  )
+  (loss, parts), gradient = compute(logits, batch, 0.0)
+  is_label = batch[batch_lib.DECODER_TASK_IDS] == LABEL
+  label_only = dict(batch)
+  label_only[batch_lib.DECODER_LOSS_WEIGHTS] = is_label.astype(np.float32)
+  (expected, bare), expected_gradient = compute(logits, label_only, 1.0)
+  assert loss == expected
+  np.testing.assert_array_equal(gradient, expected_gradient)
+  assert not np.any(gradient[~is_label])
+  # It is reported all the same, but of nothing it is 0.
+  assert parts["rationale_loss"] > 0
+  assert bare["rationale_loss"] == 0
+  assert distill.count_tokens(label_only)["rationale"] == 0
+
+
+def test_one_forward_equals_two():
+  """A paired batch against label rows and rationale rows by themselves."""
+  config = packing.PackingConfig(6, 8, 8, max_segments_per_row=1)
+  batch = tiny_student.make_batch(config=config)
+  is_label = (batch[batch_lib.DECODER_TASK_IDS] == LABEL).any(axis=1)
+  assert is_label.sum() == 3
+  model = T5(tiny_student.CONFIG)
+
+  @jax.jit
+  def compute(params, batch):
+    def loss_fn(params):
+      logits = step_lib.apply_model(model, params, batch, enable_dropout=False)
+      return compute_loss(logits, batch, distill.Objective(0.5))[0]
+
+    return jax.value_and_grad(loss_fn)(params)
+
+  params = tiny_student.make_params()
+  label_rows = {key: value[is_label] for key, value in batch.items()}
+  rationale_rows = {key: value[~is_label] for key, value in batch.items()}
+  together = compute(params, batch)
+  label = compute(params, label_rows)
+  rationale = compute(params, rationale_rows)
+  np.testing.assert_allclose(together[0], label[0] + rationale[0], rtol=1e-5)
+  jax.tree.map(
+    lambda one, a, b: np.testing.assert_allclose(one, a + b, atol=1e-5),
+    together[1],
+    label[1],
+    rationale[1],
+  )
+
+
+def test_scores_are_sums_over_each_row(logits, batch):
+  weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
+  weights[0] = 0
+  sums, counts = distill.score_targets(logits, batch)
+  log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
+  targets = batch[batch_lib.DECODER_TARGET_TOKENS][..., None]
+  cross_entropy = log_z - np.take_along_axis(logits, targets, -1)[..., 0]
+  np.testing.assert_allclose(
+    sums, (cross_entropy * weights).sum(axis=1), rtol=1e-5
+  )
+  np.testing.assert_array_equal(counts, weights.sum(axis=1))
+
+
+@pytest.mark.parametrize("field", ["rationale_loss_weight", "z_loss"])
+def test_negative_weights_are_refused(field):
+  with pytest.raises(UserError, match=f"{field} is -0.5"):
+    distill.Objective(**{field: -0.5})

@@ -1,0 +1,170 @@
+"""Optimizers against numpy transcriptions of their papers' rules.
+
+T5X's own parameters after Adafactor steps are in training/t5x_test.py.
+"""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from distill_jax.optim import factory, schedules
+
+NUM_STEPS = 4
+RATE = 0.05
+
+
+@pytest.fixture
+def params():
+  """A square and an oblong matrix, a thin one, a vector, a tiny one."""
+  rng = np.random.default_rng(0)
+  params = {
+    name: rng.normal(0, 1, shape).astype(np.float32)
+    for name, shape in {
+      "square": (4, 4),
+      "tall": (6, 4),
+      "thin": (8, 2),
+      "vector": (5,),
+    }.items()
+  }
+  # Below the least scale that Adafactor multiplies updates by.
+  params["tiny"] = np.full((4, 5), 1e-5, np.float32)
+  return params
+
+
+@pytest.fixture
+def gradients(params):
+  rng = np.random.default_rng(1)
+  return [
+    {
+      # They grow, so that Adafactor clips its updates after the first step.
+      name: (3.0**step * rng.normal(0, 1, value.shape)).astype(np.float32)
+      for name, value in params.items()
+    }
+    for step in range(NUM_STEPS)
+  ]
+
+
+def run_optimizer(optimizer, params, gradients):
+  state = optimizer.init(params)
+  update = jax.jit(optimizer.update)
+  for gradient in gradients:
+    updates, state = update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def run_adamw(params, gradients, rate, weight_decay, b1, b2, eps):
+  """Loshchilov and Hutter, algorithm 2, the schedule in `rate`."""
+  params = {name: value.astype(np.float64) for name, value in params.items()}
+  for name, param in params.items():
+    first = second = 0.0
+    for t, gradient in enumerate(gradients, start=1):
+      first = b1 * first + (1 - b1) * gradient[name]
+      second = b2 * second + (1 - b2) * gradient[name].astype(float) ** 2
+      update = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + eps)
+      if param.ndim > 1:
+        update = update + weight_decay * param
+      param = param - rate(t - 1) * update
+    params[name] = param
+  return params
+
+
+def run_adafactor(params, gradients, rate, factor_from, clipping=1.0):
+  """Shazeer and Stern, algorithms 4 and 5, with relative step sizes."""
+  params = {name: value.astype(np.float64) for name, value in params.items()}
+  for name, param in params.items():
+    is_factored = param.ndim == 2 and min(param.shape) >= factor_from
+    row = column = full = 0.0
+    for t, gradient in enumerate(gradients, start=1):
+      gradient = gradient[name].astype(np.float64)
+      squared = gradient**2 + 1e-30
+      decay = 1 - t**-0.8
+      full = decay * full + (1 - decay) * squared
+      estimate = full
+      if is_factored:
+        row = decay * row + (1 - decay) * squared.mean(1, keepdims=True)
+        column = decay * column + (1 - decay) * squared.mean(0, keepdims=True)
+        estimate = row * column / row.mean()
+      update = gradient / np.sqrt(estimate)
+      update /= max(1.0, np.sqrt(np.mean(update**2)) / clipping)
+      scale = max(1e-3, np.sqrt(np.mean(param**2)))
+      param = param - rate * scale * update
+    params[name] = param
+  return params
+
+
+def assert_close(found, expected):
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      found[name], value, rtol=1e-5, atol=1e-7, err_msg=name
+    )
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adamw(params, gradients, weight_decay):
+  """With decay on matrices and, as norm scales are, not on vectors."""
+  schedule = schedules.linear_decay(RATE, 8)
+  optimizer = factory.adamw(
+    schedule, 0.8, 0.95, 1e-3, weight_decay, max_grad_norm=None
+  )
+  found = run_optimizer(optimizer, params, gradients)
+  expected = run_adamw(
+    params,
+    gradients,
+    lambda t: RATE * (1 - t / 8),
+    weight_decay,
+    0.8,
+    0.95,
+    1e-3,
+  )
+  assert_close(found, expected)
+
+
+@pytest.mark.parametrize("factor_from", [128, 4])
+def test_adafactor(params, gradients, factor_from):
+  optimizer = factory.adafactor(
+    schedules.constant(RATE), min_dim_size_to_factor=factor_from
+  )
+  found = run_optimizer(optimizer, params, gradients)
+  assert_close(found, run_adafactor(params, gradients, RATE, factor_from))
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda rate, norm: factory.adamw(rate, max_grad_norm=norm),
+    lambda rate, norm: factory.adafactor(rate, max_grad_norm=norm),
+  ],
+  ids=["adamw", "adafactor"],
+)
+def test_gradients_are_clipped_by_their_global_norm(make, params, gradients):
+  """Clipping is what dividing by the norm over all parameters would do.
+
+  Gradients that grow are clipped to equal norms, which both optimizers, though
+  indifferent to a constant factor, notice after the first step.
+  """
+  clipped = []
+  for gradient in gradients:
+    norm = np.sqrt(
+      sum(np.sum(g.astype(np.float64) ** 2) for g in gradient.values())
+    )
+    assert norm > 0.5
+    clipped.append({k: (g * 0.5 / norm) for k, g in gradient.items()})
+  schedule = schedules.constant(RATE)
+  found = run_optimizer(make(schedule, 0.5), params, gradients)
+  expected = run_optimizer(make(schedule, None), params, clipped)
+  unclipped = run_optimizer(make(schedule, None), params, gradients)
+  assert_close(found, expected)
+  assert not np.allclose(found["square"], unclipped["square"], rtol=1e-3)
+
+
+def test_a_small_gradient_is_not_clipped(params, gradients):
+  optimizers = (
+    factory.adamw(schedules.constant(RATE), eps=1.0, max_grad_norm=norm)
+    for norm in (1e9, None)
+  )
+  with_limit, without = (
+    run_optimizer(optimizer, params, gradients) for optimizer in optimizers
+  )
+  assert_close(with_limit, without)

@@ -1,0 +1,164 @@
+"""Shardings of parameters, optimizer state, batches and activations.
+
+That sharded steps compute what one device does is in training/step_test.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_student
+from flax import traverse_util
+from jax.sharding import PartitionSpec as P
+
+from distill_jax.errors import UserError
+from distill_jax.model.t5 import T5
+from distill_jax.optim import factory, schedules
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
+
+MESH = {"data": 2, "fsdp": 2, "model": 2}
+PARAM_SPECS = {
+  "token_embedder/embedding": P("model", "fsdp"),
+  "encoder/relpos_bias/rel_embedding": P("model", None),
+  "encoder/encoder_norm/scale": P("fsdp"),
+  "encoder/layers_0/attention/query/kernel": P("fsdp", "model"),
+  "encoder/layers_0/attention/out/kernel": P("model", "fsdp"),
+  "encoder/layers_0/mlp/wi_0/kernel": P("fsdp", "model"),
+  "encoder/layers_0/mlp/wo/kernel": P("model", "fsdp"),
+  "decoder/layers_0/encoder_decoder_attention/key/kernel": P("fsdp", "model"),
+  "decoder/logits_dense/kernel": P("fsdp", "model"),
+}
+
+
+@pytest.fixture
+def mesh():
+  return mesh_lib.make_mesh(MESH)
+
+
+def flatten_specs(tree):
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  return {name: array.sharding.spec for name, array in flat.items()}
+
+
+def assert_specs(tree, expected):
+  found = flatten_specs(tree)
+  assert {name: found[name] for name in expected} == expected
+
+
+def find_part(opt_state, field):
+  """Returns the one part of a chained optimizer's state with a field."""
+  has_field = lambda node: hasattr(node, field)
+  parts = jax.tree.leaves(opt_state, is_leaf=has_field)
+  (part,) = filter(has_field, parts)
+  return part
+
+
+def start(optimizer):
+  return tiny_student.start(optimizer, MESH).state
+
+
+def test_parameters_and_adam_moments():
+  state = start(factory.adamw(schedules.constant(1e-3)))
+  moments = find_part(state.opt_state, "mu")
+  for tree in (state.params, moments.mu, moments.nu):
+    assert_specs(tree, PARAM_SPECS)
+  assert moments.count.sharding.spec == P()
+  assert state.step.sharding.spec == P()
+  kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+  assert kernel.addressable_shards[0].data.shape == (8, 12)
+
+
+def test_adafactor_statistics():
+  """Rows keep the smaller dimension's part, columns the larger's.
+
+  `rel_embedding` is too thin to factor. Unused slots have shape (1,).
+  """
+  state = start(
+    factory.adafactor(schedules.constant(1e-3), min_dim_size_to_factor=16)
+  )
+  statistics = find_part(state.opt_state, "v_row")
+  assert_specs(
+    statistics.v_row,
+    {
+      "token_embedder/embedding": P("fsdp"),  # [48, 16] -> [16]
+      "encoder/layers_0/attention/query/kernel": P("fsdp"),  # [16, 16]
+      "encoder/layers_0/mlp/wi_0/kernel": P("fsdp"),  # [16, 24] -> [16]
+      "encoder/layers_0/mlp/wo/kernel": P("fsdp"),  # [24, 16] -> [16]
+      "encoder/relpos_bias/rel_embedding": P(),
+      "encoder/encoder_norm/scale": P(),
+    },
+  )
+  assert_specs(
+    statistics.v_col,
+    {
+      "token_embedder/embedding": P("model"),  # [48, 16] -> [48]
+      "encoder/layers_0/attention/query/kernel": P("model"),  # [16, 16]
+      "encoder/layers_0/mlp/wi_0/kernel": P("model"),  # [16, 24] -> [24]
+      "encoder/layers_0/mlp/wo/kernel": P("model"),  # [24, 16] -> [24]
+      "encoder/relpos_bias/rel_embedding": P(),
+      "encoder/encoder_norm/scale": P(),
+    },
+  )
+  assert_specs(
+    statistics.v,
+    {
+      "token_embedder/embedding": P(),
+      "encoder/layers_0/mlp/wi_0/kernel": P(),
+      "encoder/relpos_bias/rel_embedding": P("model", None),
+      "encoder/encoder_norm/scale": P("fsdp"),
+    },
+  )
+  column = statistics.v_col["token_embedder"]["embedding"]
+  assert column.shape == (48,)
+  assert column.addressable_shards[0].data.shape == (24,)
+
+
+def test_a_batch_is_divided_by_rows(mesh):
+  batch = tiny_student.make_batch()
+  placed = sharding.to_global(batch, mesh)
+  assert placed.keys() == batch.keys()
+  for key, value in placed.items():
+    assert value.sharding.spec == P(("data", "fsdp"))
+    assert value.dtype == batch[key].dtype
+    np.testing.assert_array_equal(value, batch[key])
+    assert value.addressable_shards[0].data.shape[0] == 2
+  assert sharding.count_batch_shards(mesh) == 4
+
+
+def test_an_activation_is_pinned(mesh):
+  constrain = sharding.make_constrain_fn(mesh)
+  pinned = jax.jit(lambda x: constrain(x, ("batch", "length", "mlp")))(
+    jnp.ones((8, 3, 4))
+  )
+  assert pinned.sharding.spec == P(("data", "fsdp"), None, "model")
+  with pytest.raises(ValueError, match="logical axis 'mlpp'"):
+    constrain(jnp.ones((8, 4)), ("batch", "mlpp"))
+
+
+def test_a_dimension_that_does_not_divide_names_the_parameter():
+  mesh = mesh_lib.make_mesh({"model": 8})
+  optimizer = factory.adamw(schedules.constant(1e-3))
+  with pytest.raises(UserError) as error:
+    state_lib.shard_state(T5(tiny_student.CONFIG), optimizer, mesh)
+  assert "decoder/relpos_bias/rel_embedding (2, 32)" in str(error.value)
+  assert "2 over the mesh axis 'model' of 8 devices" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "names,message",
+  [
+    (("embed", "mlpp"), "encoder/wi/kernel: no rule .*'mlpp'"),
+    (("heads", "mlp"), "encoder/wi/kernel: axes 'heads' and 'mlp'"),
+  ],
+)
+def test_bad_axes_name_the_parameter(mesh, names, message):
+  tree = {"encoder": {"wi": {"kernel": names}}}
+  shapes = {"encoder": {"wi": {"kernel": jax.ShapeDtypeStruct((4, 4), "f4")}}}
+  with pytest.raises(ValueError, match=message):
+    sharding.shard_params(tree, shapes, mesh)
+
+
+def test_one_line_for_the_log(mesh):
+  assert sharding.describe(mesh) == "8 cpu devices as data=2 fsdp=2 model=2"

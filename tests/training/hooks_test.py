@@ -1,0 +1,167 @@
+"""Tests of training/hooks.py: when hooks act, and on what."""
+
+import math
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from distill_jax.data import batch as batch_lib
+from distill_jax.errors import UserError
+from distill_jax.training import hooks
+
+_METRICS = {"loss": 3.0, "label_loss": 1.0, "rationale_loss": 2.0}
+
+
+class _Recorder:
+  """Takes any call of any method and remembers it."""
+
+  def __init__(self):
+    self.calls = []
+
+  def __getattr__(self, name):
+    return lambda *arguments: self.calls.append((name, *arguments))
+
+
+def _make_batch():
+  """One row: a label of 3 tokens and a rationale of 4, inputs of 2 and 2."""
+  batch = batch_lib.make_empty_batch(1, 8, 8)
+  batch["encoder_segment_ids"][0, :4] = [1, 1, 2, 2]
+  batch["decoder_segment_ids"][0, :7] = [1, 1, 1, 2, 2, 2, 2]
+  batch["decoder_positions"][0, :7] = [0, 1, 2, 0, 1, 2, 3]
+  batch["decoder_task_ids"][0, :7] = [1, 1, 1, 2, 2, 2, 2]
+  return batch
+
+
+def _run(hook, steps, metrics=_METRICS):
+  metrics = {name: jnp.float32(value) for name, value in metrics.items()}
+  state = types.SimpleNamespace(params="params")
+  for step in steps:
+    hook.after_step(step, state, _make_batch(), metrics)
+
+
+@pytest.fixture(name="clock")
+def fixture_clock(monkeypatch):
+  clock = types.SimpleNamespace(seconds=0.0)
+  monkeypatch.setattr(hooks.time, "perf_counter", lambda: clock.seconds)
+  return clock
+
+
+def test_log_writes_each_period_and_the_last_step(clock):
+  files, progress = _Recorder(), _Recorder()
+  hook = hooks.LogHook(files, progress, lambda step: step / 10, 4, 10)
+  for step in range(1, 11):
+    clock.seconds += 0.5
+    _run(hook, [step])
+  written = {step: values for _, step, split, values in files.calls}
+  assert all(split == "train" for _, _, split, _ in files.calls)
+  assert list(written) == [4, 8, 10]
+  # A pair of label and rationale is one example; 4 + 7 tokens on 16 places.
+  rates = {"examples_per_second": 2.0, "tokens_per_second": 22.0}
+  for step, values in written.items():
+    assert values == _METRICS | rates | {
+      # That of the update just made, the number `step - 1` from 0.
+      "learning_rate": (step - 1) / 10,
+      "padding_share": pytest.approx(5 / 16),
+    }
+  assert progress.calls == [
+    ("update", step, _METRICS | rates) for step in (4, 8, 10)
+  ]
+
+
+def test_rates_are_of_the_time_since_the_last_line(clock):
+  files = _Recorder()
+  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 1, 9)
+  clock.seconds = 10.0
+  _run(hook, [1])
+  clock.seconds = 10.25
+  _run(hook, [2])
+  rates = [call[3]["examples_per_second"] for call in files.calls]
+  assert rates == [0.1, 4.0]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_written_and_ends_the_run(clock, loss):
+  files = _Recorder()
+  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9)
+  clock.seconds = 1.0
+  metrics = _METRICS | {"loss": loss}
+  _run(hook, [1], metrics)
+  with pytest.raises(UserError, match=f"loss is {loss} at step 2.*LEARNING_RA"):
+    _run(hook, [2], metrics)
+  assert len(files.calls) == 1
+
+
+def test_log_closes_what_it_writes_to(clock):
+  files, progress = _Recorder(), _Recorder()
+  hooks.LogHook(files, progress, lambda step: 0, 1, 1).close()
+  assert files.calls == progress.calls == [("close",)]
+
+
+_RESULTS = {
+  "toy_rationale": {"loss": 2.0},
+  "toy_label": {"loss": 1.0, "label_accuracy": 0.5},
+}
+
+
+def _make_eval_hook(files, results=_RESULTS):
+  asked = []
+
+  def evaluate(params, step):
+    asked.append((params, step))
+    return results
+
+  return hooks.EvalHook(evaluate, files, 4, 10), asked
+
+
+def test_evaluation_comes_each_period_and_at_the_last_step():
+  files = _Recorder()
+  hook, asked = _make_eval_hook(files)
+  _run(hook, range(1, 11))
+  assert asked == [("params", 4), ("params", 8), ("params", 10)]
+  assert files.calls[:2] == [
+    ("write", 4, f"validation/{task}", metrics)
+    for task, metrics in _RESULTS.items()
+  ]
+  assert hook.latest == (10, _RESULTS["toy_label"])
+
+
+def test_a_run_without_a_label_task_has_no_best_step():
+  hook, _ = _make_eval_hook(_Recorder(), {"toy_rationale": {"loss": 2.0}})
+  _run(hook, [4])
+  assert hook.latest is None
+
+
+def test_checkpoints_hold_the_metrics_of_their_own_step():
+  checkpoints, evaluation = _Recorder(), _make_eval_hook(_Recorder())[0]
+  states = iter("abcdef")
+  hook = hooks.CheckpointHook(
+    checkpoints, lambda: {"next": next(states)}, evaluation, 2, 9
+  )
+  for step in range(1, 10):
+    _run(evaluation, [step])
+    _run(hook, [step])
+  saved = [(call[1], *call[3:]) for call in checkpoints.calls]
+  metrics = _RESULTS["toy_label"]
+  assert saved == [
+    (2, {"next": "a"}, None),
+    (4, {"next": "b"}, metrics),
+    (6, {"next": "c"}, None),
+    (8, {"next": "d"}, metrics),
+    (9, {"next": "e"}, None),
+  ]
+  assert all(call[2].params == "params" for call in checkpoints.calls)
+
+
+def test_a_broken_state_is_not_saved_over_good_ones():
+  checkpoints = _Recorder()
+  hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9)
+  with pytest.raises(UserError, match="nan at step 2"):
+    _run(hook, [1, 2], _METRICS | {"loss": math.nan})
+  assert checkpoints.calls == []
+
+
+def test_the_run_waits_for_its_last_checkpoint():
+  checkpoints = _Recorder()
+  hooks.CheckpointHook(checkpoints, dict, None, 2, 9).close()
+  assert checkpoints.calls == [("wait",)]

@@ -1,0 +1,127 @@
+"""Tests of training/metric_files.py: lines, events, and taking lines back."""
+
+import json
+import math
+
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from distill_jax.training import metric_files
+
+
+def _write(folder, steps, start_step=0, offset=0.0):
+  files = metric_files.MetricFiles(folder, start_step)
+  for step in steps:
+    files.write(step, "train", {"loss": step + offset})
+  files.close()
+
+
+def _steps(folder, name="metrics.jsonl"):
+  lines = (folder / name).read_text().splitlines()
+  return [json.loads(line)["step"] for line in lines]
+
+
+def _read_events(folder):
+  """Returns the events of all files of a folder, oldest file first."""
+  events = []
+  for path in sorted(folder.glob("events.*")):
+    content = path.read_bytes()
+    while content:
+      length = int.from_bytes(content[:8], "little")
+      assert content[8:12] == masked_crc32c(content[:8]).to_bytes(4, "little")
+      events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+      content = content[16 + length :]
+  return events
+
+
+def test_lines_can_be_read_while_the_run_goes_on(tmp_path):
+  files = metric_files.MetricFiles(tmp_path)
+  files.write(10, "train", {"loss": 1.5, "label_tokens": 3})
+  files.write(10, "validation/toy_label", {"label_accuracy": 0.25})
+  assert metric_files.read_metrics(tmp_path) == [
+    {"step": 10, "split": "train", "loss": 1.5, "label_tokens": 3.0},
+    {"step": 10, "split": "validation/toy_label", "label_accuracy": 0.25},
+  ]
+  files.close()
+
+
+def test_what_is_no_number_is_null(tmp_path):
+  files = metric_files.MetricFiles(tmp_path)
+  files.write(1, "train", {"a": math.nan, "b": math.inf, "c": -math.inf})
+  files.close()
+
+  def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+  line = json.loads(
+    (tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse
+  )
+  assert line == {"step": 1, "split": "train", "a": None, "b": None, "c": None}
+
+
+def test_events_hold_the_same_numbers(tmp_path):
+  files = metric_files.MetricFiles(tmp_path)
+  files.write(7, "train", {"loss": 2.5, "label_loss": math.nan})
+  files.write(8, "validation/toy_label", {"label_accuracy": 0.25})
+  files.close()
+  scalars = {
+    (event.step, value.tag): value.simple_value
+    for event in _read_events(tmp_path)
+    for value in event.summary.value
+  }
+  assert scalars == {
+    (7, "train/loss"): 2.5,
+    (8, "validation/toy_label/label_accuracy"): 0.25,
+  }
+
+
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_events_of_steps_that_are_made_again_are_purged(tmp_path, start_step):
+  _write(tmp_path, [1, 2, 3])
+  # Files go by the second they were made in, and a test takes less.
+  (events,) = tmp_path.glob("events.*")
+  events.rename(tmp_path / "events.first")
+  _write(tmp_path, [start_step + 1], start_step)
+  starts = [
+    event.step
+    for event in _read_events(tmp_path)
+    if event.session_log.status == event_pb2.SessionLog.START
+  ]
+  # TensorBoard drops earlier events from this step on.
+  assert starts == [1, start_step + 1]
+
+
+def test_a_resumed_run_moves_later_lines_aside(tmp_path):
+  _write(tmp_path, [10, 20, 30])
+  _write(tmp_path, [30, 40], start_step=20, offset=0.5)
+  assert [
+    (row["step"], row["loss"]) for row in metric_files.read_metrics(tmp_path)
+  ] == [(10, 10.0), (20, 20.0), (30, 30.5), (40, 40.5)]
+  assert _steps(tmp_path, "metrics.superseded.jsonl") == [30]
+  _write(tmp_path, [50], start_step=10)
+  assert _steps(tmp_path) == [10, 50]
+  assert _steps(tmp_path, "metrics.superseded.jsonl") == [30, 20, 30, 40]
+
+
+def test_a_run_resumed_at_its_end_keeps_every_line(tmp_path):
+  _write(tmp_path, [10, 20])
+  _write(tmp_path, [30], start_step=20)
+  assert _steps(tmp_path) == [10, 20, 30]
+  assert not (tmp_path / "metrics.superseded.jsonl").exists()
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+  _write(tmp_path, [10, 20])
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(path.read_text()[:-5])
+  assert [row["step"] for row in metric_files.read_metrics(tmp_path)] == [10]
+  _write(tmp_path, [20, 30], start_step=10)
+  assert _steps(tmp_path) == [10, 20, 30]
+
+
+def test_a_run_that_wrote_nothing(tmp_path):
+  assert metric_files.read_metrics(tmp_path) == []
+  (tmp_path / "metrics.jsonl").touch()
+  _write(tmp_path, [10])
+  assert _steps(tmp_path) == [10]

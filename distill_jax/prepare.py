@@ -115,15 +115,23 @@ def find_or_prepare(
 
 
 def describe(cache: token_cache.TokenCache) -> str:
-  """Returns a few lines: where the cache is, its examples, parse statuses."""
+  """Returns lines: where the cache is, its examples, how the teacher did."""
   lines = [f"Token cache {cache.path}"]
   for name, task in cache.tasks.items():
     sizes = ", ".join(f"{split} {n}" for split, n in task.splits.items())
     lines.append(f"  {name}: {sizes}")
-  statuses = next(iter(cache.tasks.values())).status_counts
-  if statuses:
-    counts = ", ".join(f"{key} {n}" for key, n in sorted(statuses.items()))
-    lines.append(f"  training rows by status of the teacher's output: {counts}")
+  # The tasks of a mixture are made from the same records.
+  for split, counts in next(iter(cache.tasks.values())).teacher_counts.items():
+    right, wrong = counts["labels_right"], counts["labels_wrong"]
+    statuses = {key: n for key, n in counts.items() if key in STATUSES}
+    if not statuses:
+      continue
+    rows = sum(statuses.values())
+    shown = ", ".join(f"{key} {n}" for key, n in statuses.items())
+    lines.append(
+      f"  teacher on {split}: {right} of {rows} labels right"
+      f" ({right / rows:.2%}), {wrong} argue for another answer; {shown}"
+    )
   return "\n".join(lines)
 
 
@@ -140,7 +148,8 @@ def check_teacher_labels(
     UserError: with the counts.
   """
   for name, task in cache.tasks.items():
-    statuses = {k: n for k, n in task.status_counts.items() if k in STATUSES}
+    counts = task.teacher_counts.get("train", {})
+    statuses = {key: n for key, n in counts.items() if key in STATUSES}
     total = sum(statuses.values())
     if not task.uses_teacher_labels or not total:
       continue

@@ -47,7 +47,7 @@ def make_task_info(kind, rate=1.0, prefix=""):
     uses_teacher_labels=False,
     inputs_prefix=prefix,
     splits={},
-    status_counts={},
+    teacher_counts={},
   )
 
 

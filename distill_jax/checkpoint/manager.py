@@ -12,6 +12,7 @@ earlier checkpoint intact; restore checks all shapes before it reads.
 
 import contextlib
 import errno
+import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,7 +46,8 @@ class Checkpoints:
         better; a checkpoint saved without it is never the best.
     """
     folder = pathlib.Path(model_dir).absolute() / FOLDER
-    best_fn = lambda metrics: metrics[best_metric]
+    # A run may have been saved by another metric; any is better than none.
+    best_fn = lambda metrics: metrics.get(best_metric, -math.inf)
     keep = checkpoint_managers.AnyPreservationPolicy(
       [
         checkpoint_managers.LatestN(keep_last),
@@ -62,7 +64,7 @@ class Checkpoints:
         ),
         item_names=(_STATE, _DATA_ITERATOR),
       )
-    self._folder = folder
+    self._folder, self._best_metric = folder, best_metric
 
   @property
   def latest_step(self) -> int | None:
@@ -87,11 +89,13 @@ class Checkpoints:
       step: updates made.
       state: a `training.state.TrainState`.
       data_iterator_state: what the data iterator's `get_state` returned.
-      metrics: validation metrics of this step, if it was evaluated.
+      metrics: validation metrics of this step, if it was evaluated; kept if
+        the best metric is among them.
 
     Raises:
       UserError: the disk is full, now or in the save before.
     """
+    is_ranked = metrics is not None and self._best_metric in metrics
     with _explain_full_disk(self._folder):
       self._manager.save(
         step,
@@ -101,7 +105,7 @@ class Checkpoints:
             _DATA_ITERATOR: ocp.args.JsonSave(dict(data_iterator_state)),
           }
         ),
-        metrics=dict(metrics) if metrics else None,
+        metrics=dict(metrics) if is_ranked else None,
       )
 
   def restore(

@@ -249,6 +249,29 @@ def count_conflicts(records: Sequence[Record], metric: str) -> int:
   return sum(_is_conflict(record, metric) for record in records)
 
 
+def count_teacher(records: Sequence[Record], metric: str) -> dict[str, int]:
+  """Counts how a teacher did on records.
+
+  Args:
+    records: any records.
+    metric: "exact_match" or "equation".
+
+  Returns:
+    The statuses' counts, and `labels_right` and `labels_wrong`: how many of the
+    teacher's labels are the gold label, and how many are another one. Under the
+    latter the rationale argues for another answer than the gold label.
+  """
+  num_both = sum(
+    record.label is not None and record.teacher_label is not None
+    for record in records
+  )
+  num_wrong = count_conflicts(records, metric)
+  return count_statuses(records) | {
+    "labels_right": num_both - num_wrong,
+    "labels_wrong": num_wrong,
+  }
+
+
 def _is_conflict(record: Record, metric: str) -> bool:
   if record.label is None or record.teacher_label is None:
     return False

@@ -6,6 +6,7 @@ data.task_kinds, data.token_cache, data.vocab. Any SeqIO task with `inputs` and
 metric.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -128,15 +129,18 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
       uses_teacher_labels=False,
       inputs_prefix="",
       splits={},
-      status_counts={},
+      teacher_counts={},
     )
   kind = task_kinds.KINDS[kind_name]
   spec = datasets.get_dataset_spec(dataset)
-  train = datasets.load_records(dataset, "train", settings)
-  counts = datasets.count_statuses(train)
-  counts["rationale_label_conflicts"] = datasets.count_conflicts(
-    train, spec.metric
-  )
+  # Counted before rows with conflicts are dropped, if they are.
+  keeping = dataclasses.replace(settings, on_rationale_label_conflict="keep")
+  counts = {
+    split: datasets.count_teacher(
+      datasets.load_records(dataset, split, keeping), spec.metric
+    )
+    for split in spec.splits
+  }
   return TaskInfo(
     rate=rate,
     kind=kind.loss,
@@ -145,5 +149,5 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
     uses_teacher_labels=kind.uses_teacher_labels,
     inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),
     splits={},
-    status_counts=counts,
+    teacher_counts=counts,
   )

@@ -83,7 +83,8 @@ class TaskInfo:
     uses_teacher_labels: whether the targets are the teacher's labels.
     inputs_prefix: text that the task puts before each input.
     splits: split name -> number of examples.
-    status_counts: parse statuses of the teacher's outputs among training rows.
+    teacher_counts: split -> counts of the teacher's outputs: parse statuses,
+      and whether the label is the gold one (see `datasets.count_teacher`).
   """
 
   rate: float
@@ -93,7 +94,7 @@ class TaskInfo:
   uses_teacher_labels: bool
   inputs_prefix: str
   splits: dict[str, int]
-  status_counts: dict[str, int]
+  teacher_counts: dict[str, dict[str, int]]
 
 
 def hash_file(path: str | os.PathLike) -> str:

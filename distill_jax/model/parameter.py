@@ -4,8 +4,6 @@ Layer 1; imports nothing of the project. Initialising a model returns these as
 boxes that hold the names, for whoever shards them; layers see bare arrays.
 """
 
-from typing import cast
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
@@ -31,4 +29,5 @@ def make_parameter(
     The value, float32.
   """
   boxed_init_fn = nn.with_logical_partitioning(init_fn, axis_names)
-  return cast(Array, module.param(name, boxed_init_fn, shape, jnp.float32))
+  # Restored parameters may be numpy's, which no traced index can look into.
+  return jnp.asarray(module.param(name, boxed_init_fn, shape, jnp.float32))

@@ -1,8 +1,8 @@
 """T5's positions: a learned number for each head and bucket of distances.
 
-Layer 1; imports the model's config and parameter. A distance is key index minus query
-index inside a row. Packed segments are contiguous, so between two tokens of
-one segment it equals the difference of their positions in that segment; the
+Layer 1; imports the model's config and parameter. A distance is key index minus
+query index inside a row. Packed segments are contiguous, so between two tokens
+of one segment it equals the difference of their positions in that segment; the
 model therefore reads no positions.
 """
 
@@ -58,13 +58,10 @@ class RelativeBias(nn.Module):
     distances = np.arange(ring_length)
     distances[k_length:] -= ring_length
     ring = self._look_up(distances)  # [heads, ring_length]
-    num_heads = ring.shape[0]
-    copies = jnp.broadcast_to(
-      ring[:, None], (num_heads, q_length, ring_length)
-    ).reshape(num_heads, q_length * ring_length)
+    copies = jnp.tile(ring, (1, q_length))
     rows = copies[:, : q_length * (ring_length - 1)].reshape(
-      num_heads, q_length, ring_length - 1
-    )
+      -1, q_length, ring_length - 1
+    )  # [heads, q_length, ring_length - 1]
     return rows[None, :, :, :k_length]
 
   def compute_step(

@@ -18,7 +18,7 @@ _INFO = dataclasses.replace(
   make_task_info("label", rate=0.5, prefix="predict: "),
   label_set=("yes", "no"),
   uses_teacher_labels=True,
-  status_counts={"ok": 3, "truncated": 1},
+  teacher_counts={"train": {"ok": 3, "truncated": 1}},
 )
 
 

@@ -22,44 +22,50 @@ def _encode(config, params, tokens, segment_ids, *, enable_dropout=False, rng):
   )
 
 
+# Two examples: in one row; and alone, with rubbish behind them.
+TOKENS = np.array(
+  [[5, 9, 30, 1, 17, 9, 1, 0], [5, 9, 30, 1, 8, 8, 8, 8], [17, 9, 1, 0] * 2],
+  np.int32,
+)
+SEGMENT_IDS = np.array(
+  [[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1] + [0] * 4, [1, 1, 1] + [0] * 5],
+  np.int32,
+)
+
+
 def test_packed_segments_encode_as_if_alone_and_unpadded(golden):
-  # The same two examples: in one row; and alone, with rubbish behind them.
-  tokens = np.array(
-    [[5, 9, 30, 1, 17, 9, 1, 0], [5, 9, 30, 1, 8, 8, 8, 8], [17, 9, 1, 0] * 2],
-    np.int32,
+  packed, first, second = np.asarray(
+    _encode(
+      golden.config, golden.params, TOKENS, SEGMENT_IDS, rng=jax.random.key(0)
+    )
   )
-  segment_ids = np.array(
-    [[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1] + [0] * 4, [1, 1, 1] + [0] * 5],
-    np.int32,
-  )
-  encoded = _encode(
-    golden.config, golden.params, tokens, segment_ids, rng=jax.random.key(0)
-  )
-  packed, first, second = np.asarray(encoded)
   np.testing.assert_allclose(packed[:4], first[:4], atol=1e-5)
   np.testing.assert_allclose(packed[4:7], second[:3], atol=1e-5)
 
 
-def test_dropout_follows_its_rate_and_key(golden):
-  tokens = np.array([[5, 9, 30, 1]], np.int32)
+def test_dropout_follows_its_switch_and_key(golden):
+  config = dataclasses.replace(golden.config, dropout_rate=0.5)
 
-  def encode(dropout_rate, seed):
-    config = dataclasses.replace(golden.config, dropout_rate=dropout_rate)
+  def encode(config, *, enable_dropout, seed):
+    rng = jax.random.key(seed)
     return np.asarray(
       _encode(
         config,
         golden.params,
-        tokens,
-        np.ones_like(tokens),
-        enable_dropout=True,
-        rng=jax.random.key(seed),
+        TOKENS,
+        SEGMENT_IDS,
+        enable_dropout=enable_dropout,
+        rng=rng,
       )
     )
 
-  kept, dropped = encode(0.0, 0), encode(0.5, 0)
+  kept = encode(golden.config, enable_dropout=False, seed=0)
+  dropped = encode(config, enable_dropout=True, seed=0)
   assert np.abs(dropped - kept).max() > 0.1
-  np.testing.assert_array_equal(dropped, encode(0.5, 0))
-  assert (dropped != encode(0.5, 1)).any()
+  np.testing.assert_array_equal(
+    encode(config, enable_dropout=True, seed=0), dropped
+  )
+  assert (encode(config, enable_dropout=True, seed=1) != dropped).any()
   # The output's own dropout takes the same units from every position.
   is_dropped = dropped == 0
   assert is_dropped.any()

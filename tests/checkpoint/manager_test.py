@@ -1,0 +1,303 @@
+"""Checkpoints: what is kept, what is best, what survives, what fits."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+
+import jax
+import numpy as np
+import pytest
+import tiny_student
+
+from distill_jax.checkpoint import manager
+from distill_jax.errors import UserError
+from distill_jax.model.t5 import T5
+from distill_jax.training import state as state_lib
+
+
+def make_state(step, width=3):
+  """A state that takes no time to make; its numbers tell its step."""
+  kernel = np.arange(4 * width, dtype=np.float32).reshape(4, width) + step
+  return state_lib.TrainState(
+    step=np.int32(step),
+    params={"mlp": {"kernel": jax.device_put(kernel)}},
+    opt_state=(jax.device_put(kernel**2),),
+  )
+
+
+@contextlib.contextmanager
+def open_run(folder, **kwargs):
+  with contextlib.closing(manager.Checkpoints(folder, **kwargs)) as checkpoints:
+    yield checkpoints
+
+
+def save_steps(folder, metrics_by_step, **kwargs):
+  """Saves small states; a number is short for that label accuracy."""
+  with open_run(folder, **kwargs) as checkpoints:
+    for step, metrics in metrics_by_step.items():
+      if isinstance(metrics, float):
+        metrics = {"label_accuracy": metrics, "loss": 1.0}
+      checkpoints.save(step, make_state(step), {"position": step}, metrics)
+
+
+def list_steps(folder):
+  names = [path.name for path in (folder / manager.FOLDER).iterdir()]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def to_abstract(state, shardings=None):
+  if shardings is None:
+    shardings = jax.tree.map(lambda _: jax.devices()[0], state)
+    shardings = jax.tree.map(jax.sharding.SingleDeviceSharding, shardings)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    state,
+    shardings,
+  )
+
+
+def assert_trees_equal(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_continuing_from_a_checkpoint_is_bitwise_the_same(tmp_path):
+  batches = tiny_student.make_batches(4)
+  whole = tiny_student.start("adamw")
+  expected = whole.take_steps(batches)
+
+  before = tiny_student.start("adamw")
+  before.take_steps(batches[:2])
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(2, before.state, {"position": [1, "two"]}, None)
+    # The next step is given these arrays while they are written.
+    before.take_steps(batches[2:3])
+  after = tiny_student.start("adamw")
+  with open_run(tmp_path) as checkpoints:
+    after.state, data_iterator_state = checkpoints.restore(
+      2, to_abstract(after.state, after.shardings)
+    )
+  assert data_iterator_state == {"position": [1, "two"]}
+  assert_trees_equal(after.take_steps(batches[2:]), expected[2:])
+  assert_trees_equal(after.state, whole.state)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_state_is_restored_onto_another_mesh(tmp_path, optimizer):
+  one = tiny_student.start(optimizer)
+  many = tiny_student.start(optimizer, {"data": 2, "fsdp": 2, "model": 2})
+  with open_run(tmp_path) as checkpoints:
+    checkpoints.save(1, one.state, {}, None)
+  target = to_abstract(many.state, many.shardings)
+  with open_run(tmp_path) as checkpoints:
+    restored, _ = checkpoints.restore(1, target)
+  assert_trees_equal(restored, one.state)
+
+  def check_sharding(leaf, sharding):
+    assert leaf.sharding == sharding
+
+  jax.tree.map(check_sharding, restored, many.shardings)
+  params = manager.restore_params(
+    manager.find_checkpoint(tmp_path), target.params
+  )
+  assert_trees_equal(params, one.state.params)
+  jax.tree.map(check_sharding, params, many.shardings.params)
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+  metrics = {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.4}
+  save_steps(tmp_path, metrics, keep_last=2)
+  assert list_steps(tmp_path) == [2, 4, 5]
+  with open_run(tmp_path) as checkpoints:
+    assert checkpoints.latest_step == 5
+    assert checkpoints.best_step == 2
+    for step in (2, 4, 5):
+      state, data_iterator_state = checkpoints.restore(
+        step, to_abstract(make_state(0))
+      )
+      assert_trees_equal(state, make_state(step))
+      assert data_iterator_state == {"position": step}
+
+
+def test_without_the_metric_no_checkpoint_is_best(tmp_path):
+  save_steps(
+    tmp_path, {1: 0.0, 2: None, 3: {"loss": 9.0}, 4: None}, keep_last=1
+  )
+  assert list_steps(tmp_path) == [1, 4]
+  with open_run(tmp_path) as checkpoints:
+    assert checkpoints.best_step == 1
+  save_steps(tmp_path / "b", {1: None, 2: {"loss": 9.0}})
+  with open_run(tmp_path / "b") as checkpoints:
+    assert checkpoints.latest_step == 2
+    assert checkpoints.best_step is None
+
+
+def test_another_metric_may_decide(tmp_path):
+  metrics = {1: {"rouge_l": 7.0}, 2: {"rouge_l": 9.0}, 3: {"rouge_l": 8.0}}
+  save_steps(tmp_path, metrics, best_metric="rouge_l", keep_last=1)
+  assert list_steps(tmp_path) == [2, 3]
+  # Asked for the metric that it lacks, a run still has checkpoints.
+  assert manager.find_checkpoint(tmp_path).name in ("2", "3")
+
+
+def test_a_new_run_has_no_checkpoint(tmp_path):
+  with open_run(tmp_path) as checkpoints:
+    assert checkpoints.latest_step is None
+    assert checkpoints.best_step is None
+
+
+def test_what_a_users_path_means(tmp_path):
+  best, newest = tmp_path / "evaluated", tmp_path / "not_evaluated"
+  save_steps(best, {1: 0.1, 2: 0.9, 3: 0.2})
+  save_steps(newest, {1: None, 12: None})
+  folder = best / "checkpoints"
+  assert manager.find_checkpoint(best) == folder / "2"
+  assert manager.find_checkpoint(str(folder)) == folder / "2"
+  assert manager.find_checkpoint(folder / "3") == folder / "3"
+  assert manager.find_checkpoint(newest) == newest / "checkpoints" / "12"
+
+
+@pytest.mark.parametrize("make_folder", [True, False])
+def test_no_checkpoint_at_a_path(tmp_path, make_folder):
+  path = tmp_path / "run"
+  if make_folder:
+    (path / "checkpoints").mkdir(parents=True)
+  with pytest.raises(UserError, match=f"no checkpoint at {path}"):
+    manager.find_checkpoint(path)
+  if not make_folder:
+    assert not path.exists()
+
+
+def test_an_unfinished_newest_checkpoint_is_ignored(tmp_path):
+  """Orbax writes aside and renames; a killed run leaves the other name."""
+  save_steps(tmp_path, {1: None, 2: None})
+  folder = tmp_path / "checkpoints"
+  (folder / "2").rename(folder / "2.orbax-checkpoint-tmp")
+  assert manager.find_checkpoint(tmp_path) == folder / "1"
+  save_steps(tmp_path, {2: None})
+  assert list_steps(tmp_path) == [1, 2]
+  with open_run(tmp_path) as checkpoints:
+    state, _ = checkpoints.restore(2, to_abstract(make_state(0)))
+  assert_trees_equal(state, make_state(2))
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    # What TensorStore raised on a full tmpfs.
+    ValueError(
+      "RESOURCE_EXHAUSTED: Error writing 'opt_state': Failed to write 296039"
+      " bytes to file 8: No space left on device [os_error_code='28']"
+    ),
+  ],
+  ids=["os", "tensorstore"],
+)
+def test_a_full_disk_leaves_earlier_checkpoints_intact(
+  tmp_path, monkeypatch, error
+):
+  save_steps(tmp_path, {1: None}, keep_last=1)
+
+  def fail(*args, **kwargs):
+    raise error
+
+  checkpoints = manager.Checkpoints(tmp_path, keep_last=1)
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "rename", fail)
+    with pytest.raises(UserError, match="disk of .*checkpoints is full"):
+      checkpoints.save(2, make_state(2), {}, None)
+      checkpoints.wait()
+  checkpoints.close()
+  assert list_steps(tmp_path) == [1]
+  with open_run(tmp_path, keep_last=1) as checkpoints:
+    assert checkpoints.latest_step == 1
+    state, _ = checkpoints.restore(1, to_abstract(make_state(0)))
+  assert_trees_equal(state, make_state(1))
+  # With room again the same step is saved, over what was left half written.
+  save_steps(tmp_path, {2: None}, keep_last=1)
+  assert list_steps(tmp_path) == [2]
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise PermissionError(errno.EACCES, "no")
+
+  checkpoints = manager.Checkpoints(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "rename", fail)
+    with pytest.raises(Exception) as caught:
+      checkpoints.save(1, make_state(1), {}, None)
+      checkpoints.wait()
+  assert not isinstance(caught.value, UserError)
+
+
+def get_params(**changes):
+  config = dataclasses.replace(tiny_student.CONFIG, **changes)
+  shapes, _ = state_lib.abstract_params(T5(config))
+  return to_abstract(shapes)
+
+
+@pytest.mark.parametrize(
+  "changes,lines",
+  [
+    (
+      {"mlp_dim": 32},
+      [
+        "6 of 29 tensors differ",
+        "params/encoder/layers_0/mlp/wo/kernel: checkpoint has (24, 16), model"
+        " expects (32, 16)",
+      ],
+    ),
+    (
+      {"num_encoder_layers": 2},
+      [
+        "9 of 38 tensors differ",
+        "params/encoder/layers_1/mlp/wo/kernel: checkpoint has nothing, model"
+        " expects (24, 16)",
+        "... and 1 more",
+      ],
+    ),
+    (
+      {"tie_embeddings": True},
+      [
+        "1 of 28 tensors differ",
+        "params/decoder/logits_dense/kernel: checkpoint has (16, 48), model"
+        " expects nothing",
+      ],
+    ),
+  ],
+)
+def test_another_model_is_refused_by_its_shapes(tmp_path, changes, lines):
+  params = jax.device_put(tiny_student.make_params())
+  with open_run(tmp_path) as checkpoints:
+    state = state_lib.TrainState(np.int32(1), params, ())
+    checkpoints.save(1, state, {}, None)
+  path = manager.find_checkpoint(tmp_path)
+  with pytest.raises(UserError) as error:
+    manager.restore_params(path, get_params(**changes))
+  for line in lines:
+    assert line in str(error.value)
+  assert_trees_equal(manager.restore_params(path, get_params()), params)
+
+
+def test_another_optimizer_is_refused(tmp_path):
+  save_steps(tmp_path, {1: None})
+  other = make_state(0).replace(opt_state={"mu": np.zeros(3, np.float32)})
+  with (
+    open_run(tmp_path) as checkpoints,
+    pytest.raises(UserError, match=r"opt_state/mu: checkpoint has nothing"),
+  ):
+    checkpoints.restore(1, to_abstract(other))
+
+
+def test_a_damaged_checkpoint_says_where(tmp_path):
+  state = tmp_path / "checkpoints" / "1" / "state"
+  state.mkdir(parents=True)
+  (state / "junk").write_text("junk")
+  with pytest.raises(UserError, match="checkpoints/1 cannot be read"):
+    manager.restore_params(
+      manager.find_checkpoint(tmp_path / "checkpoints" / "1"), get_params()
+    )

@@ -1,0 +1,150 @@
+"""Tests of eval.py: what it writes, where, and what it refuses."""
+
+import json
+from unittest import mock
+
+import pytest
+import tiny_run
+from synthetic_cache import make_cache
+from tiny_run import fixture_model_dir as fixture_model_dir
+from tiny_run import fixture_own_model_dir as fixture_own_model_dir
+
+from distill_jax import eval as eval_mode
+from distill_jax import prepare
+from distill_jax.data.settings import DataSettings
+from distill_jax.errors import UserError
+
+
+def _make_run(**changes):
+  settings = {"data": DataSettings(), "mesh": tiny_run.MESH, "batch_rows": 4}
+  return eval_mode.EvalRun(**(settings | changes))
+
+
+def _read_rows(folder):
+  lines = (folder / "predictions.jsonl").read_text().split("\n")
+  assert lines.pop() == ""
+  return [json.loads(line) for line in lines]
+
+
+def test_metrics_and_predictions_of_every_task(own_model_dir, capsys):
+  results = eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+  assert set(results) == {"toy_label/test", "toy_rationale/test"}
+  printed = capsys.readouterr().out
+  for name, metrics in results.items():
+    task, split = name.split("/")
+    folder = own_model_dir / "eval" / task / split / str(tiny_run.TRAIN_STEPS)
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["2"]
+    rows = _read_rows(folder)
+    assert [row["id"] for row in rows] == [f"toy-{i}" for i in range(5)]
+    assert [row["input"] for row in rows] == [f"question {i}" for i in range(5)]
+    assert metrics["loss"] > 0
+    assert f"{name} at step 2" in printed
+  labels = _read_rows(own_model_dir / "eval" / "toy_label" / "test" / "2")
+  # The label of example i is the byte 10 + i - 3.
+  assert [row["target"] for row in labels] == [chr(7 + i) for i in range(5)]
+  num_correct = sum(row["correct"] for row in labels)
+  metrics = results["toy_label/test"]
+  assert metrics["num_correct"] == num_correct
+  assert metrics["num_examples"] == 5
+  assert f"{num_correct} of 5 right" in printed
+
+  with pytest.raises(UserError, match="toy_label/test/2 exists. Add --overwri"):
+    eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+  limited = _make_run(model_dir=str(own_model_dir), max_examples=1)
+  results = eval_mode.run(limited, overwrite=True)
+  assert results["toy_label/test"]["num_examples"] == 1
+  folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  assert len(_read_rows(folder)) == 1
+
+
+class _Evaluator:
+  """Stands in where only the files around an evaluation are of interest."""
+
+  def __init__(self, *_):
+    pass
+
+  def evaluate(self, params, examples, info):
+    return {"num_examples": len(examples)}, []
+
+
+@pytest.fixture(name="no_model")
+def fixture_no_model(monkeypatch):
+  monkeypatch.setattr(eval_mode, "Evaluator", _Evaluator)
+
+
+def test_a_checkpoint_finds_its_run(own_model_dir, no_model):
+  path = str(own_model_dir / "checkpoints" / "2")
+  eval_mode.run(_make_run(checkpoint_path=path))
+  assert (own_model_dir / "eval" / "toy_label" / "test" / "2").is_dir()
+
+
+def test_results_go_to_model_dir_where_both_are_given(
+  own_model_dir, tmp_path, no_model
+):
+  path = str(own_model_dir / "checkpoints" / "2")
+  there = tmp_path / "there"
+  eval_mode.run(_make_run(checkpoint_path=path, model_dir=str(there)))
+  assert (there / "eval" / "toy_label" / "test" / "2").is_dir()
+  assert not (own_model_dir / "eval").exists()
+
+
+def test_other_splits(own_model_dir, no_model):
+  settings = _make_run(model_dir=str(own_model_dir), splits=("train", "test"))
+  assert len(eval_mode.run(settings)) == 4
+  settings = _make_run(model_dir=str(own_model_dir), splits=("dev",))
+  with pytest.raises(UserError, match=r"splits \['dev'\] .*'toy_label', \['te"):
+    eval_mode.run(settings)
+
+
+def test_another_task_is_prepared_with_the_settings_given(
+  own_model_dir, tmp_path, no_model
+):
+  cache = make_cache(tmp_path, 2, splits=("test",))
+  asked = []
+
+  def find(*arguments):
+    asked.append(arguments)
+    return cache
+
+  data = DataSettings(subsample=0.5)
+  settings = _make_run(
+    model_dir=str(own_model_dir),
+    mixture_or_task_name="other_task",
+    data=data,
+    task_module="my_tasks",
+    cache_dir="caches",
+  )
+  with mock.patch.object(prepare, "find_or_prepare", find):
+    results = eval_mode.run(settings)
+  assert asked == [("other_task", data, "my_tasks", "caches")]
+  assert results["toy_label/test"]["num_examples"] == 2
+
+
+def test_tokens_of_another_vocabulary_are_refused(
+  own_model_dir, tmp_path, no_model
+):
+  cache = make_cache(tmp_path, 2, splits=("test",))
+  cache.identity["vocabulary_sha256"] = "0"
+  settings = _make_run(
+    model_dir=str(own_model_dir), mixture_or_task_name="other_task"
+  )
+  with mock.patch.object(prepare, "find_or_prepare", lambda *_: cache):
+    with pytest.raises(
+      UserError, match="another vocab.*VOCAB_PATH=\"'bytes'\""
+    ):
+      eval_mode.run(settings)
+
+
+def test_a_cache_that_is_gone_is_named(own_model_dir, monkeypatch, no_model):
+  record = own_model_dir / "run.json"
+  fields = json.loads(record.read_text())
+  fields["token_cache_path"] = "/absent"
+  record.write_text(json.dumps(fields))
+  with pytest.raises(UserError, match="/absent is not a readable token cache"):
+    eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+
+
+def test_neither_run_nor_checkpoint():
+  with pytest.raises(UserError, match="Neither CHECKPOINT_PATH nor MODEL_DIR"):
+    eval_mode.run(_make_run())

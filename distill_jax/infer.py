@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,48 +95,53 @@ def run(
   }
   label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
   rationale_task = _find_task(tasks, "rationale")
-  if label_task is None and rationale_task is None:
-    raise UserError(f"The run in {loaded.model_dir} names no task.")
   if settings.with_rationale and rationale_task is None:
     raise UserError(
       f"WITH_RATIONALE needs a student that learned rationales; the run in"
       f" {loaded.model_dir} learned {', '.join(tasks)}."
     )
+  fields = {}
+  if label_task is not None:
+    fields["prediction"] = label_task
+  if rationale_task is not None and (settings.with_rationale or not fields):
+    fields["predicted_rationale"] = rationale_task
   started = time.perf_counter()
-
-  def write(file) -> None:
-    chunk = settings.batch_rows * 8
-    for start in tqdm.tqdm(
-      range(0, len(rows), chunk), desc="infer", unit=" chunks", mininterval=1.0
-    ):
-      part = [dict(row) for row in rows[start : start + chunk]]
-      if label_task is not None:
-        texts = _predict(evaluator, loaded, part, label_task)
-        for row, text in zip(part, texts, strict=True):
-          row["prediction"] = (
-            task_kinds.extract_label(text)
-            if label_task.kind == "joint"
-            else text
-          )
-      if rationale_task is not None and (
-        settings.with_rationale or label_task is None
-      ):
-        texts = _predict(evaluator, loaded, part, rationale_task)
-        for row, text in zip(part, texts, strict=True):
-          row["predicted_rationale"] = text
-      file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in part)
-
+  predicted = _predict_all(
+    rows, fields, evaluator, loaded, settings.batch_rows * 8
+  )
+  lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predicted)
   if to_stdout:
-    write(sys.stdout)
+    sys.stdout.writelines(lines)
   else:
     output.parent.mkdir(parents=True, exist_ok=True)
     writing = output.with_name(output.name + ".writing")
     with open(writing, "w", encoding="utf-8") as file:
-      write(file)
+      file.writelines(lines)
     os.replace(writing, output)
   seconds = time.perf_counter() - started
   _log.info("%d inputs, %.1f a second", len(rows), len(rows) / seconds)
   return len(rows)
+
+
+def _predict_all(
+  rows: Sequence[Mapping[str, Any]],
+  fields: Mapping[str, TaskInfo],
+  evaluator: Evaluator,
+  loaded: run_loading.LoadedRun,
+  chunk_rows: int,
+) -> Iterator[dict[str, Any]]:
+  """Yields each row with a predicted text for each field, in order."""
+  with tqdm.tqdm(total=len(rows), desc="infer", unit=" inputs") as bar:
+    for start in range(0, len(rows), chunk_rows):
+      part = [dict(row) for row in rows[start : start + chunk_rows]]
+      for field, info in fields.items():
+        texts = _predict(evaluator, loaded, part, info)
+        for row, text in zip(part, texts, strict=True):
+          row[field] = (
+            task_kinds.extract_label(text) if info.kind == "joint" else text
+          )
+      yield from part
+      bar.update(len(part))
 
 
 def _find_task(tasks: Mapping[str, TaskInfo], kind: str) -> TaskInfo | None:

@@ -23,7 +23,7 @@ COMMAND = "python scripts/make_golden.py"
 VOCAB_SIZE, EMBED_DIM, NUM_HEADS, HEAD_DIM, MLP_DIM = 64, 16, 3, 8, 32
 NUM_LAYERS = 2
 ENCODER_LENGTHS = (20, 11, 4, 1)
-TARGET_LENGTHS = (9, 9, 5, 2)
+TARGET_LENGTHS = (14, 14, 5, 2)
 MAX_DECODE_LENGTH = 12
 NUM_BEAMS = 3
 # Name: is 1.1, seed, end token. Each end token is one that greedy decoding

@@ -21,7 +21,7 @@ _LABEL = {
   "uses_teacher_labels": False,
   "inputs_prefix": "L:",
   "splits": {},
-  "status_counts": {},
+  "teacher_counts": {},
 }
 _TASKS = {
   "toy_label": _LABEL,

@@ -37,7 +37,7 @@ class Checkpoints:
     keep_last: int = 2,
     best_metric: str = "label_accuracy",
   ):
-    """Opens `<model_dir>/checkpoints`, which is made at the first save.
+    """Opens `<model_dir>/checkpoints`, and makes it where it is missing.
 
     Args:
       model_dir: folder of the run.
@@ -202,8 +202,8 @@ def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
   """
   target = {"params": abstract_params}
   _check_shapes(path / _STATE, target)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    restored = checkpointer.restore(
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    restored = handler.restore(
       path / _STATE,
       args=ocp.args.PyTreeRestore(
         target,
@@ -223,9 +223,9 @@ def _as_dict(state: PyTree) -> dict[str, PyTree]:
 
 
 def _check_shapes(path: pathlib.Path, target: Mapping[str, PyTree]) -> None:
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
     try:
-      stored = checkpointer.metadata(path).item_metadata.tree
+      stored = handler.metadata(path).tree
     except Exception as error:
       raise UserError(
         f"{path.parent} cannot be read as a checkpoint: {error}"

@@ -248,13 +248,20 @@ class TokenCache:
         other bytes than were written.
     """
     self.path = pathlib.Path(path)
-    self.identity, self.tasks, files = _read_manifest(self.path)
-    if self.identity["format"] != FORMAT:
+    manifest = _read_manifest(self.path)
+    self.identity = manifest["identity"]
+    if (found := self.identity.get("format")) != FORMAT:
       raise UserError(
-        f"{self.path} has format {self.identity['format']}; this version reads"
-        f" {FORMAT}. Build it again with --run_mode=prepare."
+        f"{self.path} has format {found}; this version reads {FORMAT}. Build it"
+        " again with --run_mode=prepare."
       )
-    for name, expected in files.items():
+    self.tasks = {
+      name: TaskInfo(
+        **{**info, "label_set": info["label_set"] and tuple(info["label_set"])}
+      )
+      for name, info in manifest["tasks"].items()
+    }
+    for name, expected in manifest["files"].items():
       self._verify(name, expected)
 
   def _verify(self, name: str, expected: Mapping[str, Any]) -> None:
@@ -314,22 +321,17 @@ class _Split(Sequence[Example]):
     return repr(self._source)
 
 
-def _read_manifest(path: pathlib.Path):
-  """Returns identity, tasks and files of a cache."""
+def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
   try:
     manifest = json.loads((path / _MANIFEST).read_text())
-    tasks = {
-      name: TaskInfo(
-        **{**info, "label_set": info["label_set"] and tuple(info["label_set"])}
-      )
-      for name, info in manifest["tasks"].items()
-    }
-    return manifest["identity"], tasks, manifest["files"]
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    if absent := {"identity", "tasks", "files"} - manifest.keys():
+      raise ValueError(f"no {', '.join(sorted(absent))} in {_MANIFEST}")
+  except (OSError, ValueError, AttributeError) as error:
     raise UserError(
       f"{path} is not a readable token cache ({error}). Build it again with"
       " --run_mode=prepare --overwrite."
     ) from error
+  return manifest
 
 
 def read_identity(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -344,8 +346,8 @@ def read_identity(path: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
   Raises:
     UserError: no manifest, or a broken one.
   """
-  identity, tasks, _ = _read_manifest(path)
-  return identity, tuple(tasks)
+  manifest = _read_manifest(path)
+  return manifest["identity"], tuple(manifest["tasks"])
 
 
 def list_caches(cache_dir: str | os.PathLike, name: str) -> list[pathlib.Path]:

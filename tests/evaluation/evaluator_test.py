@@ -1,0 +1,174 @@
+"""The evaluator with a student that knows four answers by heart."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny_student
+from synthetic_cache import make_task_info
+
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import sharding
+from distill_jax.training import step as step_lib
+
+VOCABULARY = vocab.load_vocabulary(vocab.BYTES)
+# Every letter's id is below 128.
+CONFIG = dataclasses.replace(tiny_student.CONFIG, vocab_size=128)
+LENGTHS = {"inputs": 8, "targets": 16}
+LABEL = make_task_info("label")
+ANSWERS = {
+  "a ball": "yes",
+  "a bell": "no",
+  "a bill": "yes",
+  "the sum": "wet answer: no",
+}
+
+
+def make_example(inputs, targets):
+  to_ids = lambda text: np.asarray([*VOCABULARY.encode(text), 1], np.int32)
+  return token_cache.Example(
+    f"id of {inputs}", to_ids(inputs), to_ids(targets), inputs, targets
+  )
+
+
+def make_examples(**changes):
+  """Returns an example each of `ANSWERS`; changes: other targets by word."""
+  return [
+    make_example(inputs, changes.get(inputs.split()[1], targets))
+    for inputs, targets in ANSWERS.items()
+  ]
+
+
+def make_evaluator(mesh, **kwargs):
+  model = T5(CONFIG, sharding.make_constrain_fn(mesh))
+  return Evaluator(model, mesh, VOCABULARY, LENGTHS, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def student():
+  """Trained until it answers `ANSWERS`; on one device."""
+  run = tiny_student.start("adamw", config=CONFIG)
+  ((batch, _),) = pipeline.make_eval_batches(make_examples(), LABEL, LENGTHS, 4)
+  run.take_steps([batch] * 120)
+  return run
+
+
+@pytest.fixture(scope="module")
+def evaluator(student):
+  # Four examples fill one batch and leave two rows of the second empty.
+  return make_evaluator(student.mesh, batch_rows=3)
+
+
+def test_label_metrics(student, evaluator):
+  examples = make_examples(bell="yes")
+  metrics, rows = evaluator.evaluate(student.state.params, examples, LABEL)
+  assert rows == [
+    {
+      "id": f"id of {inputs}",
+      "input": inputs,
+      "target": "yes" if inputs == "a bell" else answer,
+      "prediction": answer,
+      "correct": inputs != "a bell",
+    }
+    for inputs, answer in ANSWERS.items()
+  ]
+  assert metrics["label_accuracy"] == 0.75
+  assert metrics["num_correct"] == 3
+  assert metrics["num_examples"] == 4
+  assert "classes" not in metrics
+
+
+def test_the_loss_against_numpy(student, evaluator):
+  examples = make_examples(bell="yes")
+  scores = evaluator.score(student.state.params, examples, LABEL)
+  ((batch, _),) = pipeline.make_eval_batches(examples, LABEL, LENGTHS, 4)
+  logits = jax.jit(
+    lambda params: step_lib.apply_model(
+      T5(CONFIG), params, batch, enable_dropout=False
+    )
+  )(student.state.params)
+  logits = np.asarray(logits, np.float64)
+  targets = batch[batch_lib.DECODER_TARGET_TOKENS]
+  picked = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  cross_entropy = np.log(np.exp(logits).sum(-1)) - picked
+  loss = cross_entropy[targets > 0].mean()
+  assert scores["num_tokens"] == 4 + 4 + 4 + 15
+  np.testing.assert_allclose(scores["loss"], loss, rtol=1e-5)
+  np.testing.assert_allclose(scores["perplexity"], math.exp(loss), rtol=1e-5)
+
+
+def test_a_closed_label_set_has_classes(student, evaluator):
+  info = dataclasses.replace(LABEL, label_set=("yes", "no"))
+  metrics, _ = evaluator.evaluate(
+    student.state.params, make_examples(bell="yes"), info
+  )
+  assert metrics["num_unparsed"] == 1  # "wet answer: no" is no label
+  per_class = metrics["classes"]["per_class"]
+  assert per_class["yes"]["support"] == 3
+  assert per_class["yes"]["recall"] == pytest.approx(2 / 3)
+
+
+def test_a_joint_task_compares_the_labels_in_the_texts(student, evaluator):
+  examples = make_examples(sum="dry answer: no", ball="dry answer: no")
+  info = make_task_info("joint")
+  metrics, rows = evaluator.evaluate(student.state.params, examples, info)
+  assert [row["correct"] for row in rows] == [False, True, True, True]
+  assert metrics["label_accuracy"] == 0.75
+  assert rows[3]["prediction"] == "wet answer: no"
+  assert rows[3]["target"] == "dry answer: no"
+
+
+def test_rationales_are_compared_by_their_words(student, evaluator):
+  info = make_task_info("rationale")
+  metrics, rows = evaluator.evaluate(
+    student.state.params, make_examples(sum="wet"), info
+  )
+  # Three match; of "wet answer: no" one word of three: F = 2 / (3 + 1).
+  assert metrics["rouge_l"] == pytest.approx(100 * 3.5 / 4)
+  assert metrics["loss"] > 0
+  assert "label_accuracy" not in metrics
+  assert "correct" not in rows[0]
+
+
+def test_beams_find_the_answers_too(student):
+  evaluator = make_evaluator(student.mesh, batch_rows=4, num_beams=2)
+  predictions = evaluator.predict(student.state.params, make_examples(), LABEL)
+  assert predictions == list(ANSWERS.values())
+
+
+def test_batch_size_padding_rows_and_mesh_change_nothing(student, evaluator):
+  """Of inputs that the student never saw, so that its answers are odd."""
+  examples = [
+    make_example(inputs, "yes")
+    for inputs in ("sun", "a moon", "b", "the ox", "dull")
+  ]
+  params = student.state.params
+  mesh = {"data": 2, "fsdp": 2, "model": 2}
+  sharded = tiny_student.start("adamw", mesh, CONFIG)
+  subjects = [
+    (evaluator, params),
+    (make_evaluator(student.mesh, batch_rows=1), params),
+    # Four shards share the rows, so 3 become 4.
+    (
+      make_evaluator(sharded.mesh, batch_rows=3),
+      jax.device_put(params, sharded.shardings.params),
+    ),
+  ]
+  predictions, scores = zip(
+    *(
+      (subject.predict(weights, examples, LABEL),
+       subject.score(weights, examples, LABEL))
+      for subject, weights in subjects
+    ),
+    strict=True,
+  )  # fmt: skip
+  assert len(set(predictions[0])) > 1
+  assert not set(predictions[0]) <= set(ANSWERS.values())
+  assert predictions[1:] == predictions[:1] * 2
+  for other in scores[1:]:
+    assert other == pytest.approx(scores[0], rel=1e-5)

@@ -19,7 +19,9 @@ def test_values_against_numpy(logits_and_targets):
   logits, targets = logits_and_targets
   log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
   picked = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
-  cross_entropy, squared = losses.token_cross_entropy(logits, targets)
+  cross_entropy, squared = losses.token_cross_entropy(
+    jnp.asarray(logits), jnp.asarray(targets)
+  )
   np.testing.assert_allclose(cross_entropy, log_z - picked, rtol=1e-5)
   np.testing.assert_allclose(squared, log_z**2, rtol=1e-5)
 
@@ -27,8 +29,10 @@ def test_values_against_numpy(logits_and_targets):
 def test_gradient_is_softmax_minus_one_hot(logits_and_targets):
   logits, targets = logits_and_targets
   gradient = jax.grad(
-    lambda logits: jnp.sum(losses.token_cross_entropy(logits, targets)[0])
-  )(logits)
+    lambda logits: jnp.sum(
+      losses.token_cross_entropy(logits, jnp.asarray(targets))[0]
+    )
+  )(jnp.asarray(logits))
   exp = np.exp(logits.astype(np.float64))
   expected = exp / exp.sum(-1, keepdims=True) - np.eye(7)[targets]
   np.testing.assert_allclose(gradient, expected, atol=1e-6)

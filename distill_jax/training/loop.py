@@ -6,7 +6,7 @@ and stopping are hooks (`training.hooks`); the loop knows none of them.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ PyTree = Any
 Batch = Mapping[str, np.ndarray]
 
 
+@runtime_checkable
 class Hook(Protocol):
   """Something to do between steps."""
 

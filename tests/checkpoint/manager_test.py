@@ -160,15 +160,17 @@ def test_what_a_users_path_means(tmp_path):
   assert manager.find_checkpoint(newest) == newest / "checkpoints" / "12"
 
 
-@pytest.mark.parametrize("make_folder", [True, False])
-def test_no_checkpoint_at_a_path(tmp_path, make_folder):
-  path = tmp_path / "run"
-  if make_folder:
-    (path / "checkpoints").mkdir(parents=True)
-  with pytest.raises(UserError, match=f"no checkpoint at {path}"):
-    manager.find_checkpoint(path)
-  if not make_folder:
-    assert not path.exists()
+@pytest.mark.parametrize(
+  "folder", ["", "checkpoints", "checkpoints/1.orbax-checkpoint-tmp"]
+)
+def test_no_checkpoint_at_a_path(tmp_path, folder):
+  (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+  with pytest.raises(UserError, match=f"no checkpoint at {tmp_path}"):
+    manager.find_checkpoint(tmp_path)
+  missing = tmp_path / "missing"
+  with pytest.raises(UserError, match=f"no checkpoint at {missing}"):
+    manager.find_checkpoint(missing)
+  assert not missing.exists()
 
 
 def test_an_unfinished_newest_checkpoint_is_ignored(tmp_path):

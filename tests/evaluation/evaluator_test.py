@@ -159,16 +159,16 @@ def test_batch_size_padding_rows_and_mesh_change_nothing(student, evaluator):
       jax.device_put(params, sharded.shardings.params),
     ),
   ]
-  predictions, scores = zip(
-    *(
-      (subject.predict(weights, examples, LABEL),
-       subject.score(weights, examples, LABEL))
-      for subject, weights in subjects
-    ),
-    strict=True,
-  )  # fmt: skip
-  assert len(set(predictions[0])) > 1
-  assert not set(predictions[0]) <= set(ANSWERS.values())
-  assert predictions[1:] == predictions[:1] * 2
-  for other in scores[1:]:
-    assert other == pytest.approx(scores[0], rel=1e-5)
+  results = [
+    (
+      subject.predict(weights, examples, LABEL),
+      subject.score(weights, examples, LABEL),
+    )
+    for subject, weights in subjects
+  ]
+  predictions, scores = results[0]
+  assert len(set(predictions)) > 1
+  assert not set(predictions) <= set(ANSWERS.values())
+  for other_predictions, other_scores in results[1:]:
+    assert other_predictions == predictions
+    assert other_scores == pytest.approx(scores, rel=1e-5)

@@ -75,7 +75,7 @@ def test_rows_are_dealt_out_like_cards(problem):
     return params["b"] * 0, {"first": rows[0] * rows[1]}
 
   _, metrics = accumulate.sum_gradients(
-    loss_fn, params, batch, jax.random.key(0), 4
+    loss_fn, *jax.tree.map(jnp.asarray, (params, batch)), jax.random.key(0), 4
   )
   rows = batch["x"][:, 0, 0]
   np.testing.assert_allclose(

@@ -90,7 +90,6 @@ def test_the_batches_running_out_is_an_error():
   calls = []
   with pytest.raises(StopIteration):
     loop.run_loop(
-      0, iter([]), None, None, [Recorder("a", calls)], start_step=0,
-      train_steps=1,
-    )  # fmt: skip
+      0, iter([]), max, min, [Recorder("a", calls)], start_step=0, train_steps=1
+    )
   assert calls == [("a", "close")]

@@ -4,6 +4,7 @@ On many devices: sharded_step_test.py. Against T5X's own: t5x_test.py.
 """
 
 import dataclasses
+import functools
 import inspect
 import itertools
 
@@ -71,7 +72,7 @@ def test_dropout_depends_on_seed_step_and_nothing_else():
   optimizer = optax.identity()
   params = tiny_student.make_params(config)
 
-  @jax.jit
+  @functools.partial(jax.jit, static_argnums=0)
   def compute_loss(seed, step):
     _, metrics = step_lib.train_step(
       TrainState(step, params, optimizer.init(params)),

@@ -1,0 +1,244 @@
+"""Tests of config/gin_bindings.py: what is mistyped, and what is told."""
+
+import pathlib
+
+import pytest
+
+import gin
+from distill_jax import distill, infer, train
+from distill_jax.config import gin_bindings
+from distill_jax.errors import UserError
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_FILES = ("gin/models/t5_1_1/tiny.gin", "gin/runs/train.gin")
+_REQUIRED = {
+  "MIXTURE_OR_TASK_NAME": "'word_problems_distill'",
+  "MODEL_DIR": "'/tmp/run'",
+  "TRAIN_STEPS": "300",
+}
+_BINDINGS = tuple(f"{name} = {value}" for name, value in _REQUIRED.items())
+
+
+@pytest.fixture(autouse=True)
+def fixture_clean_gin(monkeypatch):
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _build(*bindings, files=_FILES, settings_class=train.TrainRun, folders=()):
+  gin_bindings.parse(files, bindings, [*map(str, folders), str(_ROOT)])
+  return gin_bindings.build(settings_class)
+
+
+def _write(folder, content, name="mine.gin"):
+  path = folder / name
+  path.write_text(content)
+  return str(path)
+
+
+def test_t5x_arguments_are_rewritten():
+  assert gin_bindings.rewrite_arguments(
+    [
+      "prog",
+      "--gin.TRAIN_STEPS=300",
+      "--gin.MODEL_DIR='a=b'",
+      "--gin.train.TrainRun.seed=1",
+      "--gin.NOTES=(\n'a',)",
+      "--gin_file=a.gin",
+      "--gin.TRAIN_STEPS",
+      "x--gin.A=1",
+    ]
+  ) == [
+    "prog",
+    "--gin_bindings=TRAIN_STEPS = 300",
+    "--gin_bindings=MODEL_DIR = 'a=b'",
+    "--gin_bindings=train.TrainRun.seed = 1",
+    "--gin_bindings=NOTES = (\n'a',)",
+    "--gin_file=a.gin",
+    "--gin.TRAIN_STEPS",
+    "x--gin.A=1",
+  ]
+
+
+def test_bindings_override_files_and_later_files_earlier_ones(tmp_path):
+  path = _write(tmp_path, "SEED = 5\nBATCH_SIZE = 8\n")
+  settings = _build(*_BINDINGS, "BATCH_SIZE = 16", files=(*_FILES, path))
+  assert (settings.seed, settings.feed.seed) == (5, 5)
+  assert settings.feed.batch_rows == 16
+  assert settings.train_steps == 300
+
+
+def test_a_parameter_may_be_bound_without_a_macro():
+  settings = _build(*_BINDINGS, "train.TrainRun.seed = 7")
+  assert (settings.seed, settings.feed.seed) == (7, 0)
+
+
+_QUOTES = "Strings need quotes of their own inside the shell's"
+
+
+@pytest.mark.parametrize(
+  "binding, told",
+  [
+    ("TRAIN_STEPZ = 3", "knows TRAIN_STEPZ. Did you mean TRAIN_STEPS?"),
+    ("QQQ = 3", "no gin file given knows QQQ. They know: ACTIVATION_DTYPE, "),
+    (
+      "train.TrainRun.train_stepz = 3",
+      "--gin.train.TrainRun.train_stepz=3: Configurable 'train.TrainRun'"
+      " doesn't have a parameter named 'train_stepz'.",
+    ),
+    ("nowhere.Run.x = 3", "--gin.nowhere.Run.x=3: No configurable matching"),
+    ("MODEL_DIR = /tmp/run", f"--gin.MODEL_DIR=/tmp/run: .*{_QUOTES}"),
+    ("MODEL_DIR = run", f"--gin.MODEL_DIR=run: .*{_QUOTES}"),
+    ("MODEL_DIR = ", f"--gin.MODEL_DIR=: .*{_QUOTES}"),
+    ("SEED = 1 + 1", f"--gin.SEED=1 . 1: .*{_QUOTES}"),
+    ("TRAIN_STEPS = '300'", "TRAIN_STEPS is '300'; it must be a whole number"),
+    ("DROPOUT_RATE = 2.0", "DROPOUT_RATE is 2.0; it is a probability"),
+    ("BATCH_SIZE = 0", "BATCH_SIZE is 0; it must be a whole number >= 1"),
+    ("LEARNING_RATE = 'x'", "settings of 'constant' do not fit: '<' not supp"),
+    ("SEED = %gin.REQUIRED", "Missing: --gin.SEED=VALUE"),
+    ("SEED = %OTHER", "Missing: --gin.OTHER=VALUE"),
+  ],
+)
+def test_a_bad_binding_is_named(binding, told):
+  with pytest.raises(UserError, match=told) as raised:
+    _build(*_BINDINGS, binding)
+  # Neither gin's account of its calls nor addresses of Python objects.
+  assert "\n" not in str(raised.value)
+  assert "0x" not in str(raised.value)
+
+
+def test_everything_missing_is_named_at_once():
+  with pytest.raises(UserError) as raised:
+    _build(files=_FILES[1:])
+  assert str(raised.value).splitlines() == [
+    "No model was given. Put a model's gin file before the run's, e.g."
+    " --gin_file=gin/models/t5_1_1/tiny.gin.",
+    "Missing: --gin.MIXTURE_OR_TASK_NAME=VALUE --gin.MODEL_DIR=VALUE"
+    f" --gin.TRAIN_STEPS=VALUE. {_QUOTES}: --gin.MODEL_DIR=\"'/tmp/run'\".",
+  ]
+
+
+@pytest.mark.parametrize("name", _REQUIRED)
+def test_each_required_macro_is_required(name):
+  with pytest.raises(UserError, match=f"^Missing: --gin.{name}=VALUE. Str"):
+    _build(*(b for b in _BINDINGS if not b.startswith(name)))
+
+
+def test_a_model_that_gives_too_little_is_named():
+  family = "gin/models/t5_1_1/family.gin"
+  with pytest.raises(UserError, match="of 'T5Config' do not fit.*'embed_dim'"):
+    _build(*_BINDINGS, files=(family, _FILES[1]))
+
+
+def test_settings_that_nothing_reads_are_named(tmp_path):
+  path = _write(
+    tmp_path,
+    "from __gin__ import dynamic_registration\n"
+    "from distill_jax.optim import factory\n"
+    "MY_MACRO = 3\n"
+    "factory.adamw.weight_decay = 0.1\n",
+  )
+  with pytest.raises(
+    UserError,
+    match="reads these settings: MY_MACRO, distill_jax.optim.factory.adamw.wei",
+  ):
+    _build(*_BINDINGS, files=(*_FILES, path))
+
+
+def test_what_is_read_under_another_name_is_unread(tmp_path):
+  path = _write(
+    tmp_path,
+    "from __gin__ import dynamic_registration\n"
+    "from distill_jax import train\n"
+    "elsewhere/train.TrainRun.seed = 1\n",
+  )
+  with pytest.raises(UserError, match="reads these settings: .*TrainRun.seed"):
+    _build(*_BINDINGS, files=(*_FILES, path))
+
+
+def test_a_default_gives_way_to_what_was_set():
+  gin_bindings.parse(["gin/runs/infer.gin"], [], [str(_ROOT)])
+  gin_bindings.set_default("MODEL_CONFIG", "None")
+  gin_bindings.set_default("NUM_BEAMS", "4")
+  gin.parse_config("INPUT_PATH = 'a'\nOUTPUT_PATH = 'b'")
+  settings = gin_bindings.build(infer.InferRun)
+  assert settings == infer.InferRun("a", "b", mesh={"data": -1})
+
+
+# --- Files ------------------------------------------------------------------
+
+
+def test_an_unknown_file_is_named_with_where_it_was_sought(tmp_path, caplog):
+  with pytest.raises(UserError) as raised:
+    gin_bindings.parse(["gin/trian.gin"], [], [str(tmp_path)] * 2)
+  assert str(raised.value) == (
+    f"There is no gin file gin/trian.gin in {tmp_path}. Correct its path, or"
+    " add the folder it starts from with --gin_search_paths."
+  )
+  assert caplog.records == []
+
+
+def test_a_file_that_includes_an_unknown_one_is_named(tmp_path):
+  path = _write(tmp_path, "include 'absent.gin'\n")
+  with pytest.raises(UserError, match=f"absent.gin, which {path} includes"):
+    gin_bindings.parse([path], [], [str(tmp_path)])
+
+
+def test_a_file_of_the_last_folder_is_found_silently(tmp_path, caplog):
+  _write(tmp_path, "", "elsewhere.gin")
+  gin_bindings.parse(["elsewhere.gin"], [], [str(_ROOT), str(tmp_path)])
+  assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+  "content, told",
+  [
+    ("SEED = \n", r"mine.gin cannot be read: .*mine.gin. line 1"),
+    ("A = 1\nimport absent_module\n", "mine.gin cannot be read: No module"),
+    (
+      "from __gin__ import dynamic_registration\n"
+      "from distill_jax import distill\n"
+      "distill.Objective.z_los = 1\n",
+      r"(?s)mine.gin cannot be read: .*parameter named 'z_los'.*line 3",
+    ),
+  ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path, content, told):
+  path = _write(tmp_path, content)
+  with pytest.raises(UserError, match=told):
+    gin_bindings.parse([path], [], [])
+
+
+# --- The operative configuration --------------------------------------------
+
+
+def _without_functions(settings):
+  """Fields of the settings; schedules and optimizers are made anew."""
+  fields = dict(vars(settings))
+  return {
+    name: fields[name]
+    for name in fields
+    if name not in ("learning_rate", "optimizer")
+  }
+
+
+@pytest.mark.parametrize("run", ["train", "train_adamw"])
+def test_operative_configuration_builds_the_same_again(tmp_path, run):
+  first = _build(
+    *_BINDINGS,
+    "LEARNING_RATE = 0.25",
+    "WORD_PROBLEMS = {'seed': 3}",
+    'LABEL_PREFIX = "it\'s:\\n"',
+    "RATIONALE_LOSS_WEIGHT = 1e-05",
+    files=(_FILES[0], f"gin/runs/{run}.gin"),
+  )
+  text = gin_bindings.operative_config()
+  gin.clear_config()
+  second = _build(files=(_write(tmp_path, text, "config.gin"),))
+  assert _without_functions(second) == _without_functions(first)
+  assert second.data.label_prefix == "it's:\n"
+  assert second.objective == distill.Objective(rationale_loss_weight=1e-5)
+  assert second.learning_rate(0) == first.learning_rate(0) == 0.25
+  assert gin_bindings.operative_config() == text

@@ -1,0 +1,129 @@
+"""Every gin file of the project builds, with what its header says it needs."""
+
+import pathlib
+import re
+
+import pytest
+
+import gin
+from distill_jax import eval as eval_mode
+from distill_jax import infer, prepare, sweep, train
+from distill_jax.config import gin_bindings
+from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_MODEL = "gin/models/t5_1_1/tiny.gin"
+# A run's file -> its settings, and the settings' macros that must be given.
+_RUNS = {
+  "eval": (eval_mode.EvalRun, ()),
+  "infer": (infer.InferRun, ("INPUT_PATH", "OUTPUT_PATH")),
+  "prepare": (prepare.PrepareRun, ("MIXTURE_OR_TASK_NAME",)),
+  "train": (
+    train.TrainRun,
+    ("MIXTURE_OR_TASK_NAME", "MODEL_DIR", "TRAIN_STEPS"),
+  ),
+  "train_adamw": (
+    train.TrainRun,
+    ("MIXTURE_OR_TASK_NAME", "MODEL_DIR", "TRAIN_STEPS"),
+  ),
+  "sweep": (
+    sweep.SweepRun,
+    ("METHODS", "SIZES", "SEEDS", "TITLE", "MODEL_DIR", "TRAIN_STEPS"),
+  ),
+}
+_INCLUDED = ("data", "train_common")
+_VALUES = {
+  "METHODS": "(('a', 'b_label', 'b_label', 8),)",
+  "SIZES": "(10,)",
+  "SEEDS": "(0,)",
+  "TRAIN_STEPS": "300",
+}
+_EXPERIMENTS = sorted((_ROOT / "gin" / "experiments").glob("*.gin"))
+_MODELS = [
+  path
+  for path in sorted((_ROOT / "gin" / "models").glob("*/*.gin"))
+  if path.stem != "family"
+]
+
+
+@pytest.fixture(autouse=True)
+def fixture_clean_gin(monkeypatch):
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _parse(files, required=()):
+  bindings = [f"{name} = {_VALUES.get(name, repr('x'))}" for name in required]
+  gin_bindings.parse(files, bindings, [str(_ROOT)])
+
+
+def _build(settings_class):
+  if settings_class in (eval_mode.EvalRun, infer.InferRun):
+    gin_bindings.set_default("MODEL_CONFIG", "None")  # As `main` does.
+  return gin_bindings.build(settings_class)
+
+
+def _read_header(path):
+  lines = path.read_text().splitlines()
+  count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+  return "\n".join(line.lstrip("# ") for line in lines[:count])
+
+
+@pytest.mark.parametrize("name", _RUNS)
+def test_a_run_needs_what_it_says_and_no_more(name):
+  settings_class, required = _RUNS[name]
+  _parse([_MODEL, f"gin/runs/{name}.gin"])
+  if required:
+    with pytest.raises(UserError) as raised:
+      _build(settings_class)
+    found = re.findall(r"--gin\.(\w+)=VALUE", str(raised.value))
+    assert sorted(found) == sorted(required)
+  gin.clear_config()
+  model = [] if name in ("eval", "infer", "prepare") else [_MODEL]
+  _parse([*model, f"gin/runs/{name}.gin"], required)
+  settings = _build(settings_class)
+  assert isinstance(settings, settings_class)
+  header = _read_header(_ROOT / f"gin/runs/{name}.gin")
+  if "REQUIRED" in header:
+    assert set(required) <= set(re.findall(r"[A-Z_]+", header))
+
+
+@pytest.mark.parametrize("name", [*_RUNS, *_INCLUDED])
+def test_a_header_names_only_macros_that_exist(name):
+  _parse([_MODEL, f"gin/runs/{name}.gin"])
+  header = _read_header(_ROOT / f"gin/runs/{name}.gin")
+  header = re.sub(r"'[^']*'|gin/\S+", "", header)
+  named = set(re.findall(r"\b[A-Z][A-Z_]{3,}\b", header))
+  named -= {"REQUIRED", "COMMON", "RARE", "JSONL"}
+  assert named <= gin_bindings._macros()
+
+
+def test_no_run_is_untested():
+  names = {path.stem for path in (_ROOT / "gin" / "runs").glob("*.gin")}
+  assert names == {*_RUNS, *_INCLUDED}
+
+
+@pytest.mark.parametrize("path", _EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_builds_from_the_command_in_its_header(path):
+  header = _read_header(path)
+  files = re.findall(r"--gin_file=(\S+)", header)
+  assert files[-1] == str(path.relative_to(_ROOT))
+  bindings = re.findall(r"--gin\.(\w+)=\"(.*?)\"", header)
+  (mode,) = re.findall(r"--run_mode=(\w+)", header)
+  gin_bindings.parse(
+    files, [f"{name} = {value}" for name, value in bindings], [str(_ROOT)]
+  )
+  settings = _build(_RUNS[mode][0])
+  for method in settings.methods:
+    sweep.Method(*method)
+
+
+@pytest.mark.parametrize(
+  "path", _MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_a_model_trains(path):
+  _parse([str(path), "gin/runs/train.gin"], _RUNS["train"][1])
+  assert isinstance(_build(train.TrainRun).model_config, T5Config)

@@ -1,0 +1,179 @@
+"""The project's shape: who imports whom, and what no module may hold."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_FILES = sorted(
+  [*(_ROOT / "distill_jax").rglob("*.py"), *(_ROOT / "tasks").glob("*.py")]
+)
+# Below every layer: the package and its one exception.
+_BELOW = {"distill_jax", "distill_jax.errors"}
+# A module imports lower layers only; the same layer only inside its own folder.
+_LAYERS = {
+  0: """
+    data.arithmetic data.batch data.records data.settings data.splits
+    data.task_kinds data.word_problem_templates
+    model.config model.constraint
+    partitioning.axes
+  """,
+  1: """
+    distill losses
+    config.gin_bindings
+    data.packing data.token_cache data.vocab data.word_problems
+    evaluation.text_metrics
+    model.attention model.decoder model.embedding model.encoder model.linear
+    model.masks model.mlp model.norm model.parameter model.relative_bias
+    model.t5
+    optim.factory optim.schedules
+    partitioning.mesh partitioning.sharding
+    teacher.parsing
+    training.metric_files training.progress training.run_record
+  """,
+  2: """
+    checkpoint.manager
+    data.datasets data.official data.pipeline data.seqio_cache
+    data.seqio_nli_gold data.seqio_preprocessors data.seqio_source
+    decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
+    training.accumulate training.state training.step
+  """,
+  3: """
+    run_loading
+    evaluation.evaluator
+    tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
+    tasks.svamp tasks.word_problems
+    training.hooks training.loop
+  """,
+  4: """
+    eval infer prepare train
+    experiments.aggregation experiments.plots experiments.report
+    experiments.results
+  """,
+  5: "main sweep",
+}
+_LAYER_OF = {
+  f"distill_jax.{name}": layer
+  for layer, names in _LAYERS.items()
+  for name in names.split()
+}
+_TENSORFLOW = {
+  "clu",
+  "mesh_tensorflow",
+  "seqio",
+  "t5",
+  "t5x",
+  "tensorflow",
+  "tensorflow_datasets",
+  "tensorflow_text",
+}
+# Their one line is tested with `tasks/register.py`; an exception has none.
+_TESTED_ELSEWHERE = {
+  "distill_jax/errors.py",
+  "tasks/anli1.py",
+  "tasks/asdiv.py",
+  "tasks/cqa.py",
+  "tasks/esnli.py",
+  "tasks/svamp.py",
+  "tasks/word_problems.py",
+}
+
+
+def _relative(path):
+  return path.relative_to(_ROOT).as_posix()
+
+
+def _module_name(path):
+  parts = list(path.relative_to(_ROOT).with_suffix("").parts)
+  if parts[0] == "tasks":
+    parts.insert(0, "distill_jax")
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+_MODULES = {_module_name(path): path for path in _FILES}
+
+
+def _parse(path):
+  return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def _imported(path):
+  """Returns the dotted names of all that a file imports, wherever in it."""
+  names = set()
+  for node in ast.walk(_parse(path)):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      module = node.module
+      if node.level:
+        package = _module_name(path.with_name("__init__.py"))
+        module = f"{package}.{module}" if module else package
+      for alias in node.names:
+        name = f"{module}.{alias.name}"
+        # `from package import module`, or `from module import thing`.
+        names.add(name if name in _MODULES else module)
+  return names
+
+
+def _needs_layer(name):
+  is_package = _MODULES[name].name == "__init__.py"
+  return name not in _BELOW and (not is_package or name in _LAYER_OF)
+
+
+def test_every_module_has_a_layer():
+  assert set(filter(_needs_layer, _MODULES)) == set(_LAYER_OF)
+
+
+def test_docstrings_name_the_layer():
+  wrong = []
+  for name, layer in _LAYER_OF.items():
+    docstring = ast.get_docstring(_parse(_MODULES[name])) or ""
+    named = re.search(r"\bLayer (\d)", docstring)
+    if named and int(named[1]) != layer:
+      wrong.append(f"{name}: layer {layer}, its docstring says {named[1]}")
+  assert wrong == []
+
+
+@pytest.mark.parametrize("name", _LAYER_OF)
+def test_a_module_imports_lower_layers_only(name):
+  path, layer = _MODULES[name], _LAYER_OF[name]
+  for imported in _imported(path) & _LAYER_OF.keys():
+    is_beside = _MODULES[imported].parent == path.parent
+    highest = layer if is_beside else layer - 1
+    assert _LAYER_OF[imported] <= highest, (
+      f"{name} (layer {layer}) imports {imported} ({_LAYER_OF[imported]})"
+    )
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_relative)
+def test_a_file_keeps_the_rules(path):
+  tree = _parse(path)
+  if path.read_text().strip():
+    assert ast.get_docstring(tree), "no module docstring"
+  assert path.stem not in ("common", "helpers", "misc", "util", "utils")
+  calls = {
+    node.func.id
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+  }
+  assert not calls & {"eval", "exec"}
+  may_use_tensorflow = path.parent.name == "tasks" or path.name.startswith(
+    "seqio_"
+  )
+  packages = {name.partition(".")[0] for name in _imported(path)}
+  assert may_use_tensorflow or not packages & _TENSORFLOW
+
+
+def test_every_module_has_a_test():
+  untested = []
+  for path in _FILES:
+    name = _relative(path)
+    if path.name == "__init__.py" or name in _TESTED_ELSEWHERE:
+      continue
+    mirrored = pathlib.Path(name.removeprefix("distill_jax/"))
+    test = _ROOT / "tests" / mirrored.with_name(f"{path.stem}_test.py")
+    if not test.is_file():
+      untested.append(name)
+  assert untested == []

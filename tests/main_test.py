@@ -1,0 +1,115 @@
+"""Tests of main.py: the program as users run it. Each test is a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_TRAIN = (
+  "--run_mode=train",
+  "--gin_file=gin/models/t5_1_1/tiny.gin",
+  "--gin_file=gin/runs/train.gin",
+)
+
+
+def _run(*arguments, folder, command=("-m", "distill_jax.main"), stdin=""):
+  return subprocess.run(
+    [sys.executable, *command, *arguments],
+    cwd=folder,
+    env=os.environ | {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)},
+    input=stdin,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def _assert_mistake(process, *told):
+  """Checks for one message, on one screen, and nothing else."""
+  assert process.returncode == 2, process.stderr
+  assert process.stdout == ""
+  assert process.stderr.startswith("distill-jax: ")
+  assert "Traceback" not in process.stderr
+  assert len(process.stderr.splitlines()) <= 4
+  for part in told:
+    assert part in process.stderr
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    ([], "--run_mode is missing; it is one of prepare, train, eval, infer, sw"),
+    (["--run_mode=trian"], "<prepare|train|eval|infer|sweep>"),
+    (
+      ["--run_mode=eval"],
+      "--gin_file is missing, e.g. --gin_file=gin/runs/eva",
+    ),
+    (["--run_mode=eval", "a"], "Unexpected arguments ['a']"),
+    (
+      ["--run_mod=eval"],
+      "Unknown command line flag 'run_mod'. Did you mean: r",
+    ),
+    (["--gin.SEED", "3"], "Unknown command line flag 'gin.SEED'"),
+  ],
+)
+def test_mistaken_flags(tmp_path, arguments, told):
+  _assert_mistake(_run(*arguments, folder=tmp_path), told)
+
+
+def test_help(tmp_path):
+  process = _run("--help", folder=tmp_path)
+  assert process.returncode == 0
+  for text in ("A first run", "--run_mode", "--gin_search_paths", "sweep   "):
+    assert text in process.stdout
+
+
+def test_a_misspelled_macro(tmp_path):
+  process = _run(*_TRAIN, "--gin.TRAIN_STEPZ=3", folder=tmp_path)
+  _assert_mistake(process, "Did you mean TRAIN_STEPS?")
+
+
+def test_missing_settings_away_from_the_repository(tmp_path):
+  process = _run(*_TRAIN, "--gin.TRAIN_STEPS=3", folder=tmp_path)
+  _assert_mistake(
+    process, "Missing: --gin.MIXTURE_OR_TASK_NAME=VALUE --gin.MODEL_DIR=VALUE"
+  )
+  # gin reports each folder it searches in vain, unless it is told not to.
+  assert "not found" not in process.stderr
+
+
+def test_a_folder_without_a_run(tmp_path):
+  process = _run(
+    "--run_mode=infer",
+    "--gin_file=gin/runs/infer.gin",
+    "--gin.MODEL_DIR='absent'",
+    "--gin.INPUT_PATH='-'",
+    "--gin.OUTPUT_PATH='-'",
+    folder=tmp_path,
+    stdin="one\n",
+  )
+  _assert_mistake(process, f"There is no checkpoint at {tmp_path}/absent")
+
+
+def test_own_gin_file_and_own_tasks_in_this_folder(tmp_path):
+  (tmp_path / "my_tasks.py").write_text(
+    "from distill_jax.errors import UserError\n"
+    "raise UserError('my_tasks was imported')\n"
+  )
+  (tmp_path / "more").mkdir()
+  (tmp_path / "more" / "mine.gin").write_text(
+    "include 'gin/runs/prepare.gin'\nMIXTURE_OR_TASK_MODULE = 'my_tasks'\n"
+  )
+  # As the installed program does it: `-P` keeps this folder off Python's path.
+  process = _run(
+    "--run_mode=prepare",
+    "--gin_file=mine.gin",
+    "--gin_search_paths=more",
+    "--gin.MIXTURE_OR_TASK_NAME='my_set_label'",
+    f"--gin.CACHE_DIR='{tmp_path}'",
+    folder=tmp_path,
+    command=("-P", "-c", "from distill_jax import main; main.run()"),
+  )
+  _assert_mistake(process, "my_tasks was imported")

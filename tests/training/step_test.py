@@ -68,7 +68,7 @@ def test_metrics_of_one_step():
 
 def test_dropout_depends_on_seed_step_and_nothing_else():
   config = dataclasses.replace(tiny_student.CONFIG, dropout_rate=0.5)
-  batch = tiny_student.make_batch()
+  batch = jax.tree.map(jnp.asarray, tiny_student.make_batch())
   optimizer = optax.identity()
   params = tiny_student.make_params(config)
 

@@ -43,6 +43,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1",
     "array-record>=0.8",
+    "etils[epath]>=1.7",
     "flax>=0.12",
     "gin-config>=0.5",
     "grain>=0.2.12",

@@ -1,6 +1,6 @@
 """The paper's objective over one batch that holds label and rationale rows.
 
-Layer 2; imports losses, data.batch. Knows no model and no optimizer: logits
+Layer 1; imports losses, data.batch. Knows no model and no optimizer: logits
 in, one scalar and its parts out.
 
 Source: Distilling Step-by-Step, section 3.2, equations 3 and 4:

@@ -49,7 +49,9 @@ class EvalRun:
   mixture_or_task_name: str | None = None
   splits: Sequence[str] = ("test",)
   model_config: T5Config | None = None
-  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  mesh: Mapping[str, int] = dataclasses.field(
+    default_factory=lambda: {"data": -1}
+  )
   batch_rows: int = 32
   num_beams: int = 1
   max_examples: int | None = None

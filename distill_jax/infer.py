@@ -51,7 +51,9 @@ class InferRun:
   checkpoint_path: str | None = None
   with_rationale: bool = False
   model_config: T5Config | None = None
-  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  mesh: Mapping[str, int] = dataclasses.field(
+    default_factory=lambda: {"data": -1}
+  )
   batch_rows: int = 32
   num_beams: int = 1
 

@@ -77,7 +77,9 @@ class TrainRun:
   objective: Objective
   learning_rate: Callable[[int], Any]
   optimizer: optax.GradientTransformation
-  mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  mesh: Mapping[str, int] = dataclasses.field(
+    default_factory=lambda: {"data": -1}
+  )
   seed: int = 0
   num_microbatches: int = 1
   eval_period: int = 1000

@@ -19,11 +19,11 @@ import statistics
 import tempfile
 import time
 
-import gin
 import jax
 import numpy as np
 from absl import app, flags
 
+import gin
 from distill_jax.config import gin_bindings
 from distill_jax.data import pipeline, token_cache
 from distill_jax.distill import Objective

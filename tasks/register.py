@@ -14,6 +14,7 @@ To add your own data set, write a module like this one and name it with
 """
 
 import functools
+from typing import Any, cast
 
 import seqio
 
@@ -52,8 +53,11 @@ def register_dataset(spec: datasets.DatasetSpec) -> None:
 def _register_task(spec, kind_name, kind):
   seqio.TaskRegistry.add(
     f"{spec.name}_{kind_name}",
-    source=seqio_source.make_record_source(
-      spec, use_teacher_labels=kind.uses_teacher_labels
+    source=cast(
+      Any,  # SeqIO's own source does not match its own protocol.
+      seqio_source.make_record_source(
+        spec, use_teacher_labels=kind.uses_teacher_labels
+      ),
     ),
     preprocessors=[
       functools.partial(seqio_preprocessors.make_inputs_and_targets, kind=kind),

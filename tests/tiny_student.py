@@ -32,7 +32,7 @@ CONFIG = T5Config(
 OBJECTIVE = distill.Objective(rationale_loss_weight=0.5, z_loss=1e-3)
 OPTIMIZERS = {
   "adamw": factory.adamw(
-    schedules.constant(1e-2), weight_decay=0.1, max_grad_norm=None
+    schedules.constant(1e-2), eps=1e-5, weight_decay=0.1, max_grad_norm=None
   ),
   "adafactor": factory.adafactor(
     schedules.constant(1e-2), min_dim_size_to_factor=16

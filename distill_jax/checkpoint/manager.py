@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from distill_jax.errors import UserError
@@ -95,7 +96,6 @@ class Checkpoints:
     Raises:
       UserError: the disk is full, now or in the save before.
     """
-    is_ranked = metrics is not None and self._best_metric in metrics
     with _explain_full_disk(self._folder):
       self._manager.save(
         step,
@@ -105,7 +105,7 @@ class Checkpoints:
             _DATA_ITERATOR: ocp.args.JsonSave(dict(data_iterator_state)),
           }
         ),
-        metrics=dict(metrics) if is_ranked else None,
+        metrics=_ranked(metrics, self._best_metric),
       )
 
   def restore(
@@ -204,7 +204,7 @@ def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
   _check_shapes(path / _STATE, target)
   with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
     restored = handler.restore(
-      path / _STATE,
+      epath.Path(path / _STATE),
       args=ocp.args.PyTreeRestore(
         target,
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -212,6 +212,11 @@ def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
       ),
     )
   return restored["params"]
+
+
+def _ranked(metrics, best_metric: str) -> dict[str, float] | None:
+  """Metrics that decide which is best; None for a checkpoint without."""
+  return dict(metrics) if metrics and best_metric in metrics else None
 
 
 def _as_dict(state: PyTree) -> dict[str, PyTree]:
@@ -225,7 +230,7 @@ def _as_dict(state: PyTree) -> dict[str, PyTree]:
 def _check_shapes(path: pathlib.Path, target: Mapping[str, PyTree]) -> None:
   with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
     try:
-      stored = handler.metadata(path).tree
+      stored = handler.metadata(epath.Path(path)).tree
     except Exception as error:
       raise UserError(
         f"{path.parent} cannot be read as a checkpoint: {error}"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import gin
 from distill_jax.errors import UserError
+from gin import config as gin_config
 
 _QUOTING = (
   "Strings need quotes of their own inside the shell's:"
@@ -119,14 +120,14 @@ def raise_on_missing() -> None:
   Raises:
     UserError: names all of them.
   """
-  config = gin.config._CONFIG
+  config = gin_config._CONFIG
   missing = {
     scope
     for (scope, selector), parameters in config.items()
     if selector == "gin.macro" and str(parameters["value"]) == "%gin.REQUIRED"
   } | {
     reference.scoped_selector.split("/")[0]
-    for reference in gin.config.iterate_references(config)
+    for reference in gin_config.iterate_references(config)
     if reference.selector == "gin.macro" and reference.config_key not in config
   }
   hints = []
@@ -150,7 +151,7 @@ def raise_on_unread() -> None:
   Raises:
     UserError: names them.
   """
-  config, operative = gin.config._CONFIG, gin.config._OPERATIVE_CONFIG
+  config, operative = gin_config._CONFIG, gin_config._OPERATIVE_CONFIG
   unread = []
   for (scope, selector), parameters in config.items():
     # An object made inside a macro is read in a scope of the macro's name.
@@ -179,7 +180,7 @@ def operative_config() -> str:
 
 def _macros() -> set[str]:
   return {
-    scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"
+    scope for scope, selector in gin_config._CONFIG if selector == "gin.macro"
   }
 
 

@@ -110,6 +110,7 @@ def jsonl_dataset(
   path_pattern: str,
   metric: str,
   label_set: tuple[str, ...] | None = None,
+  splits: tuple[str, ...] = SPLITS,
 ) -> DatasetSpec:
   """Makes a data set of records files, one for each split.
 
@@ -118,6 +119,7 @@ def jsonl_dataset(
     path_pattern: path with `{split}` in it, such as "data/mine_{split}.jsonl".
     metric: "exact_match" or "equation".
     label_set: all labels there are; None: not checked.
+    splits: the splits that have a file.
 
   Returns:
     The data set, to be given to `register_dataset`.
@@ -147,9 +149,15 @@ def jsonl_dataset(
     return records
 
   def list_files(_: DataSettings) -> list[pathlib.Path]:
-    return [path for path in map(get_path, SPLITS) if path.is_file()]
+    files = [get_path(split) for split in splits]
+    if missing := [str(path) for path in files if not path.is_file()]:
+      raise UserError(
+        f"Data set {name!r} lacks {', '.join(missing)}. Put the files there, or"
+        " name the splits there are in `splits`."
+      )
+    return files
 
-  return DatasetSpec(name, load, metric, list_files, label_set)
+  return DatasetSpec(name, load, metric, list_files, label_set, splits)
 
 
 def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:

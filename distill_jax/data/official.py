@@ -2,7 +2,7 @@
 
 Owns the release's file layout, `<name>/<name>_{train,valid,test}.json` (JSON
 lines) with the teacher's raw outputs in `<name>/llm/<split>_CoT_<k>.json`, and
-how its rows become input and label. Layer 1; imports records and the parser.
+how its rows become input and label. Layer 2; imports records and the parser.
 Subsampling and validation splits are not its business: `datasets` makes them.
 
 Outputs pair with rows by position alone, so every count is checked.

@@ -213,14 +213,12 @@ class _PairSource:
     make_label,
     make_rationale,
   ):
-    self._labels, self._rationales = labels, rationales
+    self._labels, self._rationales = labels, rationales or ()
     self._make_label, self._make_rationale = make_label, make_rationale
     # Rows without a rationale (dropped, or never written) go without one.
-    self._rationale_index = (
-      {rationales[i].id: i for i in range(len(rationales))}
-      if rationales is not None
-      else {}
-    )
+    self._rationale_index = {
+      example.id: index for index, example in enumerate(self._rationales)
+    }
 
   def __len__(self) -> int:
     return len(self._labels)

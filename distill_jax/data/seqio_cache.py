@@ -8,6 +8,7 @@ metric.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 import seqio
@@ -144,7 +145,7 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
   return TaskInfo(
     rate=rate,
     kind=kind.loss,
-    metric=spec.metric,
+    metric=cast(Any, spec.metric),  # `DatasetSpec` has checked it.
     label_set=spec.label_set,
     uses_teacher_labels=kind.uses_teacher_labels,
     inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),

@@ -5,8 +5,8 @@ data.task_kinds. `tasks/` composes them.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-import seqio
 import tensorflow as tf
 
 from distill_jax.data import settings as settings_lib
@@ -61,7 +61,7 @@ def get_prefix(
 
 
 def tokenize(
-  dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+  dataset: tf.data.Dataset, output_features: Mapping[str, Any]
 ) -> tf.data.Dataset:
   """Tokenizes; a literal "</s>" in the inputs becomes the single id of EOS.
 

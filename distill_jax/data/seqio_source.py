@@ -6,6 +6,7 @@ SeqIO registers tasks at import, before any setting is known.
 """
 
 import dataclasses
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -44,7 +45,7 @@ def make_record_source(
         dataclasses.replace(record, label=record.teacher_label)
         for record in records
       ]
-    columns = {}
+    columns: Any = {}
     for field in _TEXT_FIELDS:
       values = [getattr(record, field) for record in records]
       columns[field] = tf.constant([value or "" for value in values])

@@ -52,7 +52,7 @@ MIXTURES = {
 }
 
 # What stands between the two parts of a joint target.
-JOINT_MARKERS = {
+JOINT_MARKERS: dict[tuple[str, ...], str] = {
   ("rationale", "label"): _ANSWER_MARKER,
   ("label", "rationale"): _RATIONALE_MARKER,
 }

@@ -15,17 +15,20 @@ version, name, settings, vocabulary and the contents of the source files.
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import (
+  array_record_module,  # pyright: ignore[reportAttributeAccessIssue] no stub
+)
 from grain import sources as grain_sources
 
 import distill_jax
@@ -60,7 +63,9 @@ class Example:
     fields = dataclasses.asdict(self)
     for key in ("inputs", "targets"):
       fields[key] = np.asarray(fields[key], "<i4").tobytes()
-    return msgpack.packb(fields)
+    packed = msgpack.packb(fields)
+    assert packed is not None  # The stub allows for a streaming packer.
+    return packed
 
   @classmethod
   def from_bytes(cls, serialized: bytes) -> "Example":
@@ -88,8 +93,8 @@ class TaskInfo:
   """
 
   rate: float
-  kind: str
-  metric: str
+  kind: Literal["label", "rationale", "joint"]
+  metric: Literal["exact_match", "equation"]
   label_set: tuple[str, ...] | None
   uses_teacher_labels: bool
   inputs_prefix: str
@@ -175,30 +180,30 @@ def write_cache(
     overwrite: replace a folder of that name.
 
   Raises:
-    UserError: the folder exists and `overwrite` is not set, or a task has no
-      examples.
+    UserError: the folder exists and `overwrite` is not set, it cannot be made,
+      or a task has no examples.
   """
   if path.exists() and not overwrite:
     raise UserError(f"{path} exists. Add --overwrite to build it again.")
   # Not tempfile's, which nobody but its maker may read: caches are shared.
   building = path.with_name(f".building-{uuid.uuid4().hex}")
-  building.mkdir(parents=True)
+  try:
+    building.mkdir(parents=True)
+  except OSError as error:
+    raise UserError(
+      f"The token cache cannot be written: {error}. Give another CACHE_DIR."
+    ) from error
   try:
     counts: dict[str, dict[str, int]] = {task: {} for task in tasks}
-    writer, writing = None, None
-    for task, split, example in examples:
-      if (task, split) != writing:
-        if writer is not None:
-          writer.close()
-        # One example a chunk: random access reads just what it returns.
-        writer = array_record_module.ArrayRecordWriter(
-          str(building / f"{task}-{split}.array_record"), "group_size:1"
-        )
-        writing = (task, split)
-        counts[task][split] = 0
-      writer.write(example.to_bytes())
-      counts[task][split] += 1
-    if writer is not None:
+    for (task, split), rows in itertools.groupby(examples, lambda row: row[:2]):
+      # One example a chunk: random access reads just what it returns.
+      writer = array_record_module.ArrayRecordWriter(
+        str(building / f"{task}-{split}.array_record"), "group_size:1"
+      )
+      counts[task][split] = 0
+      for _, _, example in rows:
+        writer.write(example.to_bytes())
+        counts[task][split] += 1
       writer.close()
     for task, splits in counts.items():
       if not splits:
@@ -312,7 +317,7 @@ class _Split(Sequence[Example]):
     self._source = grain_sources.ArrayRecordDataSource(str(file))
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._source)  # pyright: ignore[reportArgumentType] it has one
 
   def __getitem__(self, index) -> Example:
     return Example.from_bytes(self._source[index])

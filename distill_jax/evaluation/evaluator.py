@@ -7,7 +7,6 @@ no gin and writes no file.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -20,6 +19,7 @@ from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.evaluation import text_metrics
+from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
 from distill_jax.training.step import eval_step
 
@@ -31,7 +31,7 @@ class Evaluator:
 
   def __init__(
     self,
-    model: nn.Module,
+    model: T5,
     mesh: Mesh,
     vocabulary: Vocabulary,
     feature_lengths: Mapping[str, int],
@@ -148,7 +148,7 @@ class Evaluator:
     targets = [
       self._vocabulary.decode(example.targets.tolist()) for example in examples
     ]
-    rows = [
+    rows: list[dict[str, Any]] = [
       {
         "id": example.id,
         "input": example.inputs_text,

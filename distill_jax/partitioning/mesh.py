@@ -5,6 +5,7 @@ Layer 1; imports partitioning.axes. One device is a mesh too.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -15,7 +16,7 @@ from distill_jax.partitioning import axes
 
 
 def make_mesh(
-  axis_sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+  axis_sizes: Mapping[str, int], devices: Sequence[Any] | None = None
 ) -> Mesh:
   """Makes a (data, fsdp, model) mesh.
 
@@ -29,8 +30,12 @@ def make_mesh(
       the number of devices.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = dict.fromkeys(axes.MESH_AXES, 1) | dict(axis_sizes)
   example = "MESH = {'data': -1, 'fsdp': 1, 'model': 1}"
+  if not isinstance(axis_sizes, Mapping):
+    raise UserError(
+      f"MESH is {axis_sizes!r}; it gives sizes to axes. For example {example}."
+    )
+  sizes = dict.fromkeys(axes.MESH_AXES, 1) | dict(axis_sizes)
   if unknown := set(sizes) - set(axes.MESH_AXES):
     raise UserError(
       f"MESH names unknown axes {sorted(unknown)}; there are"

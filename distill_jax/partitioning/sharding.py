@@ -1,6 +1,6 @@
 """Shardings of parameters, optimizer state, batches and activations.
 
-Layer 2; imports partitioning.axes. jax.jit with NamedSharding is what pjit is
+Layer 1; imports partitioning.axes. jax.jit with NamedSharding is what pjit is
 today.
 """
 

@@ -3,7 +3,7 @@
 Owns the two readings of a raw continuation. "strict" is the authors' rules to
 the letter, blanks and flaws included, for the data sets of their release.
 "tolerant" is one rule driven by `FORMATS`, where a new data set is one line.
-Layer 0; imports data.arithmetic only; knows no file, model or framework.
+Layer 1; imports data.arithmetic only; knows no file, model or framework.
 
 A teacher goes on past its answer into an invented next question until its
 budget ends, so both readings first cut at the text that opens one. Outputs are

@@ -1,6 +1,6 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
-Layer 3; imports distill, training.state, training.accumulate. Compile them
+Layer 2; imports distill, training.state, training.accumulate. Compile them
 with `compile_train_step`; what they cost is seen in one screen.
 """
 

@@ -231,6 +231,12 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
   assert list((tmp_path / "caches").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(UserError, match="cannot be written: .*another CACHE_DIR"):
+    _write(tmp_path / "file" / "cache")
+
+
 def test_a_killed_write_is_not_taken_for_a_cache(tmp_path):
   cache = _write(tmp_path / "toy_label-0123456789abcdef")
   # What SIGKILL leaves behind: a folder under another name, or no manifest.

@@ -320,6 +320,8 @@ class _Split(Sequence[Example]):
     return len(self._source)  # pyright: ignore[reportArgumentType] it has one
 
   def __getitem__(self, index) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(index)  # What ends iteration over a sequence.
     return Example.from_bytes(self._source[index])
 
   def __repr__(self) -> str:

@@ -22,7 +22,7 @@ from distill_jax.training import metric_files
 
 _log = logging.getLogger(__name__)
 
-_RESULTS = "results.jsonl"
+_RESULTS = "results.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def run(
     overwrite: train again what is there.
 
   Returns:
-    One result a run. `<model_dir>` also holds `results.jsonl`, `report.html`,
+    One result a run. `<model_dir>` also holds `results.json`, `report.html`,
     `accuracy.png` and `learning_curves.png`.
 
   Raises:

@@ -1,12 +1,17 @@
-"""Settings of all tests: 8 CPU devices, warnings are errors, ranks are strict.
+"""Settings of all tests: 8 CPU devices, strict ranks, quick compilation.
 
-Devices must be asked for before JAX starts, so this file does it at import.
+JAX reads them when it starts, so this file sets them at import. Tests compile
+far more than they compute, so XLA is told not to optimize.
 """
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 

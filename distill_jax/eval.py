@@ -4,14 +4,14 @@ Layer 4; no TensorFlow. Model, task, lengths and vocabulary are those of the
 run, unless others are given.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import pathlib
 import shutil
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill_jax import prepare, run_loading
@@ -29,10 +29,11 @@ class EvalRun:
   """Settings of `--run_mode=eval`.
 
   Attributes:
-    model_dir: folder of a training run; results go to its `eval/`.
-    checkpoint_path: a checkpoint; None: the run's best on validation.
+    model_dir: folder of a training run.
+    checkpoint_path: a checkpoint, of any run; None: the best on validation of
+      the run in `model_dir`. Results go to `eval/` in the checkpoint's run.
     mixture_or_task_name: None: what the run was trained on.
-    splits: which splits to evaluate.
+    splits: which splits to evaluate; a string is one split.
     data: what shapes the examples, where another task is given.
     model_config: None: the run's.
     mesh: devices along each axis.
@@ -47,7 +48,7 @@ class EvalRun:
   model_dir: str | None = None
   checkpoint_path: str | None = None
   mixture_or_task_name: str | None = None
-  splits: Sequence[str] = ("test",)
+  splits: Sequence[str] | str = ("test",)
   model_config: T5Config | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
@@ -57,6 +58,19 @@ class EvalRun:
   max_examples: int | None = None
   task_module: str = prepare.DEFAULT_TASK_MODULE
   cache_dir: str | None = None
+
+  def __post_init__(self):
+    for macro, value in (
+      ("BATCH_SIZE", self.batch_rows),
+      ("NUM_BEAMS", self.num_beams),
+      ("MAX_EVAL_EXAMPLES", self.max_examples),
+    ):
+      if value is None and macro == "MAX_EVAL_EXAMPLES":
+        continue
+      if not isinstance(value, int) or value < 1:
+        raise UserError(
+          f"{macro} is {value!r}; it must be a whole number >= 1."
+        )
 
 
 def run(
@@ -70,12 +84,13 @@ def run(
     overwrite: replace results of the same checkpoint, task and split.
 
   Returns:
-    Metrics by "<task>/<split>", also written to
-    `<model_dir>/eval/<task>/<split>/<step>/metrics.json`, with the examples in
-    `predictions.jsonl` beside it.
+    Metrics by "<task>/<split>", with `checkpoint`, `num_beams` and
+    `max_examples`; also written to `eval/<task>/<split>/<step>/metrics.json` in
+    the checkpoint's run, with the examples in `predictions.jsonl` beside it.
 
   Raises:
-    UserError: no checkpoint, no data, or results are there already.
+    UserError: no checkpoint, no data, or results are there already or cannot
+      be written.
   """
   del operative_config
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
@@ -90,20 +105,18 @@ def run(
       settings.cache_dir,
     )
   _check_vocabulary(cache, loaded)
+  root = loaded.model_dir / "eval"
   targets = {
-    (task, split): _results_folder(settings, loaded, task, split)
+    (task, split): root / task / split / str(loaded.step)
     for task, info in cache.tasks.items()
-    for split in settings.splits
+    for split in _choose_splits(settings.splits, cache)
     if split in info.splits
   }
-  if not targets:
-    raise UserError(
-      f"None of the splits {list(settings.splits)} is in {cache.path}, which"
-      f" has {[(n, sorted(i.splits)) for n, i in cache.tasks.items()]}."
-    )
   for folder in targets.values():
     if folder.exists() and not overwrite:
       raise UserError(f"{folder} exists. Add --overwrite to replace it.")
+  for folder in targets.values():
+    _check_writable(folder)
   evaluator = Evaluator(
     loaded.model,
     loaded.mesh,
@@ -120,6 +133,11 @@ def run(
     metrics, rows = evaluator.evaluate(
       loaded.params, examples, cache.tasks[task]
     )
+    metrics |= {
+      "checkpoint": str(loaded.checkpoint),
+      "num_beams": settings.num_beams,
+      "max_examples": settings.max_examples,
+    }
     _write_results(folder, metrics, rows)
     results[f"{task}/{split}"] = metrics
     print(_summarize(f"{task}/{split}", loaded.step, metrics))
@@ -138,21 +156,56 @@ def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
     )
 
 
-def _results_folder(settings, loaded, task, split) -> pathlib.Path:
-  root = pathlib.Path(settings.model_dir or loaded.model_dir).expanduser()
-  return root.absolute() / "eval" / task / split / str(loaded.step)
+def _choose_splits(
+  splits: Sequence[str] | str, cache: token_cache.TokenCache
+) -> list[str]:
+  chosen = [splits] if isinstance(splits, str) else list(splits)
+  known = {split for info in cache.tasks.values() for split in info.splits}
+  if not chosen or set(chosen) - known:
+    raise UserError(
+      f"EVAL_SPLITS is {chosen}; the splits in {cache.path} are"
+      f" {sorted(known)}."
+    )
+  return chosen
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+  """Finds out before the work; clears what a killed evaluation left."""
+  writing = _writing_folder(folder)
+  shutil.rmtree(writing, ignore_errors=True)
+  with _explain_unwritable(folder):
+    writing.mkdir(parents=True)
+    writing.rmdir()
 
 
 def _write_results(folder, metrics, rows) -> None:
   """Writes a results folder, which appears when it is complete."""
-  writing = folder.with_name(f".writing-{uuid.uuid4().hex}")
-  writing.mkdir(parents=True)
-  with open(writing / "predictions.jsonl", "w", encoding="utf-8") as file:
-    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  (writing / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-  if folder.exists():
-    shutil.rmtree(folder)
-  os.replace(writing, folder)
+  writing = _writing_folder(folder)
+  with _explain_unwritable(folder):
+    writing.mkdir()
+    with open(writing / "predictions.jsonl", "w", encoding="utf-8") as file:
+      file.writelines(
+        json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+      )
+    (writing / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    if folder.exists():
+      shutil.rmtree(folder)
+    os.replace(writing, folder)
+
+
+def _writing_folder(folder: pathlib.Path) -> pathlib.Path:
+  return folder.with_name(f".writing-{folder.name}")
+
+
+@contextlib.contextmanager
+def _explain_unwritable(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"The results in {folder} cannot be written: {error}. Free some room, or"
+      " mend what it says, and run the same command again."
+    ) from error
 
 
 def _summarize(name: str, step: int, metrics: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 Layer 4; no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -26,6 +27,7 @@ from distill_jax.model.config import T5Config
 _log = logging.getLogger(__name__)
 
 _STANDARD_STREAM = "-"
+_PREDICTION, _RATIONALE = "prediction", "predicted_rationale"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class InferRun:
 
   Attributes:
     input_path: JSONL with a field `input` (other fields are kept), or text
-      with one input a line; "-" is standard input.
+      with one input a line; "-" is standard input. Blank lines are skipped,
+      so number the inputs of a text, in JSONL, where its line numbers matter.
     output_path: predictions as JSONL; "-" is standard output.
     model_dir: folder of a training run.
     checkpoint_path: a checkpoint; None: the run's best on validation.
@@ -57,6 +60,16 @@ class InferRun:
   batch_rows: int = 32
   num_beams: int = 1
 
+  def __post_init__(self):
+    for macro, value in (
+      ("BATCH_SIZE", self.batch_rows),
+      ("NUM_BEAMS", self.num_beams),
+    ):
+      if not isinstance(value, int) or value < 1:
+        raise UserError(
+          f"{macro} is {value!r}; it must be a whole number >= 1."
+        )
+
 
 def run(
   settings: InferRun, operative_config: str = "", overwrite: bool = False
@@ -73,14 +86,23 @@ def run(
 
   Raises:
     UserError: no checkpoint, an input line cannot be read, or the output file
-      exists.
+      exists or cannot be written.
   """
   del operative_config
   to_stdout = settings.output_path == _STANDARD_STREAM
   output = pathlib.Path(settings.output_path).expanduser().absolute()
+  if not to_stdout and output.is_dir():
+    raise UserError(f"OUTPUT_PATH {output} is a folder. Give a file's path.")
   if not to_stdout and output.exists() and not overwrite:
     raise UserError(f"{output} exists. Add --overwrite to replace it.")
   rows = list(_read_inputs(settings.input_path))
+  writing = output.with_name(output.name + ".writing")
+  if not to_stdout:
+    # Found out before the work.
+    with _explain_unwritable(output):
+      output.parent.mkdir(parents=True, exist_ok=True)
+      writing.touch()
+      writing.unlink()
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
   loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
   evaluator = Evaluator(
@@ -104,9 +126,9 @@ def run(
     )
   fields = {}
   if label_task is not None:
-    fields["prediction"] = label_task
+    fields[_PREDICTION] = label_task
   if rationale_task is not None and (settings.with_rationale or not fields):
-    fields["predicted_rationale"] = rationale_task
+    fields[_RATIONALE] = rationale_task
   started = time.perf_counter()
   predicted = _predict_all(
     rows, fields, evaluator, loaded, settings.batch_rows * 8
@@ -115,14 +137,21 @@ def run(
   if to_stdout:
     sys.stdout.writelines(lines)
   else:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    writing = output.with_name(output.name + ".writing")
-    with open(writing, "w", encoding="utf-8") as file:
-      file.writelines(lines)
-    os.replace(writing, output)
+    with _explain_unwritable(output):
+      with open(writing, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+      os.replace(writing, output)
   seconds = time.perf_counter() - started
   _log.info("%d inputs, %.1f a second", len(rows), len(rows) / seconds)
   return len(rows)
+
+
+@contextlib.contextmanager
+def _explain_unwritable(output: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f"OUTPUT_PATH cannot be written: {error}") from error
 
 
 def _predict_all(
@@ -207,4 +236,10 @@ def _read_inputs(path: str) -> Iterator[dict[str, Any]]:
       raise UserError(
         f"{path}:{number}: the field 'input' is missing, or no text."
       )
+    for field in (_PREDICTION, _RATIONALE):
+      if field in row:
+        raise UserError(
+          f"{path}:{number}: there is a field '{field}' already, which the"
+          " prediction would replace. Rename it."
+        )
     yield row

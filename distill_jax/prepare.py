@@ -107,7 +107,7 @@ def find_or_prepare(
   identity = _make_identity(name, tasks, settings, vocabulary)
   path = token_cache.cache_path(cache_dir, identity)
   _log.info("Preparing %s in %s", name, path)
-  examples = seqio_cache.tokenize(tasks)
+  examples = seqio_cache.tokenize(tasks, settings.splits)
   token_cache.write_cache(
     path, identity, tasks, examples, vocabulary.path, overwrite
   )
@@ -159,8 +159,8 @@ def check_teacher_labels(
       raise UserError(
         f"{name} trains on the teacher's labels, and {share:.1%} of its"
         f" {total} training rows are not ok ({counts}); the limit is"
-        f" {max_not_ok_share:.1%}. Look at those rows; filter them, parse with"
-        " TEACHER_PARSE = 'tolerant', or raise MAX_NOT_OK_SHARE."
+        f" {max_not_ok_share:.1%}. Parse with TEACHER_PARSE = 'tolerant',"
+        " mend those rows, or raise MAX_NOT_OK_SHARE."
       )
 
 
@@ -175,16 +175,23 @@ def _find(
   # Most caches of a name have the same tasks; their sources are hashed once.
   wanted_by_tasks: dict[tuple[str, ...], dict[str, Any]] = {}
   for path in token_cache.list_caches(cache_dir, name):
-    found, tasks = token_cache.read_identity(path)
+    try:
+      found, tasks = token_cache.read_identity(path)
+    except UserError as error:
+      _log.warning("%s", error)
+      continue
     if tasks not in wanted_by_tasks:
       wanted_by_tasks[tasks] = _make_identity(name, tasks, settings, vocabulary)
     wanted = wanted_by_tasks[tasks]
-    if wanted["sources"] is None:
-      # The source files stayed on the machine that prepared; trust the cache
-      # that everything else fits.
-      found = {**found, "sources": None}
+    # The source files may have stayed on the machine that prepared, and the
+    # module of a user's own data set: trust the cache that all else fits.
+    for key in ("sources", "data_sets"):
+      if wanted[key] is None:
+        found = {**found, key: None}
     if found == wanted:
       _log.info("Using the token cache %s", path)
+      if wanted["sources"] is None:
+        _log.warning("Its source files are not here, so they are not compared.")
       return token_cache.TokenCache(path)
     stale.append((path, token_cache.describe_differences(found, wanted)))
   if not stale:
@@ -204,21 +211,36 @@ def _make_identity(name, tasks, settings, vocabulary) -> dict[str, Any]:
     for field, value in dataclasses.asdict(settings).items()
     if field not in _NOT_IDENTITY
   }
-  return token_cache.make_identity(
+  identity = token_cache.make_identity(
     name, shaping, vocabulary.sha256, _source_files(tasks, settings)
   )
+  return identity | {"data_sets": _describe_data_sets(tasks)}
+
+
+def _describe_data_sets(tasks) -> dict[str, list[str]] | None:
+  """How answers are compared; None where a data set is not known here."""
+  try:
+    specs = [datasets.get_dataset_spec(name) for name in _data_sets(tasks)]
+  except UserError:
+    return None
+  return {spec.name: [spec.metric, *(spec.label_set or ())] for spec in specs}
+
+
+def _data_sets(tasks) -> list[str]:
+  return sorted({task_kinds.split_task_name(task)[0] for task in tasks})
 
 
 def _source_files(tasks, settings) -> list[pathlib.Path] | None:
   """Files the tasks' examples are made from; None when they are not here."""
-  names = {task_kinds.split_task_name(task)[0] for task in tasks}
   try:
     return [
       file
-      for dataset in sorted(names)
+      for dataset in _data_sets(tasks)
       for file in datasets.list_source_files(dataset, settings)
     ]
   except UserError:
+    if settings.data_dir is not None:
+      raise
     return None
 
 

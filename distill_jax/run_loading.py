@@ -111,8 +111,21 @@ def load_run(
     model,
     mesh,
     params,
-    vocab.load_vocabulary(run_record.vocabulary_path(model_dir) or "bytes"),
+    _load_vocabulary(model_dir, record),
   )
+
+
+def _load_vocabulary(model_dir, record) -> vocab.Vocabulary:
+  vocabulary = vocab.load_vocabulary(
+    run_record.vocabulary_path(model_dir) or vocab.BYTES
+  )
+  if vocabulary.sha256 != record.identity["vocabulary_sha256"]:
+    raise UserError(
+      f"The vocabulary of {model_dir} is not the one the run was trained with:"
+      " its vocabulary.model is missing or was changed. Copy it back, from the"
+      f" token cache {record.token_cache_path} for instance."
+    )
+  return vocabulary
 
 
 def choose_path(model_dir: str | None, checkpoint_path: str | None) -> str:

@@ -9,16 +9,18 @@ import dataclasses
 import json
 import logging
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from distill_jax import eval as eval_mode
 from distill_jax import train
+from distill_jax.checkpoint import manager
 from distill_jax.data import datasets, task_kinds
 from distill_jax.errors import UserError
 from distill_jax.experiments import plots, report, results
-from distill_jax.training import metric_files
+from distill_jax.training import metric_files, run_record
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,11 @@ class Method:
   eval_task: str
   batch_rows: int
 
+  @property
+  def slug(self) -> str:
+    """The name as the start of a folder's name."""
+    return re.sub(r"\W+", "-", self.name.lower()).strip("-")
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
@@ -51,7 +58,8 @@ class SweepRun:
     base: the settings all runs share; task, rows, size, seed and folder are
       replaced. Its `model_dir` holds the runs and the report.
     methods: (name, task, eval task, batch rows) each.
-    sizes: numbers of training examples.
+    sizes: numbers of training examples to ask for; where validation is split
+      off, a run has about as many, and the report says how many.
     seeds: of initialization, order and dropout.
     title: of the report.
     notes: paragraphs of the report.
@@ -66,6 +74,34 @@ class SweepRun:
   notes: Sequence[str] = ()
   num_shown_examples: int = 8
 
+  def __post_init__(self):
+    for field in ("methods", "sizes", "seeds"):
+      values = getattr(self, field)
+      if not _is_list(values) or not values:
+        raise UserError(
+          f"{field.upper()} is {values!r}; it must be a list of at least one."
+        )
+    for method in self.methods:
+      if not _is_list(method) or len(method) != 4:
+        raise UserError(
+          f"METHODS has {method!r}; a method is four values: its name, its"
+          " task, the label task of its test score, its packed rows a step."
+        )
+    slugs = [Method(*method).slug for method in self.methods]
+    for field, values in (
+      ("METHODS", slugs),
+      ("SIZES", self.sizes),
+      ("SEEDS", self.seeds),
+    ):
+      if len(set(values)) < len(values):
+        raise UserError(
+          f"{field} has one of {list(values)} twice; each needs its own folder."
+        )
+
+
+def _is_list(value) -> bool:
+  return isinstance(value, Sequence) and not isinstance(value, str)
+
 
 def run(
   settings: SweepRun, operative_config: str = "", overwrite: bool = False
@@ -74,7 +110,7 @@ def run(
 
   Args:
     settings: see `SweepRun`.
-    operative_config: gin text for the report.
+    operative_config: gin text for the report and the runs.
     overwrite: train again what is there.
 
   Returns:
@@ -82,7 +118,8 @@ def run(
     `accuracy.png` and `learning_curves.png`.
 
   Raises:
-    UserError: see `train.run` and `eval.run`.
+    UserError: the folder holds results of other settings, or see `train.run`
+      and `eval.run`.
   """
   folder = pathlib.Path(settings.base.model_dir).expanduser().absolute()
   methods = [Method(*method) for method in settings.methods]
@@ -112,7 +149,7 @@ def run(
 
 
 def _cell_folder(folder, method: Method, size: int, seed: int) -> pathlib.Path:
-  return folder / f"{method.task}-{size}-seed{seed}"
+  return folder / f"{method.slug}-{size}-seed{seed}"
 
 
 def _run_cell(
@@ -120,8 +157,13 @@ def _run_cell(
 ) -> results.RunResult:
   model_dir = _cell_folder(folder, method, size, seed)
   result_file = model_dir / "result.json"
-  if result_file.exists() and not overwrite:
-    return results.RunResult(**json.loads(result_file.read_text()))
+  cell_config = _describe_cell(method, size, seed) + operative_config
+  if not overwrite:
+    found = _read_result(result_file, cell_config)
+    if found is not None:
+      return found
+  # Interrupted from here on, the cell has no result rather than an old one.
+  result_file.unlink(missing_ok=True)
   base = settings.base
   started = time.perf_counter()
   cell = dataclasses.replace(
@@ -134,7 +176,7 @@ def _run_cell(
     ),
     data=_resize(base.data, method.task, size),
   )
-  train.run(cell, operative_config, overwrite)
+  train.run(cell, cell_config, overwrite)
   seconds = time.perf_counter() - started
   eval_mode.run(
     eval_mode.EvalRun(
@@ -150,15 +192,49 @@ def _run_cell(
   predictions = _read_predictions(model_dir, method.eval_task)
   result = results.RunResult(
     method=method.name,
-    num_train_examples=size,
+    num_train_examples=_count_train_examples(model_dir, method.eval_task),
     seed=seed,
     num_correct=sum(row["correct"] for row in predictions),
     num_examples=len(predictions),
     correct_by_id={row["id"]: row["correct"] for row in predictions},
     seconds=seconds,
   )
-  result_file.write_text(json.dumps(dataclasses.asdict(result)))
+  content = {"settings": cell_config, "result": dataclasses.asdict(result)}
+  results.write_atomically(result_file, json.dumps(content).encode())
   return result
+
+
+def _describe_cell(method: Method, size: int, seed: int) -> str:
+  """Returns gin comments on what a run has in place of the sweep's settings."""
+  return (
+    f"# One run of a sweep, {method.name!r}. In place of the settings below:\n"
+    f"#   MIXTURE_OR_TASK_NAME = {method.task!r}\n"
+    f"#   SEED = {seed!r}\n"
+    f"#   BATCH_SIZE = {method.batch_rows!r}\n"
+    f"#   {size!r} training examples were asked for.\n"
+    f"#   Its test score is that of {method.eval_task!r}.\n"
+    "# The settings of the sweep:\n"
+  )
+
+
+def _read_result(result_file, cell_config: str) -> results.RunResult | None:
+  """Reads a cell's result; None before it has one."""
+  if not result_file.exists():
+    return None
+  content = json.loads(result_file.read_text(encoding="utf-8"))
+  if content.get("settings") != cell_config:
+    raise UserError(
+      f"{result_file.parent} holds the result of other settings (its"
+      " config.gin). Give another MODEL_DIR, those settings, or --overwrite to"
+      " train again."
+    )
+  return results.RunResult(**content["result"])
+
+
+def _count_train_examples(model_dir, eval_task: str) -> int:
+  """Counts what was trained on, which a share of a data set only comes near."""
+  record = run_record.require_record(manager.find_checkpoint(model_dir))
+  return record.identity["tasks"][eval_task]["splits"]["train"]
 
 
 def _resize(data, task: str, size: int):
@@ -181,14 +257,18 @@ def _resize(data, task: str, size: int):
 
 
 def _read_predictions(model_dir, eval_task: str) -> list[dict[str, Any]]:
-  found = sorted((model_dir / "eval" / eval_task / "test").glob("*/*.jsonl"))
-  if len(found) != 1:
+  """Reads the test predictions of the checkpoint that `eval.run` chooses."""
+  step = manager.find_checkpoint(model_dir).name
+  path = model_dir / "eval" / eval_task / "test" / step / "predictions.jsonl"
+  if not path.exists():
+    evaluated = sorted(child.name for child in (model_dir / "eval").iterdir())
     raise UserError(
-      f"{model_dir} has {len(found)} test results of {eval_task}, not one. Run"
-      " again with --overwrite."
+      f"{model_dir} has no test results of {eval_task}, only of"
+      f" {', '.join(evaluated)}. Correct the label task in METHODS."
     )
-  lines = found[0].read_text(encoding="utf-8").splitlines()
-  return [json.loads(line) for line in lines]
+  # Not `splitlines`, which also cuts at the line separators inside of a text.
+  with open(path, encoding="utf-8") as lines:
+    return [json.loads(line) for line in lines]
 
 
 def _write_report(settings, methods, rows, folder, operative_config) -> None:

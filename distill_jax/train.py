@@ -12,11 +12,11 @@ import dataclasses
 import json
 import logging
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from distill_jax import prepare
@@ -30,7 +30,14 @@ from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import hooks, loop, metric_files, progress, run_record
+from distill_jax.training import (
+  hooks,
+  loop,
+  metric_files,
+  model_dir,
+  progress,
+  run_record,
+)
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
@@ -93,18 +100,29 @@ class TrainRun:
   cache_dir: str | None = None
 
   def __post_init__(self):
-    for field in (
-      "train_steps",
-      "num_microbatches",
-      "eval_period",
-      "log_period",
-      "keep_checkpoints",
+    for field, least, macro in (
+      ("train_steps", 1, "TRAIN_STEPS"),
+      ("num_microbatches", 1, "NUM_MICROBATCHES"),
+      ("eval_period", 1, "EVAL_PERIOD"),
+      ("checkpoint_period", 1, "CHECKPOINT_PERIOD"),
+      ("log_period", 1, "LOG_PERIOD"),
+      ("keep_checkpoints", 1, "KEEP_CHECKPOINTS"),
+      ("eval_batch_rows", 1, "EVAL_BATCH_SIZE"),
+      ("max_eval_examples", 1, "MAX_EVAL_EXAMPLES"),
+      ("seed", 0, "SEED"),
     ):
       value = getattr(self, field)
-      if not isinstance(value, int) or value < 1:
+      if value is None and _FIELDS[field].default is None:
+        continue
+      if not isinstance(value, int) or value < least:
         raise UserError(
-          f"{field.upper()} is {value!r}; it must be a whole number >= 1."
+          f"{macro} is {value!r}; it must be a whole number >= {least}."
         )
+    if not isinstance(self.model_dir, str):
+      raise UserError(f"MODEL_DIR is {self.model_dir!r}; it must be a path.")
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(TrainRun)}
 
 
 def run(
@@ -115,7 +133,8 @@ def run(
   Args:
     settings: see `TrainRun`.
     operative_config: gin text to keep beside the run.
-    overwrite: start anew in a MODEL_DIR that holds a run.
+    overwrite: start anew in a MODEL_DIR that holds a run, whose files are
+      removed when the new one can start.
 
   Returns:
     The last state.
@@ -135,28 +154,50 @@ def run(
   check_vocabulary(vocabulary, settings.model_config)
   mesh = mesh_lib.make_mesh(settings.mesh)
   _check_rows(settings, mesh)
+  _warn_of_trimming(cache, settings.feed.feature_lengths)
   model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
 
-  model_dir = pathlib.Path(settings.model_dir).expanduser().absolute()
+  folder = pathlib.Path(settings.model_dir).expanduser().absolute()
   record = _make_record(settings, cache, abstract, mesh)
-  _open_model_dir(model_dir, record, operative_config, overwrite)
-  run_record.keep_vocabulary(model_dir, cache.vocabulary_path)
-  with (
-    contextlib.closing(
-      manager.Checkpoints(model_dir, settings.keep_checkpoints)
-    ) as checkpoints,
-    contextlib.closing(
-      pipeline.make_train_iterator(cache, settings.feed)
-    ) as batches,
-  ):
-    state, start_step = _start(
-      settings, model, abstract, shardings, checkpoints, batches
+  resumes = model_dir.check(folder, record, overwrite)
+  with contextlib.ExitStack() as stack:
+    batches = stack.enter_context(
+      contextlib.closing(pipeline.make_train_iterator(cache, settings.feed))
     )
-    _log.info("%s", _describe(settings, model_dir, record))
+    # Only now, when nothing can refuse the run any more, is anything written.
+    if resumes:
+      initial_params = None
+    else:
+      initial_params = _load_initial_params(
+        settings, abstract, shardings, folder if overwrite else None
+      )
+      model_dir.begin(folder, record, operative_config, cache.vocabulary_path)
+    checkpoints = stack.enter_context(
+      contextlib.closing(manager.Checkpoints(folder, settings.keep_checkpoints))
+    )
+    if checkpoints.latest_step is None:
+      start_step = 0
+      state = state_lib.init_state(
+        model, settings.optimizer, shardings, settings.seed
+      )
+      if resumes:  # Stopped before its first checkpoint.
+        initial_params = _load_initial_params(settings, abstract, shardings)
+      if initial_params is not None:
+        state = state.replace(params=initial_params)
+    else:
+      start_step = checkpoints.latest_step
+      _log.info("Resuming from the checkpoint of step %d", start_step)
+      state, data_iterator_state = checkpoints.restore(
+        start_step, jax.tree.map(_with_sharding, abstract, shardings)
+      )
+      batches.set_state(data_iterator_state)
+    _log.info("%s", _describe(settings, folder, record))
     if start_step >= settings.train_steps:
       _log.info("Step %d is reached already; nothing to train.", start_step)
       return state
+    if resumes:
+      model_dir.note_resume(folder, operative_config, start_step)
     step_fn = step_lib.compile_train_step(
       mesh,
       shardings,
@@ -173,7 +214,7 @@ def run(
       step_fn,
       lambda batch: sharding.to_global(batch, mesh),
       _make_hooks(
-        settings, model_dir, start_step, evaluate_fn, checkpoints, batches
+        settings, folder, start_step, evaluate_fn, checkpoints, batches
       ),
       start_step,
       settings.train_steps,
@@ -198,12 +239,12 @@ def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
     )
 
 
-def _describe(settings: TrainRun, model_dir, record) -> str:
+def _describe(settings: TrainRun, folder, record) -> str:
   """One line of what was decided for the user."""
   feed, microbatches = settings.feed, settings.num_microbatches
   layout = "packed" if feed.packed else "one example a row"
   return (
-    f"{model_dir}: {record.num_params:,} parameters on {record.mesh};"
+    f"{folder}: {record.num_params:,} parameters on {record.mesh};"
     f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
     f" ({feed.pairing}, {layout}, {microbatches} micro-batch"
     f"{'es' * (microbatches > 1)}); lambda"
@@ -221,18 +262,50 @@ def _check_rows(settings: TrainRun, mesh) -> None:
     )
 
 
+def _warn_of_trimming(cache, feature_lengths: Mapping[str, int]) -> None:
+  """Says how many examples lose their end to TASK_FEATURE_LENGTHS.
+
+  Raises:
+    UserError: the targets of every training label are cut.
+  """
+  for name, info in cache.tasks.items():
+    for feature, length in feature_lengths.items():
+      trimmed = info.count_longer("train", feature, length)
+      total = info.splits.get("train", 0)
+      if not trimmed:
+        continue
+      if trimmed == total and feature == "targets" and info.kind != "rationale":
+        raise UserError(
+          f"TASK_FEATURE_LENGTHS allows {length} target tokens, which cuts"
+          f" every one of the {total} labels of {name}. Give more."
+        )
+      _log.warning(
+        "%d of %d %s of %s are longer than %d tokens and lose their end"
+        " (TASK_FEATURE_LENGTHS).",
+        trimmed, total, feature, name, length,
+      )  # fmt: skip
+
+
 def _make_record(settings, cache, abstract, mesh) -> run_record.RunRecord:
   identity = {
     "task": settings.mixture_or_task_name,
     "token_cache": cache.fingerprint,
     "tasks": {
-      name: dataclasses.asdict(info) for name, info in cache.tasks.items()
+      name: dataclasses.asdict(dataclasses.replace(info, lengths={}))
+      for name, info in cache.tasks.items()
     },
     "model_config": dataclasses.asdict(settings.model_config),
     "feed": dataclasses.asdict(settings.feed),
     "objective": dataclasses.asdict(settings.objective),
     "num_microbatches": settings.num_microbatches,
     "seed": settings.seed,
+    "initial_checkpoint_path": settings.initial_checkpoint_path,
+    "optimizer_updates": _probe_optimizer(settings.optimizer),
+    "learning_rates": [
+      f"{float(settings.learning_rate(step)):.4g}"
+      for step in (0, 1, 10, 100, 1000, 10_000)
+    ],
+    "vocabulary_sha256": cache.identity["vocabulary_sha256"],
   }
   return run_record.RunRecord(
     identity=json.loads(json.dumps(identity)),
@@ -243,47 +316,44 @@ def _make_record(settings, cache, abstract, mesh) -> run_record.RunRecord:
   )
 
 
-def _open_model_dir(model_dir, record, operative_config, overwrite) -> None:
-  """Makes the folder; refuses to mix two runs in one."""
-  found = run_record.read_record(model_dir)
-  if found is not None and overwrite:
-    _log.warning("--overwrite: removing the run in %s", model_dir)
-    shutil.rmtree(model_dir)
-    found = None
-  if found is not None:
-    run_record.check_resumable(found, record, model_dir)
-  elif model_dir.is_dir() and any(model_dir.iterdir()):
-    raise UserError(
-      f"MODEL_DIR {model_dir} has files but no run in it. Give an empty or new"
-      " folder."
-    )
-  try:
-    model_dir.mkdir(parents=True, exist_ok=True)
-    record.write(model_dir)
-    (model_dir / "config.gin").write_text(operative_config)
-  except OSError as error:
-    raise UserError(f"MODEL_DIR cannot be written: {error}") from error
-
-
-def _start(settings, model, abstract, shardings, checkpoints, batches):
-  """Returns the state to start from and its step."""
-  latest = checkpoints.latest_step
-  if latest is not None:
-    target = jax.tree.map(_with_sharding, abstract, shardings)
-    state, data_iterator_state = checkpoints.restore(latest, target)
-    batches.set_state(data_iterator_state)
-    _log.info("Resuming from the checkpoint of step %d", latest)
-    return state, latest
-  state = state_lib.init_state(
-    model, settings.optimizer, shardings, settings.seed
-  )
+def _load_initial_params(
+  settings, abstract, shardings, overwritten: pathlib.Path | None = None
+) -> PyTree | None:
+  """Loads INITIAL_CHECKPOINT_PATH; None where none was given."""
   if settings.initial_checkpoint_path is None:
     _log.info("Starting from scratch, seed %d", settings.seed)
-    return state, 0
+    return None
   path = manager.find_checkpoint(settings.initial_checkpoint_path)
-  target = jax.tree.map(_with_sharding, abstract.params, shardings.params)
+  if overwritten is not None and path.is_relative_to(overwritten):
+    raise UserError(
+      f"INITIAL_CHECKPOINT_PATH {path} lies in the MODEL_DIR that --overwrite"
+      " replaces. Give another MODEL_DIR."
+    )
   _log.info("Starting from the parameters of %s", path)
-  return state.replace(params=manager.restore_params(path, target)), 0
+  target = jax.tree.map(_with_sharding, abstract.params, shardings.params)
+  return manager.restore_params(path, target)
+
+
+def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:
+  """Describes an optimizer by what it does to two parameters in three steps.
+
+  Its settings are closed over by functions; its updates tell them apart.
+  """
+  params = {
+    "kernel": jnp.linspace(-1.0, 1.0, 128 * 128).reshape(128, 128),
+    "scale": jnp.full(4, 0.5),
+  }
+
+  @jax.jit
+  def probe(params):
+    opt_state, seen = optimizer.init(params), []
+    for step in range(1, 4):
+      gradients = jax.tree.map(lambda p, step=step: jnp.sin(step + p), params)
+      updates, opt_state = optimizer.update(gradients, opt_state, params)
+      seen += [leaf.ravel()[1] for leaf in jax.tree.leaves(updates)]
+    return seen
+
+  return [f"{float(value):.4g}" for value in probe(params)]
 
 
 def _with_sharding(leaf, leaf_sharding):
@@ -291,10 +361,10 @@ def _with_sharding(leaf, leaf_sharding):
 
 
 def _make_hooks(
-  settings, model_dir, start_step, evaluate_fn, checkpoints, batches
+  settings, folder, start_step, evaluate_fn, checkpoints, batches
 ) -> list[loop.Hook]:
   train_steps = settings.train_steps
-  files = metric_files.MetricFiles(model_dir, start_step)
+  files = metric_files.MetricFiles(folder, start_step)
   log = hooks.LogHook(
     files,
     progress.ProgressReporter(train_steps, start_step),

@@ -26,6 +26,7 @@ CHECK
         -c scripts/constraints.txt -e "$requirement" ||
       .venv/bin/python -m pip install --disable-pip-version-check -q \
         -c scripts/constraints.txt -e "$requirement" || return 1
+    rm -f .venv/installed-*
     touch "$stamp"
   fi
 }

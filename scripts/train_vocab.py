@@ -2,6 +2,8 @@
 
   python scripts/train_vocab.py --output=vocab.model --vocab_size=8000 \\
     --input=records.jsonl --input=more_text.txt
+  python scripts/train_vocab.py --output=svamp.model --vocab_size=2000 \\
+    --dataset=svamp --data_dir=datasets
 
 Without --input it trains on generated word problems; with its defaults it makes
 distill_jax/data/word_problems.model, the vocabulary that ships. Use the result
@@ -19,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import sentencepiece
 
 from distill_jax.data import (
+  datasets,
   records,
   settings,
   task_kinds,
@@ -110,6 +113,22 @@ def read_lines(path: pathlib.Path) -> Iterator[str]:
     raise UserError(f"{path} is not UTF-8 text ({error}).") from error
 
 
+def read_dataset(name: str, data_dir: str | None) -> Iterator[str]:
+  """Yields the text of a data set's training records.
+
+  Args:
+    name: a data set of `data.datasets`.
+    data_dir: folder of the official release.
+
+  Raises:
+    UserError: there is no such data set, or it cannot be read.
+  """
+  for record in datasets.load_records(
+    name, "train", settings.DataSettings(data_dir=data_dir)
+  ):
+    yield from filter(None, (record.input, record.label, record.rationale))
+
+
 def make_word_problem_lines() -> list[str]:
   """Returns everything that word_problems' tasks put in front of a student."""
   defaults = settings.DataSettings()
@@ -147,6 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     " (default: generated word problems)",
   )
   parser.add_argument(
+    "--dataset", help="a data set by name, instead of --input"
+  )
+  parser.add_argument(
+    "--data_dir", help="folder of the official release, for --dataset"
+  )
+  parser.add_argument(
     "--overwrite", action="store_true", help="replace an existing --output"
   )
   options = parser.parse_args(arguments)
@@ -155,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
       raise UserError(
         f"{options.output} exists. Add --overwrite to replace it."
       )
-    if options.input:
+    if options.dataset:
+      lines = list(read_dataset(options.dataset, options.data_dir))
+    elif options.input:
       lines = list(
         itertools.chain.from_iterable(map(read_lines, options.input))
       )

@@ -79,22 +79,86 @@ def test_a_checkpoint_finds_its_run(own_model_dir, no_model):
   assert (own_model_dir / "eval" / "toy_label" / "test" / "2").is_dir()
 
 
-def test_results_go_to_model_dir_where_both_are_given(
+def test_results_stay_with_their_checkpoint_where_both_are_given(
   own_model_dir, tmp_path, no_model
 ):
   path = str(own_model_dir / "checkpoints" / "2")
-  there = tmp_path / "there"
-  eval_mode.run(_make_run(checkpoint_path=path, model_dir=str(there)))
-  assert (there / "eval" / "toy_label" / "test" / "2").is_dir()
-  assert not (own_model_dir / "eval").exists()
+  other = tmp_path / "other"
+  eval_mode.run(_make_run(checkpoint_path=path, model_dir=str(other)))
+  assert (own_model_dir / "eval" / "toy_label" / "test" / "2").is_dir()
+  assert not other.exists()
+
+
+def test_metrics_say_what_they_are_of(own_model_dir, no_model):
+  settings = _make_run(
+    model_dir=str(own_model_dir), num_beams=3, max_examples=2
+  )
+  eval_mode.run(settings)
+  folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  assert json.loads((folder / "metrics.json").read_text()) == {
+    "num_examples": 2,
+    "checkpoint": str(own_model_dir / "checkpoints" / "2"),
+    "num_beams": 3,
+    "max_examples": 2,
+  }
+
+
+def test_what_cannot_be_written_is_told_before_the_work(
+  own_model_dir, monkeypatch
+):
+  monkeypatch.setattr(eval_mode, "Evaluator", None)
+  (own_model_dir / "eval").write_text("a file where a folder should be")
+  with pytest.raises(UserError, match="toy_label/test/2 cannot be written"):
+    eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+
+
+def test_what_a_killed_evaluation_left_is_removed(own_model_dir, no_model):
+  folder = own_model_dir / "eval" / "toy_label" / "test"
+  left = folder / ".writing-2"
+  left.mkdir(parents=True)
+  (left / "predictions.jsonl").write_text("half a li")
+  eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+  assert [path.name for path in folder.iterdir()] == ["2"]
+
+
+def test_a_disk_that_is_full_in_the_end(own_model_dir, no_model, monkeypatch):
+  def fail(*_):
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(eval_mode.os, "replace", fail)
+  with pytest.raises(UserError, match="cannot be written: No space left"):
+    eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+
+
+@pytest.mark.parametrize(
+  "field, macro",
+  [
+    ("batch_rows", "BATCH_SIZE"),
+    ("num_beams", "NUM_BEAMS"),
+    ("max_examples", "MAX_EVAL_EXAMPLES"),
+  ],
+)
+def test_numbers_below_one(field, macro):
+  with pytest.raises(UserError, match=f"{macro} is 0; it must be"):
+    _make_run(**{field: 0})
 
 
 def test_other_splits(own_model_dir, no_model):
   settings = _make_run(model_dir=str(own_model_dir), splits=("train", "test"))
   assert len(eval_mode.run(settings)) == 4
-  settings = _make_run(model_dir=str(own_model_dir), splits=("dev",))
-  with pytest.raises(UserError, match=r"splits \['dev'\] .*'toy_label', \['te"):
-    eval_mode.run(settings)
+  for splits in ((), ("test", "dev")):
+    settings = _make_run(model_dir=str(own_model_dir), splits=splits)
+    with pytest.raises(
+      UserError, match=r"EVAL_SPLITS is .*\['test', 'train'\]"
+    ):
+      eval_mode.run(settings)
+
+
+def test_a_string_is_one_split(own_model_dir, no_model):
+  results = eval_mode.run(
+    _make_run(model_dir=str(own_model_dir), splits="test")
+  )
+  assert set(results) == {"toy_label/test", "toy_rationale/test"}
 
 
 def test_another_task_is_prepared_with_the_settings_given(

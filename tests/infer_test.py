@@ -159,6 +159,11 @@ def test_rationales_of_a_student_that_learned_none(predict):
     ('{"input": "a"}\n' + "[" * 100_000, "in:2: not a JSON object: maximum re"),
     (r'{"input": "\ud800"}', "in:1: not a JSON object: .*surrogates"),
     (r'{"input": "a", "meta": "\udc00"}', "in:1: .*surrogates"),
+    ('{"input": "a", "prediction": 1}', "in:1: there is a field 'prediction'"),
+    (
+      '{"input": "a"}\n{"input": "a", "predicted_rationale": ""}',
+      "in:2: there is a field 'predicted_rationale' already",
+    ),
     ("", "in has no lines"),
     (" \n\r\n\t", "in has no lines"),
     (b"a\xff\n", "in is not UTF-8"),
@@ -183,6 +188,28 @@ def test_output_is_not_replaced_unasked(predict, tmp_path):
   with pytest.raises(UserError, match="out.jsonl exists. Add --overwrite"):
     predict("a")
   assert (tmp_path / "out.jsonl").read_text() == "precious"
+
+
+def test_output_that_cannot_be_written_is_told_before_the_work(
+  predict, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(infer, "Evaluator", None)
+  (tmp_path / "out.jsonl").mkdir()
+  with pytest.raises(UserError, match="out.jsonl is a folder"):
+    predict("a")
+  settings = infer.InferRun(
+    f"{tmp_path}/in", f"{tmp_path}/in/out.jsonl", "/run"
+  )
+  with pytest.raises(UserError, match="OUTPUT_PATH cannot be written: .*in'"):
+    infer.run(settings)
+
+
+@pytest.mark.parametrize(
+  "field, macro", [("batch_rows", "BATCH_SIZE"), ("num_beams", "NUM_BEAMS")]
+)
+def test_numbers_below_one(field, macro):
+  with pytest.raises(UserError, match=f"{macro} is 0; it must be"):
+    infer.InferRun("in", "out", **{field: 0})
 
 
 def test_a_failure_leaves_no_output(predict, tmp_path, monkeypatch):

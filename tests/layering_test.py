@@ -38,7 +38,7 @@ _LAYERS = {
     data.datasets data.official data.pipeline data.seqio_cache
     data.seqio_nli_gold data.seqio_preprocessors data.seqio_source
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
-    training.accumulate training.state training.step
+    training.accumulate training.model_dir training.state training.step
   """,
   3: """
     run_loading

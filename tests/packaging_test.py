@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,9 +16,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 def installed(tmp_path_factory):
   """Builds the wheel and unpacks it, as an installer would."""
   folder = tmp_path_factory.mktemp("wheel")
+  # setuptools builds in place, and would find an earlier build's files.
+  source = folder / "source"
+  for name in ("distill_jax", "gin", "tasks"):
+    shutil.copytree(ROOT / name, source / name)
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(ROOT / name, source)
   subprocess.run(
     [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
-    + ["--no-build-isolation", "-w", str(folder), str(ROOT)],
+    + ["--no-build-isolation", "-w", str(folder), str(source)],
     check=True,
     capture_output=True,
     cwd=folder,

@@ -1,5 +1,7 @@
 """Tests of sweep.py: every cell once, a report at the end, resumable."""
 
+import dataclasses
+import shutil
 from unittest import mock
 
 import pytest
@@ -23,6 +25,12 @@ def make_sweep(folder):
     seeds=(0,),
     title="toy",
   )
+
+
+@pytest.fixture(name="own_sweep")
+def fixture_own_sweep(swept, tmp_path):
+  """A copy of the finished sweep that a test may damage."""
+  return shutil.copytree(swept[0], tmp_path / "out")
 
 
 @pytest.fixture(name="swept", scope="module")
@@ -65,6 +73,103 @@ def test_report_and_results_are_written(swept):
   assert "SEED = 0" in page
   assert (folder / "accuracy.png").stat().st_size > 1000
   assert results.read_results(folder / "results.json") == rows
+
+
+def test_results_name_the_examples_there_were_not_those_asked_for(swept):
+  _, rows, *_ = swept
+  assert [row.num_train_examples for row in rows] == [5, 5]
+
+
+def test_config_of_a_run_says_what_is_not_the_sweeps(swept):
+  folder, *_ = swept
+  text = (folder / "distilled-b-4-seed0" / "config.gin").read_text()
+  comments, settings = text.rsplit("\n", 1)
+  assert settings == "SEED = 0"
+  assert all(line.startswith("#") for line in comments.splitlines())
+  for part in ("'toy_distill'", "SEED = 0", "BATCH_SIZE = 8", "  4 training"):
+    assert part in comments
+
+
+@pytest.mark.parametrize(
+  ("batch_rows", "config"), [(8, "SEED = 0\nTRAIN_STEPS = 9"), (6, "SEED = 0")]
+)
+def test_results_of_other_settings_are_not_reported(swept, batch_rows, config):
+  settings = make_sweep(swept[0])
+  methods = [(*method[:3], batch_rows) for method in settings.methods]
+  settings = dataclasses.replace(settings, methods=methods)
+  with pytest.raises(UserError, match=r"plain-4-seed0 holds .* --overwrite"):
+    sweep.run(settings, config)
+
+
+def test_a_sweep_killed_in_evaluation_goes_on(own_sweep, swept):
+  run = own_sweep / "plain-4-seed0"
+  (run / "result.json").unlink()
+  results_folder = run / "eval" / "toy_label" / "test"
+  (step,) = results_folder.iterdir()
+  leftover = step.rename(results_folder / ".writing-0a")
+  (leftover / "predictions.jsonl").write_text('{"id": ')
+  cache = make_cache(own_sweep / "cache", 5, splits=("train", "test"))
+  with (
+    mock.patch.object(prepare, "find_or_prepare", lambda *_: cache),
+    mock.patch.object(sweep, "_resize", lambda data, *_: data),
+  ):
+    rows = sweep.run(make_sweep(own_sweep), "SEED = 0")
+  assert [row.correct_by_id for row in rows] == [
+    row.correct_by_id for row in swept[1]
+  ]
+
+
+def test_overwrite_that_is_killed_leaves_no_old_result(own_sweep):
+  with (
+    mock.patch.object(train, "run", side_effect=KeyboardInterrupt),
+    mock.patch.object(sweep, "_resize", lambda data, *_: data),
+    pytest.raises(KeyboardInterrupt),
+  ):
+    sweep.run(make_sweep(own_sweep), "SEED = 0", overwrite=True)
+  assert not (own_sweep / "plain-4-seed0" / "result.json").exists()
+
+
+def test_predictions_are_those_of_the_chosen_checkpoint(own_sweep):
+  run = own_sweep / "plain-4-seed0"
+  results_folder = run / "eval" / "toy_label" / "test"
+  (step,) = results_folder.iterdir()
+  shutil.copytree(step, results_folder / "999")
+  (step / "predictions.jsonl").write_text('{"id": "a\u2028b"}\n')
+  assert sweep._read_predictions(run, "toy_label") == [{"id": "a\u2028b"}]
+
+
+def test_a_label_task_that_was_not_evaluated_is_named(swept):
+  with pytest.raises(UserError, match="no test results of tow_label, only of"):
+    sweep._read_predictions(swept[0] / "plain-4-seed0", "tow_label")
+
+
+def test_methods_on_the_same_task_have_their_own_folders(tmp_path):
+  folders = {
+    sweep._cell_folder(tmp_path, sweep.Method(name, "toy", "toy", rows), 4, 0)
+    for name, rows in (("Few rows", 2), ("many rows", 8))
+  }
+  assert {folder.name for folder in folders} == {
+    "few-rows-4-seed0",
+    "many-rows-4-seed0",
+  }
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"methods": ()}, r"METHODS is \(\)"),
+    ({"methods": ("plain", "toy", "toy", 8)}, "METHODS has 'plain'; .* four"),
+    ({"methods": [("plain", "toy", 8)]}, "METHODS has .* four values"),
+    ({"methods": [("A b", "x", "x", 8), ("a-B", "y", "y", 8)]}, "METHODS has"),
+    ({"sizes": ()}, r"SIZES is \(\)"),
+    ({"sizes": 250}, "SIZES is 250; it must be a list"),
+    ({"sizes": (4, 4)}, "SIZES has .* twice"),
+    ({"seeds": []}, r"SEEDS is \[\]"),
+  ],
+)
+def test_settings_that_make_no_sweep_are_named(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message):
+    dataclasses.replace(make_sweep(tmp_path), **changes)
 
 
 def test_word_problems_are_resized_by_their_own_setting():

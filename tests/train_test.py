@@ -87,6 +87,35 @@ def test_another_run_in_the_folder_is_refused(own_model_dir):
   assert manager.find_checkpoint(own_model_dir).name == "2"
 
 
+def test_another_optimizer_or_rate_is_refused(own_model_dir):
+  before = (own_model_dir / "config.gin").read_text()
+  rate = schedules.constant(0.5)
+  with pytest.raises(UserError, match="learning_rates.*0.01.* before.*0.5"):
+    train.run(
+      make_run(own_model_dir, learning_rate=rate, optimizer=factory.adamw(rate))
+    )
+  optimizer = factory.adafactor(schedules.constant(1e-2))
+  with pytest.raises(UserError, match="optimizer_updates"):
+    train.run(make_run(own_model_dir, optimizer=optimizer))
+  assert (own_model_dir / "config.gin").read_text() == before
+
+
+@pytest.mark.parametrize(
+  ("path", "message"),
+  [("/no/such/run", "no checkpoint"), (".", "lies in the MODEL_DIR")],
+)
+def test_overwrite_removes_nothing_before_the_new_run_can_start(
+  own_model_dir, path, message
+):
+  initial = own_model_dir / path
+  with pytest.raises(UserError, match=message):
+    train.run(
+      make_run(own_model_dir, seed=7, initial_checkpoint_path=str(initial)),
+      overwrite=True,
+    )
+  assert manager.find_checkpoint(own_model_dir).name == "2"
+
+
 def test_too_many_bad_teacher_labels_are_refused(tmp_path, cache):
   cache.tasks["toy_label"] = dataclasses.replace(
     cache.tasks["toy_label"],

@@ -12,6 +12,8 @@ earlier checkpoint intact; restore checks all shapes before it reads.
 
 import contextlib
 import errno
+import json
+import logging
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -45,6 +48,9 @@ class Checkpoints:
       keep_last: how many of the newest to keep; the best is kept besides.
       best_metric: name of the metric that decides which is best, higher is
         better; a checkpoint saved without it is never the best.
+
+    Raises:
+      UserError: the disk is full, or metrics of a checkpoint are damaged.
     """
     folder = pathlib.Path(model_dir).absolute() / FOLDER
     # A run may have been saved by another metric; any is better than none.
@@ -57,6 +63,13 @@ class Checkpoints:
         ),
       ]
     )
+    absl_logging.get_absl_logger().addFilter(_is_worth_showing)
+    for step in _list_steps(folder):
+      metrics_path = folder / str(step) / "metrics" / "metrics"
+      if metrics_path.exists():
+        # Orbax reads them too, and would not say whose are damaged.
+        with _explain_damage(folder / str(step)):
+          json.loads(metrics_path.read_text())
     with _explain_full_disk(folder):
       self._manager = ocp.CheckpointManager(
         folder,
@@ -66,6 +79,7 @@ class Checkpoints:
         item_names=(_STATE, _DATA_ITERATOR),
       )
     self._folder, self._best_metric = folder, best_metric
+    self._is_saving = False
 
   @property
   def latest_step(self) -> int | None:
@@ -107,6 +121,7 @@ class Checkpoints:
         ),
         metrics=_ranked(metrics, self._best_metric),
       )
+    self._is_saving = True
 
   def restore(
     self, step: int, abstract_state: PyTree
@@ -121,25 +136,37 @@ class Checkpoints:
       The state and the data iterator's state.
 
     Raises:
-      UserError: a tensor is missing, unexpected or of another shape.
+      UserError: a tensor is missing, unexpected or of another shape, or the
+        checkpoint is damaged.
     """
-    path = self._folder / str(step) / _STATE
+    path = self._folder / str(step)
     target = _as_dict(abstract_state)
-    _check_shapes(path, target)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{
-          _STATE: ocp.args.PyTreeRestore(
-            target,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-          ),
-          _DATA_ITERATOR: ocp.args.JsonRestore(),
-        }
-      ),
+    args = ocp.args.Composite(
+      **{
+        _STATE: ocp.args.PyTreeRestore(
+          target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        ),
+        _DATA_ITERATOR: ocp.args.JsonRestore(),
+      }
     )
+    with _explain_damage(path):
+      _check_shapes(path / _STATE, target)
+      restored = self._manager.restore(step, args=args)
     state = type(abstract_state)(**restored[_STATE])
     return state, restored[_DATA_ITERATOR]
+
+  def raise_if_failed(self) -> None:
+    """Tells of a failed save as soon as it ended; takes no time otherwise.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    # Orbax's own `check_for_errors` would take the error from the thread that
+    # must see it, which would then delete older checkpoints.
+    if self._is_saving and not self._manager.is_saving_in_progress():
+      self._is_saving = False
+      self.wait()
 
   def wait(self) -> None:
     """Waits for saves under way.
@@ -173,12 +200,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
   if (path / _STATE).is_dir():
     return path
   folder = path if path.name == FOLDER else path / FOLDER
-  steps = (
-    [child for child in folder.iterdir() if child.name.isdigit()]
-    if folder.is_dir()
-    else []
-  )
-  if not steps:
+  if not _list_steps(folder):
     raise UserError(
       f"There is no checkpoint at {path}. Give a folder such as"
       " MODEL_DIR/checkpoints/300, or a MODEL_DIR in which a run has saved."
@@ -198,11 +220,15 @@ def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
     abstract_params: tree of `jax.ShapeDtypeStruct` with shardings.
 
   Raises:
-    UserError: a parameter is missing, unexpected or of another shape.
+    UserError: a parameter is missing, unexpected or of another shape, or the
+      checkpoint is damaged.
   """
   target = {"params": abstract_params}
-  _check_shapes(path / _STATE, target)
-  with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+  with (
+    _explain_damage(path),
+    contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
+  ):
+    _check_shapes(path / _STATE, target)
     restored = handler.restore(
       epath.Path(path / _STATE),
       args=ocp.args.PyTreeRestore(
@@ -212,6 +238,12 @@ def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
       ),
     )
   return restored["params"]
+
+
+def _list_steps(folder: pathlib.Path) -> list[int]:
+  """Steps of the complete checkpoints in a folder, which may be missing."""
+  names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
 
 
 def _ranked(metrics, best_metric: str) -> dict[str, float] | None:
@@ -229,12 +261,7 @@ def _as_dict(state: PyTree) -> dict[str, PyTree]:
 
 def _check_shapes(path: pathlib.Path, target: Mapping[str, PyTree]) -> None:
   with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-    try:
-      stored = handler.metadata(epath.Path(path)).tree
-    except Exception as error:
-      raise UserError(
-        f"{path.parent} cannot be read as a checkpoint: {error}"
-      ) from error
+    stored = handler.metadata(epath.Path(path)).tree
   wanted = _shapes(target)
   found = _shapes({key: stored.get(key, {}) for key in target})
   problems = [
@@ -262,6 +289,28 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
+def _explain_damage(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  # All of these come of one damaged file or another.
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    # A checkpoint may have been renamed; then none is earlier.
+    damaged = int(path.name) if path.name.isdigit() else 0
+    earlier = [step for step in _list_steps(path.parent) if step < damaged]
+    advice = (
+      f"move that folder out of {path.parent} to go on from step {earlier[-1]}"
+      if earlier
+      else "there is no earlier one to go on from"
+    )
+    # TensorStore's other reads fail too, and asyncio would trace each.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    raise UserError(
+      f"{path} cannot be read as a checkpoint; {advice}. What was found:"
+      f" {str(error)[:300]}"
+    ) from error
+
+
+@contextlib.contextmanager
 def _explain_full_disk(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
@@ -273,6 +322,13 @@ def _explain_full_disk(folder: pathlib.Path) -> Iterator[None]:
       " checkpoint saved before is intact. Free some room and run the same"
       " command again: it goes on from the newest."
     ) from error
+
+
+def _is_worth_showing(record: logging.LogRecord) -> bool:
+  """Keeps Orbax's traces of a full disk, which we tell of, off the screen."""
+  error = record.exc_info[1] if record.exc_info else None
+  asked_for = absl_logging.get_verbosity() >= absl_logging.INFO
+  return asked_for or not _is_full_disk(error)
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

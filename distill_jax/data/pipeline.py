@@ -57,6 +57,13 @@ class FeedConfig:
     ):
       if not isinstance(value, int) or value < 1:
         raise UserError(f"{name} is {value!r}; it must be a whole number >= 1.")
+    limit = self.max_examples_per_batch
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+      raise UserError(
+        f"MAX_EXAMPLES_PER_BATCH is {limit!r}; it must be a whole number >= 1."
+      )
+    if not isinstance(self.seed, int) or self.seed < 0:
+      raise UserError(f"SEED is {self.seed!r}; it must be a whole number >= 0.")
     if self.pairing not in ("paired", "mixed"):
       raise UserError(
         f"pairing is {self.pairing!r}; it must be 'paired' or 'mixed'."
@@ -204,7 +211,7 @@ def _trim(tokens: np.ndarray, length: int) -> np.ndarray:
 
 
 class _PairSource:
-  """Random access to units: a label example and the rationale of its record."""
+  """Random access to units: the label and the rationale of one record."""
 
   def __init__(
     self,
@@ -219,11 +226,21 @@ class _PairSource:
     self._rationale_index = {
       example.id: index for index, example in enumerate(self._rationales)
     }
+    # A rationale may stand alone too: its label was missing or not parsed.
+    label_ids = {example.id for example in labels}
+    self._alone = [
+      index
+      for example_id, index in self._rationale_index.items()
+      if example_id not in label_ids
+    ]
 
   def __len__(self) -> int:
-    return len(self._labels)
+    return len(self._labels) + len(self._alone)
 
   def __getitem__(self, index: int) -> packing.Unit:
+    if index >= len(self._labels):
+      alone = self._alone[index - len(self._labels)]
+      return [self._make_rationale(self._rationales[alone])]
     label = self._labels[index]
     unit = [self._make_label(label)]
     rationale_index = self._rationale_index.get(label.id)

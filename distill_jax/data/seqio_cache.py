@@ -7,7 +7,7 @@ metric.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -61,12 +61,13 @@ def describe_tasks(name: str, settings: DataSettings) -> dict[str, TaskInfo]:
 
 
 def tokenize(
-  tasks: Mapping[str, TaskInfo],
+  tasks: Mapping[str, TaskInfo], splits: Sequence[str] | None = None
 ) -> Iterator[tuple[str, str, Example]]:
   """Yields every example of every split of the tasks, in order.
 
   Args:
     tasks: names of registered SeqIO tasks.
+    splits: which splits; None: all there are.
 
   Yields:
     Task, split and example; tokens end in EOS and are not trimmed, which is
@@ -74,7 +75,7 @@ def tokenize(
   """
   for name in tasks:
     task = seqio.get_mixture_or_task(name)
-    for split in _SPLITS:
+    for split in splits or _SPLITS:
       if split not in task.splits:
         continue
       dataset = task.get_dataset(
@@ -140,7 +141,8 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
     split: datasets.count_teacher(
       datasets.load_records(dataset, split, keeping), spec.metric
     )
-    for split in spec.splits
+    for split in settings.splits or spec.splits
+    if split in spec.splits
   }
   return TaskInfo(
     rate=rate,

@@ -7,7 +7,7 @@ made. Without gin the defaults hold and `DISTILL_JAX_DATA_DIR` names the data.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distill_jax.errors import UserError
@@ -20,7 +20,8 @@ class DataSettings:
   """Everything besides the task's name that decides a task's examples.
 
   Attributes:
-    data_dir: folder with the official release's data sets, one folder each.
+    data_dir: folder with the official release's data sets, one folder each;
+      None: the environment variable DISTILL_JAX_DATA_DIR, if it is set.
     vocab_path: a sentencepiece model, a folder that holds `spiece.model`,
       "bytes" for ByT5's bytes, or None for the vocabulary that ships.
     subsample: fraction of the training examples to keep, in (0, 1], drawn
@@ -35,6 +36,8 @@ class DataSettings:
     label_prefix: put before the input of label tasks; "predict: " is the
       authors' code, the paper prints "[label]".
     rationale_prefix: likewise for rationale tasks.
+    splits: the splits to prepare; None: all. A data set whose training rows are
+      not at hand can still be evaluated.
     word_problems: settings of the generated data set, passed to
       `word_problems.make_records` (`seed`, `num_train_examples`, ...).
   """
@@ -50,9 +53,13 @@ class DataSettings:
   ] = "keep"
   label_prefix: str = "predict: "
   rationale_prefix: str = "explain: "
+  splits: Sequence[str] | None = None
   word_problems: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
+    data_dir = self.data_dir or os.environ.get(_DATA_DIR_VARIABLE)
+    if data_dir is not None:
+      object.__setattr__(self, "data_dir", os.path.expanduser(data_dir))
     if not 0 < self.subsample <= 1:
       raise UserError(
         f"SUBSAMPLE is {self.subsample}; it is a fraction of the training"
@@ -88,6 +95,4 @@ def use_settings(settings: DataSettings | None) -> None:
 
 def current_settings() -> DataSettings:
   """Returns the settings in force: those given, else the defaults."""
-  if _settings is not None:
-    return _settings
-  return DataSettings(data_dir=os.environ.get(_DATA_DIR_VARIABLE))
+  return DataSettings() if _settings is None else _settings

@@ -12,6 +12,7 @@ The fingerprint covers everything that decides the bytes: format, package
 version, name, settings, vocabulary and the contents of the source files.
 """
 
+import collections
 import dataclasses
 import difflib
 import hashlib
@@ -90,6 +91,8 @@ class TaskInfo:
     splits: split name -> number of examples.
     teacher_counts: split -> counts of the teacher's outputs: parse statuses,
       and whether the label is the gold one (see `datasets.count_teacher`).
+    lengths: split -> "inputs" or "targets" -> number of tokens, as text, ->
+      number of examples; filled in by `write_cache`.
   """
 
   rate: float
@@ -100,6 +103,14 @@ class TaskInfo:
   inputs_prefix: str
   splits: dict[str, int]
   teacher_counts: dict[str, dict[str, int]]
+  lengths: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def count_longer(self, split: str, feature: str, length: int) -> int:
+    """Counts the examples of a split that `length` tokens would trim."""
+    lengths = self.lengths.get(split, {}).get(feature, {})
+    return sum(n for tokens, n in lengths.items() if int(tokens) > length)
 
 
 def hash_file(path: str | os.PathLike) -> str:
@@ -195,15 +206,19 @@ def write_cache(
     ) from error
   try:
     counts: dict[str, dict[str, int]] = {task: {} for task in tasks}
+    lengths: dict[str, Any] = {task: {} for task in tasks}
     for (task, split), rows in itertools.groupby(examples, lambda row: row[:2]):
       # One example a chunk: random access reads just what it returns.
       writer = array_record_module.ArrayRecordWriter(
         str(building / f"{task}-{split}.array_record"), "group_size:1"
       )
-      counts[task][split] = 0
+      counter = {name: collections.Counter() for name in ("inputs", "targets")}
       for _, _, example in rows:
         writer.write(example.to_bytes())
-        counts[task][split] += 1
+        for name in counter:
+          counter[name][str(len(getattr(example, name)))] += 1
+      counts[task][split] = counter["inputs"].total()
+      lengths[task][split] = {name: dict(n) for name, n in counter.items()}
       writer.close()
     for task, splits in counts.items():
       if not splits:
@@ -216,7 +231,9 @@ def write_cache(
     manifest = {
       "identity": identity,
       "tasks": {
-        task: dataclasses.asdict(dataclasses.replace(info, splits=counts[task]))
+        task: dataclasses.asdict(
+          dataclasses.replace(info, splits=counts[task], lengths=lengths[task])
+        )
         for task, info in tasks.items()
       },
       "files": {

@@ -47,8 +47,6 @@ class T5Config:
     relative_attention_max_distance: from here on all tokens share a bucket.
     layer_norm_epsilon: added to the mean square before its root.
     dtype: of the activations, "float32" or "bfloat16".
-    pad_id: token id of padding, and the first input of the decoder.
-    eos_id: token id that ends a sequence.
 
   Raises:
     UserError: a value no model can be built from.
@@ -68,8 +66,6 @@ class T5Config:
   relative_attention_max_distance: int = 128
   layer_norm_epsilon: float = 1e-6
   dtype: str = "float32"
-  pad_id: int = 0
-  eos_id: int = 1
 
   def __post_init__(self):
     # A list, as gin and JSON write it, would make the config unhashable.
@@ -108,12 +104,6 @@ class T5Config:
         f" {self.relative_attention_max_distance}; it must exceed"
         f" {num_buckets // 2}, the distances with a bucket of their own."
       )
-    for field in ("pad_id", "eos_id"):
-      if not 0 <= getattr(self, field) < self.vocab_size:
-        raise UserError(
-          f"T5Config.{field} is {getattr(self, field)}; it must be a token id"
-          f" below vocab_size, {self.vocab_size}."
-        )
     if self.layer_norm_epsilon <= 0:
       raise UserError(
         f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}; it must be"

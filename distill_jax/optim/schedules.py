@@ -3,7 +3,6 @@
 Layer 1. Each returns a function of the step, 0 for the first update.
 """
 
-import jax.numpy as jnp
 import optax
 
 from distill_jax.errors import UserError
@@ -40,32 +39,6 @@ def linear_decay(
     return decay
   warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
   return optax.join_schedules([warmup, decay], [warmup_steps])
-
-
-def inverse_square_root(
-  learning_rate: float, warmup_steps: int = 10_000
-) -> optax.Schedule:
-  """rate * sqrt(warmup / max(step, warmup)): T5's for pretraining.
-
-  Args:
-    learning_rate: the rate until `warmup_steps`.
-    warmup_steps: where the decay begins, at least 1.
-
-  Raises:
-    UserError: a negative rate, or no warm-up.
-  """
-  _check(learning_rate)
-  if warmup_steps < 1:
-    raise UserError(
-      f"WARMUP_STEPS is {warmup_steps}; this schedule needs 1 or more."
-    )
-
-  def schedule(step):
-    return learning_rate * jnp.sqrt(
-      warmup_steps / jnp.maximum(step, warmup_steps)
-    )
-
-  return schedule
 
 
 def _check(learning_rate: float) -> None:

@@ -6,9 +6,10 @@ format. Order matters: evaluation comes before the checkpoint that stores its
 metrics.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from distill_jax.training.metric_files import MetricFiles
 from distill_jax.training.progress import ProgressReporter
 
 PyTree = Any
+# Given the metrics of a step, a context whose time the rates leave out.
+PausedFn = Callable[[Any], contextlib.AbstractContextManager[None]]
 
 
 class LogHook:
@@ -51,6 +54,19 @@ class LogHook:
     self._since = time.perf_counter()
     self._examples = self._tokens = self._steps = 0
     self._padding_share = 0.0
+
+  @contextlib.contextmanager
+  def paused(self, metrics: PyTree) -> Iterator[None]:
+    """Leaves the time inside out of the rates.
+
+    Args:
+      metrics: of the last step; the steps still under way are waited for, since
+        their time counts.
+    """
+    jax.block_until_ready(metrics)
+    started = time.perf_counter()
+    yield
+    self._since += time.perf_counter() - started
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `loop.Hook`."""
@@ -92,6 +108,7 @@ class EvalHook:
     files: MetricFiles,
     eval_period: int,
     train_steps: int,
+    paused_fn: PausedFn = contextlib.nullcontext,
   ):
     """Remembers what to call.
 
@@ -100,17 +117,20 @@ class EvalHook:
       files: where metrics are written.
       eval_period: steps.
       train_steps: the last step.
+      paused_fn: `LogHook.paused`.
     """
     self._evaluate_fn, self._files = evaluate_fn, files
     self._eval_period, self._train_steps = eval_period, train_steps
+    self._paused_fn = paused_fn
     self.latest: tuple[int, dict[str, float]] | None = None
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `loop.Hook`."""
-    del batch, metrics
+    del batch
     if step % self._eval_period and step != self._train_steps:
       return
-    results = self._evaluate_fn(state.params, step)
+    with self._paused_fn(metrics):
+      results = self._evaluate_fn(state.params, step)
     for task, task_metrics in results.items():
       self._files.write(step, f"validation/{task}", task_metrics)
     # A mixture has one label task at most; it decides which step is best.
@@ -131,6 +151,7 @@ class CheckpointHook:
     evaluation: EvalHook | None,
     checkpoint_period: int,
     train_steps: int,
+    paused_fn: PausedFn = contextlib.nullcontext,
   ):
     """Remembers what to save.
 
@@ -140,26 +161,30 @@ class CheckpointHook:
       evaluation: its metrics of the same step are stored, to find the best.
       checkpoint_period: steps.
       train_steps: the last step.
+      paused_fn: `LogHook.paused`.
     """
     self._checkpoints = checkpoints
     self._data_iterator_state_fn = data_iterator_state_fn
     self._evaluation = evaluation
     self._period, self._train_steps = checkpoint_period, train_steps
+    self._paused_fn = paused_fn
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `loop.Hook`."""
     del batch
+    self._checkpoints.raise_if_failed()
     if step % self._period and step != self._train_steps:
       return
     # Not every step is logged; a broken state must not displace a good one.
     _raise_if_not_finite(float(metrics["loss"]), step)
     latest = self._evaluation.latest if self._evaluation else None
-    self._checkpoints.save(
-      step,
-      state,
-      self._data_iterator_state_fn(),
-      latest[1] if latest and latest[0] == step else None,
-    )
+    with self._paused_fn(metrics):
+      self._checkpoints.save(
+        step,
+        state,
+        self._data_iterator_state_fn(),
+        latest[1] if latest and latest[0] == step else None,
+      )
 
   def close(self) -> None:
     """See `loop.Hook`."""

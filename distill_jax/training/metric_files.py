@@ -1,17 +1,31 @@
 """Metrics on disk: `metrics.jsonl` and TensorBoard events.
 
-Layer 1; imports tensorboardX, which needs no TensorFlow. A resumed run takes
-back the lines past the checkpoint it starts from, since it writes those steps
-again; they are kept in `metrics.superseded.jsonl`.
+Layer 1; imports errors and tensorboardX, which needs no TensorFlow. A resumed
+run takes back the lines past the checkpoint it starts from, since it writes
+those steps again; they are kept in `metrics.superseded.jsonl`.
+
+Events are written by the caller's thread: tensorboardX's `SummaryWriter` has a
+thread that a full disk ends, after which adding to its full queue waits for
+ever.
 """
 
+# The classes of protocol buffers are made when they are imported.
+# pyright: reportAttributeAccessIssue=false
+
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Iterator, Mapping
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import RecordWriter
+
+from distill_jax.errors import UserError
 
 _METRICS = "metrics.jsonl"
 _SUPERSEDED = "metrics.superseded.jsonl"
@@ -26,13 +40,20 @@ class MetricFiles:
     Args:
       model_dir: folder of the run.
       start_step: lines of later steps are moved aside.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
-    folder = pathlib.Path(model_dir)
-    _move_later_lines(folder, start_step)
-    self._file = open(folder / _METRICS, "a", encoding="utf-8")
-    self._events = tensorboardX.SummaryWriter(
-      str(folder), purge_step=start_step + 1
-    )
+    self._folder = folder = pathlib.Path(model_dir)
+    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+    with _explain_unwritable(folder):
+      _move_later_lines(folder, start_step)
+      self._file = open(folder / _METRICS, "a", encoding="utf-8")
+      self._events = RecordWriter(str(folder / name))
+      self._write_event(file_version="brain.Event:2")
+      # TensorBoard drops what earlier files have from this step on.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write_event(step=start_step + 1, session_log=start)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes one line and the same scalars as events.
@@ -41,22 +62,35 @@ class MetricFiles:
       step: updates made.
       split: "train", or the task and split that was evaluated.
       metrics: finite or not; not a number is written as null.
+
+    Raises:
+      UserError: the disk is full, or the files cannot be written.
     """
     values = {
       name: float(value) if math.isfinite(value) else None
       for name, value in metrics.items()
     }
     line = json.dumps({"step": step, "split": split, **values})
-    self._file.write(line + "\n")
-    self._file.flush()
+    scalars = summary_pb2.Summary()
     for name, value in values.items():
       if value is not None:
-        self._events.add_scalar(f"{split}/{name}", value, step)
+        scalars.MergeFrom(summary.scalar(f"{split}/{name}", value))
+    with _explain_unwritable(self._folder):
+      self._file.write(line + "\n")
+      self._file.flush()
+      self._write_event(step=step, summary=scalars)
 
   def close(self) -> None:
-    """Flushes and closes the files."""
-    self._file.close()
-    self._events.close()
+    """Closes the files."""
+    for file in (self._file, self._events):
+      # All was flushed when it was written, and what failed was told then.
+      with contextlib.suppress(OSError):
+        file.close()
+
+  def _write_event(self, **fields) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._events.write(event.SerializeToString())
+    self._events.flush()
 
 
 def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
@@ -77,6 +111,18 @@ def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
     except ValueError:
       continue
   return rows
+
+
+@contextlib.contextmanager
+def _explain_unwritable(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"The metrics in {folder} cannot be written: {error}. The checkpoints so"
+      " far are intact. Free some room, or mend what it says, and run the same"
+      " command again."
+    ) from error
 
 
 def _move_later_lines(folder: pathlib.Path, start_step: int) -> None:

@@ -94,17 +94,17 @@ def require_record(checkpoint: pathlib.Path) -> RunRecord:
   return record
 
 
-def keep_vocabulary(
-  model_dir: str | pathlib.Path, vocabulary: str | None
-) -> None:
+def keep_vocabulary(model_dir: str | pathlib.Path, vocabulary: str) -> None:
   """Copies the vocabulary's file to the run, which then needs nothing else.
 
   Args:
     model_dir: folder of the run.
-    vocabulary: the file; None for bytes, which need none.
+    vocabulary: the file.
   """
-  if vocabulary is not None:
-    shutil.copyfile(vocabulary, pathlib.Path(model_dir) / _VOCABULARY)
+  path = pathlib.Path(model_dir) / _VOCABULARY
+  writing = path.with_suffix(".writing")
+  shutil.copyfile(vocabulary, writing)
+  os.replace(writing, path)
 
 
 def vocabulary_path(model_dir: str | pathlib.Path) -> str | None:

@@ -41,8 +41,9 @@ def train_step(
     model: a `model.t5.T5`.
     optimizer: the optimizer.
     objective: weights of the terms of the loss.
-    num_microbatches: parts the batch is cut into to save memory; the update is
-      the same for any number, whatever tokens each part holds.
+    num_microbatches: parts the batch is cut into to save memory; without
+      dropout the update is the same for any number, whatever tokens each part
+      holds.
     seed: of dropout; the step is folded in.
 
   Returns:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import time
 
 import jax
 import numpy as np
@@ -199,7 +200,7 @@ def test_an_unfinished_newest_checkpoint_is_ignored(tmp_path):
   ids=["os", "tensorstore"],
 )
 def test_a_full_disk_leaves_earlier_checkpoints_intact(
-  tmp_path, monkeypatch, error
+  tmp_path, monkeypatch, error, caplog
 ):
   save_steps(tmp_path, {1: None}, keep_last=1)
 
@@ -211,8 +212,12 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(
     patch.setattr(os, "rename", fail)
     with pytest.raises(UserError, match="disk of .*checkpoints is full"):
       checkpoints.save(2, make_state(2), {}, None)
-      checkpoints.wait()
+      for _ in range(200):
+        checkpoints.raise_if_failed()
+        time.sleep(0.01)
   checkpoints.close()
+  # Orbax's traces of the same error would bury our message.
+  assert [record for record in caplog.records if record.exc_info] == []
   assert list_steps(tmp_path) == [1]
   with open_run(tmp_path, keep_last=1) as checkpoints:
     assert checkpoints.latest_step == 1
@@ -223,7 +228,9 @@ def test_a_full_disk_leaves_earlier_checkpoints_intact(
   assert list_steps(tmp_path) == [2]
 
 
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+def test_other_errors_are_not_taken_for_a_full_disk(
+  tmp_path, monkeypatch, caplog
+):
   def fail(*args, **kwargs):
     raise PermissionError(errno.EACCES, "no")
 
@@ -234,6 +241,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
       checkpoints.save(1, make_state(1), {}, None)
       checkpoints.wait()
   assert not isinstance(caught.value, UserError)
+  assert any(record.exc_info for record in caplog.records)
 
 
 def get_params(**changes):
@@ -303,3 +311,44 @@ def test_a_damaged_checkpoint_says_where(tmp_path):
     manager.restore_params(
       manager.find_checkpoint(tmp_path / "checkpoints" / "1"), get_params()
     )
+
+
+def test_damaged_metrics_name_their_checkpoint(tmp_path):
+  save_steps(tmp_path, {9: 0.1, 10: 0.2})
+  (tmp_path / "checkpoints" / "10" / "metrics" / "metrics").write_text("")
+  with pytest.raises(
+    UserError, match="checkpoints/10 cannot .* from step 9[.]"
+  ):
+    manager.Checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["emptied", "gone"])
+@pytest.mark.parametrize(
+  "pattern",
+  [
+    "state/**/_METADATA",
+    "state/**/manifest.ocdbt",
+    "data_iterator/*",
+    "**/d/*",
+  ],
+)
+def test_a_damaged_newest_checkpoint_names_the_one_before(
+  tmp_path, pattern, lost
+):
+  save_steps(tmp_path, {9: None, 10: None})
+  damaged = [
+    path
+    for path in (tmp_path / "checkpoints" / "10").glob(pattern)
+    if path.is_file()
+  ]
+  assert damaged
+  for path in damaged:
+    path.write_bytes(b"") if lost == "emptied" else path.unlink()
+  with (
+    open_run(tmp_path) as checkpoints,
+    pytest.raises(
+      UserError,
+      match="checkpoints/10 cannot be read .* move that folder .* step 9[.]",
+    ),
+  ):
+    checkpoints.restore(10, to_abstract(make_state(0)))

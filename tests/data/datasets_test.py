@@ -131,7 +131,8 @@ def test_own_data_from_jsonl(tmp_path):
     _AGREES,
     _NO_GOLD,
   ]
-  assert datasets.list_source_files("mine", _SETTINGS) == [train_path]
+  with pytest.raises(UserError, match="'mine' lacks .*mine}_validation.jsonl"):
+    datasets.list_source_files("mine", _SETTINGS)
   with pytest.raises(UserError, match=r"mine\}_test\.jsonl cannot be read"):
     datasets.load_records("mine", "test", _SETTINGS)
   write_records(train_path, [Record("c", "x", label="c")])

@@ -105,6 +105,14 @@ def test_a_row_without_rationale_goes_alone(tmp_path):
   assert len(segment_tags(batch, 2)) == 2
 
 
+def test_a_rationale_without_label_goes_alone(tmp_path):
+  cache = make_cache(tmp_path, num_examples=2, num_rationales=6)
+  config = pipeline.FeedConfig(LENGTHS, 16, max_examples_per_batch=6)
+  (batch,), _ = take_batches(cache, config, 1)
+  assert len(segment_tags(batch, 1)) == 2
+  assert len(segment_tags(batch, 2)) == 6
+
+
 def test_eval_batches_hold_each_example_once_in_order(tmp_path):
   cache = make_cache(tmp_path, num_examples=7)
   examples = cache.open_split("toy_label", "train")

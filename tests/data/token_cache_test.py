@@ -64,9 +64,15 @@ def test_round_trip(tmp_path):
     ],
     str(vocabulary),
   )
-  assert cache.tasks == {
-    "toy_label": dataclasses.replace(_INFO, splits={"train": 3, "test": 3})
-  }
+  info = cache.tasks["toy_label"]
+  assert dataclasses.replace(info, lengths={}) == dataclasses.replace(
+    _INFO, splits={"train": 3, "test": 3}
+  )
+  num_inputs = sorted(len(row.inputs) for row in written)
+  assert info.count_longer("train", "inputs", num_inputs[0]) == sum(
+    length > num_inputs[0] for length in num_inputs
+  )
+  assert info.count_longer("train", "targets", 10**6) == 0
   assert cache.identity["settings"] == {"subsample": 1}
   assert pathlib.Path(cache.vocabulary_path).read_bytes() == b"\0pieces"
   for split in ("train", "test"):

@@ -20,8 +20,6 @@ from distill_jax.errors import UserError
     ("relative_attention_num_buckets", 31),
     ("relative_attention_max_distance", 16),
     ("layer_norm_epsilon", 0.0),
-    ("pad_id", -1),
-    ("eos_id", 32),
   ],
 )
 def test_a_bad_value_is_named_in_the_error(config, field, value):

@@ -18,11 +18,6 @@ from distill_jax.optim import schedules
       schedules.linear_decay(0.1, 10, 2),
       {0: 0.0, 1: 0.05, 2: 0.1, 6: 0.05, 10: 0.0},
     ),
-    # T5: rate / sqrt(max(step, warmup)), here relative to its highest.
-    (
-      schedules.inverse_square_root(0.1, 100),
-      {0: 0.1, 100: 0.1, 400: 0.05, 10_000: 0.01},
-    ),
   ],
 )
 def test_values(schedule, expected):
@@ -37,14 +32,8 @@ def test_values(schedule, expected):
   [
     schedules.constant,
     lambda rate: schedules.linear_decay(rate, 10),
-    schedules.inverse_square_root,
   ],
 )
 def test_negative_rates_are_refused(make):
   with pytest.raises(UserError, match="LEARNING_RATE is -0.1"):
     make(-0.1)
-
-
-def test_inverse_square_root_needs_a_warm_up():
-  with pytest.raises(UserError, match="WARMUP_STEPS is 0"):
-    schedules.inverse_square_root(0.1, 0)

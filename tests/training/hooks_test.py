@@ -80,6 +80,30 @@ def test_rates_are_of_the_time_since_the_last_line(clock):
   assert rates == [0.1, 4.0]
 
 
+def test_rates_leave_out_evaluations_and_checkpoints(clock):
+  files = _Recorder()
+  log = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9)
+
+  def take_long(*_):
+    clock.seconds += 100
+    return {}
+
+  checkpoints = types.SimpleNamespace(
+    save=take_long, raise_if_failed=lambda: None
+  )
+  # After steps that are logged, and after others.
+  evaluation = hooks.EvalHook(take_long, files, 1, 9, log.paused)
+  checkpoint = hooks.CheckpointHook(
+    checkpoints, dict, evaluation, 1, 9, log.paused
+  )
+  for step in range(1, 7):
+    clock.seconds += 0.5
+    for hook in (log, evaluation, checkpoint):
+      _run(hook, [step])
+  rates = [call[3]["examples_per_second"] for call in files.calls]
+  assert rates == pytest.approx([2.0, 2.0, 2.0])
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_written_and_ends_the_run(clock, loss):
   files = _Recorder()
@@ -141,7 +165,8 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
   for step in range(1, 10):
     _run(evaluation, [step])
     _run(hook, [step])
-  saved = [(call[1], *call[3:]) for call in checkpoints.calls]
+  saves = [call for call in checkpoints.calls if call[0] == "save"]
+  saved = [(call[1], *call[3:]) for call in saves]
   metrics = _RESULTS["toy_label"]
   assert saved == [
     (2, {"next": "a"}, None),
@@ -150,7 +175,9 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
     (8, {"next": "d"}, metrics),
     (9, {"next": "e"}, None),
   ]
-  assert all(call[2].params == "params" for call in checkpoints.calls)
+  assert all(call[2].params == "params" for call in saves)
+  # A save that failed is noticed at the next step, not at the next save.
+  assert checkpoints.calls.count(("raise_if_failed",)) == 9
 
 
 def test_a_broken_state_is_not_saved_over_good_ones():
@@ -158,7 +185,7 @@ def test_a_broken_state_is_not_saved_over_good_ones():
   hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9)
   with pytest.raises(UserError, match="nan at step 2"):
     _run(hook, [1, 2], _METRICS | {"loss": math.nan})
-  assert checkpoints.calls == []
+  assert "save" not in [call[0] for call in checkpoints.calls]
 
 
 def test_the_run_waits_for_its_last_checkpoint():

@@ -1,12 +1,15 @@
 """Tests of training/metric_files.py: lines, events, and taking lines back."""
 
+import errno
 import json
 import math
+import os
 
 import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
+from distill_jax.errors import UserError
 from distill_jax.training import metric_files
 
 
@@ -125,3 +128,32 @@ def test_a_run_that_wrote_nothing(tmp_path):
   (tmp_path / "metrics.jsonl").touch()
   _write(tmp_path, [10])
   assert _steps(tmp_path) == [10]
+
+
+class _FullDisk:
+  """A file whose every write fails, as on a full disk."""
+
+  def write(self, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  flush = close = lambda self: self.write("")
+
+
+@pytest.mark.parametrize("which", ["_file", "_events"])
+def test_a_full_disk_ends_the_run_and_does_not_hang(tmp_path, which):
+  files = metric_files.MetricFiles(tmp_path)
+  files.write(1, "train", {"loss": 1.0})
+  getattr(files, which).close()
+  setattr(files, which, _FullDisk())
+  # More often than a queue between threads would take.
+  for step in range(2, 30):
+    with pytest.raises(UserError, match="No space left.* intact. Free some"):
+      files.write(step, "train", {"loss": 1.0})
+  files.close()
+  assert metric_files.read_metrics(tmp_path)[0]["step"] == 1
+
+
+def test_a_folder_that_is_none(tmp_path):
+  (tmp_path / "run").write_text("")
+  with pytest.raises(UserError, match="run cannot be written: .*Not a dir"):
+    metric_files.MetricFiles(tmp_path / "run")

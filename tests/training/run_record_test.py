@@ -77,7 +77,6 @@ def test_other_settings_are_named_one_by_one(tmp_path):
 
 
 def test_vocabulary_is_kept_with_the_run(tmp_path):
-  run_record.keep_vocabulary(tmp_path, None)
   assert run_record.vocabulary_path(tmp_path) is None
   (tmp_path / "cache").mkdir()
   source = tmp_path / "cache" / "my.model"

@@ -1,0 +1,118 @@
+"""MODEL_DIR: begun anew, continued, or refused; nothing lost by accident.
+
+Layer 2; imports training.run_record. `check` only looks; `begin` writes, and is
+called when nothing else can refuse the run any more.
+"""
+
+import logging
+import os
+import pathlib
+import shutil
+
+from distill_jax.errors import UserError
+from distill_jax.training import run_record
+
+_log = logging.getLogger(__name__)
+
+# What runs write: all that --overwrite removes.
+_RUN_FILES = (
+  "run.json",
+  "config*.gin",
+  "vocabulary.model",
+  "metrics*.jsonl",
+  "events.*",
+  "checkpoints",
+  "eval",
+)
+# A crash may leave a file that was not renamed yet.
+_UNFINISHED = ".writing"
+
+
+def check(
+  folder: pathlib.Path, record: run_record.RunRecord, overwrite: bool
+) -> bool:
+  """Says whether the folder holds this run, to be continued.
+
+  Args:
+    folder: MODEL_DIR.
+    record: of the run that wants it.
+    overwrite: a run that is there will be replaced.
+
+  Returns:
+    Whether to resume.
+
+  Raises:
+    UserError: another run is there, or files of something else.
+  """
+  found = run_record.read_record(folder)
+  if found is not None:
+    if not overwrite:
+      run_record.check_resumable(found, record, folder)
+    return not overwrite
+  if not folder.exists():
+    return False
+  if not folder.is_dir():
+    raise UserError(f"MODEL_DIR {folder} is a file. Give a folder.")
+  if any(path.suffix != _UNFINISHED for path in folder.iterdir()):
+    raise UserError(
+      f"MODEL_DIR {folder} has files but no run in it. Give an empty or new"
+      " folder."
+    )
+  return False
+
+
+def begin(
+  folder: pathlib.Path,
+  record: run_record.RunRecord,
+  operative_config: str,
+  vocabulary: str | None,
+) -> None:
+  """Begins a run in a folder, in the place of one that may be there.
+
+  Args:
+    folder: MODEL_DIR, which `check` has allowed.
+    record: of the run; its file marks the folder and is written first.
+    operative_config: gin text.
+    vocabulary: file to keep a copy of; None for bytes.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  try:
+    for pattern in _RUN_FILES:
+      for path in folder.glob(pattern):
+        _log.warning("--overwrite: removing %s", path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write(folder)
+    if vocabulary is not None:
+      run_record.keep_vocabulary(folder, vocabulary)
+    _write(folder / "config.gin", operative_config)
+  except OSError as error:
+    raise UserError(f"MODEL_DIR cannot be written: {error}") from error
+
+
+def note_resume(
+  folder: pathlib.Path, operative_config: str, start_step: int
+) -> None:
+  """Keeps the settings of a resumed run beside those it was begun with.
+
+  Args:
+    folder: MODEL_DIR.
+    operative_config: gin text now; written where it differs from config.gin.
+    start_step: goes into the file's name.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  try:
+    if (folder / "config.gin").read_text() != operative_config:
+      _write(folder / f"config-from-step-{start_step}.gin", operative_config)
+  except OSError as error:
+    raise UserError(f"MODEL_DIR cannot be written: {error}") from error
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  writing = path.with_suffix(_UNFINISHED)
+  writing.write_text(text)
+  os.replace(writing, path)

@@ -1,0 +1,74 @@
+"""Tests of training/model_dir.py: nothing is lost that was not asked for."""
+
+import dataclasses
+import json
+
+import pytest
+
+from distill_jax.errors import UserError
+from distill_jax.training import model_dir, run_record
+
+RECORD = run_record.RunRecord({"seed": 0}, "/cache", 1, "1 cpu", {})
+OTHER = dataclasses.replace(RECORD, identity={"seed": 1})
+
+
+def begin(folder, record=RECORD, config="A = 1\n"):
+  model_dir.begin(folder, record, config, None)
+
+
+def test_a_new_folder_begins_and_is_resumed(tmp_path):
+  folder = tmp_path / "run"
+  assert not model_dir.check(folder, RECORD, overwrite=False)
+  assert not folder.exists()
+  begin(folder)
+  assert model_dir.check(folder, RECORD, overwrite=False)
+  assert (folder / "config.gin").read_text() == "A = 1\n"
+  assert json.loads((folder / "run.json").read_text())["num_params"] == 1
+
+
+def test_another_run_is_refused_and_untouched(tmp_path):
+  begin(tmp_path)
+  with pytest.raises(UserError, match="seed: 0 before, 1 now"):
+    model_dir.check(tmp_path, OTHER, overwrite=False)
+  assert run_record.read_record(tmp_path) == RECORD
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+  begin(tmp_path)
+  (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+  (tmp_path / "metrics.jsonl").write_text("{}")
+  (tmp_path / "notes.txt").write_text("mine")
+  assert not model_dir.check(tmp_path, OTHER, overwrite=True)
+  assert (tmp_path / "checkpoints" / "3").exists()
+  begin(tmp_path, OTHER, "B = 2\n")
+  found = {path.name for path in tmp_path.iterdir()}
+  assert found == {"run.json", "config.gin", "notes.txt"}
+  assert run_record.read_record(tmp_path) == OTHER
+
+
+def test_files_of_something_else_are_refused(tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="has files but no run"):
+    model_dir.check(tmp_path, RECORD, overwrite=True)
+
+
+def test_what_a_crash_left_unfinished_is_no_hindrance(tmp_path):
+  (tmp_path / "run.writing").write_text("{")
+  assert not model_dir.check(tmp_path, RECORD, overwrite=False)
+
+
+def test_a_file_is_no_folder(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="is a file"):
+    model_dir.check(tmp_path / "file", RECORD, overwrite=False)
+  with pytest.raises(UserError, match="cannot be written"):
+    begin(tmp_path / "file" / "run")
+
+
+def test_resuming_keeps_the_first_settings(tmp_path):
+  begin(tmp_path)
+  model_dir.note_resume(tmp_path, "A = 1\n", 5)
+  assert not list(tmp_path.glob("config-*"))
+  model_dir.note_resume(tmp_path, "A = 2\n", 5)
+  assert (tmp_path / "config.gin").read_text() == "A = 1\n"
+  assert (tmp_path / "config-from-step-5.gin").read_text() == "A = 2\n"

@@ -143,6 +143,11 @@ def run(
     UserError: settings, data or MODEL_DIR do not fit; the loss is not finite;
       the disk is full.
   """
+  if jax.process_count() > 1:
+    raise UserError(
+      f"{jax.process_count()} processes would write the same files; training"
+      " runs in one process for now, on all the devices it sees."
+    )
   cache = prepare.find_or_prepare(
     settings.mixture_or_task_name,
     settings.data,
@@ -373,7 +378,7 @@ def _make_hooks(
     train_steps,
   )
   evaluation = hooks.EvalHook(
-    evaluate_fn, files, settings.eval_period, train_steps
+    evaluate_fn, files, settings.eval_period, train_steps, log.paused
   )
   checkpoint = hooks.CheckpointHook(
     checkpoints,
@@ -381,6 +386,7 @@ def _make_hooks(
     evaluation,
     settings.checkpoint_period or settings.eval_period,
     train_steps,
+    log.paused,
   )
   return [log, evaluation, checkpoint]
 

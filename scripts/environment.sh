@@ -20,6 +20,8 @@ CHECK
     [ -x .venv/bin/python ] || "$python" -m venv .venv || return 2
     local requirement=".${extra}"
     # uv installs the same wheels several times faster; pip does where it fails.
+    # Like pip, it is to trust the certificates that the system trusts.
+    export UV_NATIVE_TLS=1
     .venv/bin/python -m pip install -q --disable-pip-version-check \
       -c scripts/constraints.txt uv &&
       .venv/bin/uv pip install -q --python .venv/bin/python \

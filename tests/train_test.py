@@ -7,7 +7,11 @@ import jax
 import numpy as np
 import pytest
 from synthetic_cache import VOCABULARY, make_cache
-from tiny_run import fixture_model_dir, fixture_own_model_dir  # noqa: F401
+from tiny_run import (
+  CONFIG,
+  fixture_model_dir,  # noqa: F401
+  fixture_own_model_dir,  # noqa: F401
+)
 
 from distill_jax import prepare, train
 from distill_jax.checkpoint import manager
@@ -15,19 +19,7 @@ from distill_jax.data.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
 from distill_jax.optim import factory, schedules
-
-CONFIG = T5Config(
-  vocab_size=384,
-  embed_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dropout_rate=0.0,
-)
 
 
 def make_run(model_dir, **changes):

@@ -4,8 +4,7 @@ Layer 2; imports data.token_cache, data.packing. Built on Grain, whose iterator
 state goes into the checkpoint. Every host computes the same global batches and
 hands its devices their slices (`partitioning.sharding.to_global`), so that the
 order of examples does not depend on how many hosts there are, and a run may
-resume on another topology. Token rows are small: packing costs each host
-microseconds an example.
+resume on another topology.
 """
 
 import dataclasses

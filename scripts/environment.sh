@@ -16,7 +16,7 @@ if sys.version_info < (3, 11):
   sys.exit("distill_jax needs Python 3.11 or later; this is "
            + sys.version.split()[0] + ". Set PYTHON to another interpreter.")
 CHECK
-    echo "Setting up .venv (once, about 2.5 GB)"
+    echo "Setting up .venv (once, about 3 GB)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv || return 2
     local requirement=".${extra}"
     # uv installs the same wheels several times faster; pip does where it fails.

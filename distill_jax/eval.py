@@ -12,16 +12,22 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from distill_jax import prepare, run_loading
 from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.data.settings import DataSettings
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
+from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import T5Config
 
 _log = logging.getLogger(__name__)
+
+_GENERATE, _RANK = "generate", "rank"
+# They say where files lie or when a run refuses, and shape no example.
+_NOT_SHAPING = ("data_dir", "max_not_ok_share")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +40,14 @@ class EvalRun:
       the run in `model_dir`. Results go to `eval/` in the checkpoint's run.
     mixture_or_task_name: None: what the run was trained on.
     splits: which splits to evaluate; a string is one split.
-    data: what shapes the examples, where another task is given.
+    data: what shapes the examples, where another task is given; else it must
+      agree with the run's.
     model_config: None: the run's.
     mesh: devices along each axis.
     batch_rows: rows a batch.
-    num_beams: 1 decodes greedily.
+    decoding: how predictions are decoded.
+    prediction: "generate" decodes every prediction; "rank" predicts labels by
+      the likeliest of the task's answer choices, and decodes rationales.
     max_examples: of each task and split; None: all.
     task_module: module that registers the task.
     cache_dir: folder of token caches.
@@ -54,7 +63,8 @@ class EvalRun:
     default_factory=lambda: {"data": -1}
   )
   batch_rows: int = 32
-  num_beams: int = 1
+  decoding: DecodingConfig = DecodingConfig()
+  prediction: Literal["generate", "rank"] = _GENERATE
   max_examples: int | None = None
   task_module: str = prepare.DEFAULT_TASK_MODULE
   cache_dir: str | None = None
@@ -62,7 +72,6 @@ class EvalRun:
   def __post_init__(self):
     for macro, value in (
       ("BATCH_SIZE", self.batch_rows),
-      ("NUM_BEAMS", self.num_beams),
       ("MAX_EVAL_EXAMPLES", self.max_examples),
     ):
       if value is None and macro == "MAX_EVAL_EXAMPLES":
@@ -71,6 +80,16 @@ class EvalRun:
         raise UserError(
           f"{macro} is {value!r}; it must be a whole number >= 1."
         )
+    if self.prediction not in (_GENERATE, _RANK):
+      raise UserError(
+        f"EVAL_PREDICTION is {self.prediction!r}; it must be {_GENERATE!r} or"
+        f" {_RANK!r}."
+      )
+    if self.decoding.num_samples != 1:
+      raise UserError(
+        f"{self.decoding.num_samples} samples of each input were asked for;"
+        " eval takes one. --run_mode=infer writes several."
+      )
 
 
 def run(
@@ -84,19 +103,21 @@ def run(
     overwrite: replace results of the same checkpoint, task and split.
 
   Returns:
-    Metrics by "<task>/<split>", with `checkpoint`, `num_beams` and
-    `max_examples`; also written to `eval/<task>/<split>/<step>/metrics.json` in
-    the checkpoint's run, with the examples in `predictions.jsonl` beside it.
+    Metrics by "<task>/<split>", with `checkpoint`, `prediction`, `decoding`
+    (None for ranked answers) and `max_examples`; also written to
+    `eval/<task>/<split>/<step>/metrics.json` in the checkpoint's run, with the
+    examples in `predictions.jsonl` beside it.
 
   Raises:
-    UserError: no checkpoint, no data, or results are there already or cannot
-      be written.
+    UserError: no checkpoint, no data, data settings that are not the run's, no
+      choices to rank, or results are there already or cannot be written.
   """
   del operative_config
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
   loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
   if settings.mixture_or_task_name is None:
     cache = loaded.open_cache()
+    _check_agreement(settings, cache)
   else:
     cache = prepare.find_or_prepare(
       settings.mixture_or_task_name,
@@ -117,25 +138,31 @@ def run(
       raise UserError(f"{folder} exists. Add --overwrite to replace it.")
   for folder in targets.values():
     _check_writable(folder)
+  examples = {
+    (task, split): pipeline.take(
+      cache.open_split(task, split), settings.max_examples
+    )
+    for task, split in targets
+  }
+  choices = _find_all_choices(settings, cache, examples)
   evaluator = Evaluator(
     loaded.model,
     loaded.mesh,
     loaded.vocabulary,
     loaded.feature_lengths,
     settings.batch_rows,
-    settings.num_beams,
+    settings.decoding,
   )
   results = {}
   for (task, split), folder in targets.items():
-    examples = pipeline.take(
-      cache.open_split(task, split), settings.max_examples
-    )
+    ranked = choices.get((task, split))
     metrics, rows = evaluator.evaluate(
-      loaded.params, examples, cache.tasks[task]
+      loaded.params, examples[task, split], cache.tasks[task], ranked
     )
     metrics |= {
       "checkpoint": str(loaded.checkpoint),
-      "num_beams": settings.num_beams,
+      "prediction": _GENERATE if ranked is None else _RANK,
+      "decoding": settings.decoding.describe() if ranked is None else None,
       "max_examples": settings.max_examples,
     }
     _write_results(folder, metrics, rows)
@@ -143,6 +170,86 @@ def run(
     print(_summarize(f"{task}/{split}", loaded.step, metrics))
     _log.info("Wrote %s", folder)
   return results
+
+
+def _check_agreement(settings: EvalRun, cache: token_cache.TokenCache) -> None:
+  """Refuses data settings other than the run's, whose examples are taken.
+
+  A setting that is at its default was not given; one that cannot be compared is
+  named in the log.
+  """
+  given = {
+    field.name: value
+    for field in dataclasses.fields(DataSettings)
+    if (value := getattr(settings.data, field.name))
+    != getattr(DataSettings(), field.name)
+  }
+  different, unread = [], []
+  for name, value in given.items():
+    if name == "vocab_path":
+      sha256 = vocab.load_vocabulary(value).sha256
+      agrees = sha256 == cache.identity["vocabulary_sha256"]
+    elif name in _NOT_SHAPING:
+      unread.append(name.upper())
+      continue
+    else:
+      # As JSON has it: the cache knows no tuples.
+      plain = json.loads(json.dumps(value))
+      agrees = cache.identity["settings"].get(name) == plain
+    if not agrees:
+      different.append(f"{name.upper()} = {value!r}")
+  if different:
+    raise UserError(
+      f"The run was not trained with {', '.join(different)}. Without"
+      " MIXTURE_OR_TASK_NAME the examples are those it was trained on, from"
+      f" {cache.path}. Add MIXTURE_OR_TASK_NAME, or leave the settings out."
+    )
+  cache_dir = settings.cache_dir
+  if cache_dir is not None and not cache.path.resolve().is_relative_to(
+    pathlib.Path(cache_dir).expanduser().resolve()
+  ):
+    unread.append("CACHE_DIR")
+  if settings.task_module != prepare.DEFAULT_TASK_MODULE:
+    unread.append("MIXTURE_OR_TASK_MODULE")
+  if unread:
+    _log.warning(
+      "Without MIXTURE_OR_TASK_NAME nothing reads %s: the examples are those of"
+      " the run, from %s.",
+      ", ".join(unread),
+      cache.path,
+    )
+
+
+def _find_all_choices(
+  settings: EvalRun,
+  cache: token_cache.TokenCache,
+  examples: Mapping[tuple[str, str], Sequence[token_cache.Example]],
+) -> dict[tuple[str, str], list[tuple[str, ...]]]:
+  """Returns the answer choices by task and split; of what is not ranked none.
+
+  Raises:
+    UserError: there are none to rank, or nothing is left to decode with the
+      settings given for it.
+  """
+  if settings.prediction == _GENERATE:
+    return {}
+  ranked = {
+    (task, split): find_choices(task, cache.tasks[task], rows)
+    for (task, split), rows in examples.items()
+    if cache.tasks[task].kind != "rationale"
+  }
+  if not ranked:
+    raise UserError(
+      f"EVAL_PREDICTION is {_RANK!r}, and there are only rationales to evaluate"
+      f" in {cache.path}. Leave it at {_GENERATE!r}."
+    )
+  if len(ranked) == len(examples) and settings.decoding != DecodingConfig():
+    raise UserError(
+      f"EVAL_PREDICTION is {_RANK!r}, which decodes nothing here: nothing reads"
+      f" the settings of decoding, {settings.decoding.describe()}. Leave them"
+      " out."
+    )
+  return ranked
 
 
 def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
@@ -209,7 +316,8 @@ def _explain_unwritable(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _summarize(name: str, step: int, metrics: Mapping[str, Any]) -> str:
-  lines = [f"{name} at step {step}"]
+  is_ranked = metrics.get("prediction") == _RANK
+  lines = [f"{name} at step {step}" + ", choices ranked" * is_ranked]
   if "label_accuracy" in metrics:
     lines.append(
       f"  accuracy {metrics['label_accuracy']:.2%}, 95% interval"

@@ -1,4 +1,4 @@
-"""`--run_mode=infer`: predictions for any text, in the order it came.
+"""`--run_mode=infer`: predictions or scores, in the order of the inputs.
 
 Layer 4; no TensorFlow.
 """
@@ -11,8 +11,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tqdm
@@ -20,6 +20,7 @@ import tqdm
 from distill_jax import run_loading
 from distill_jax.data import task_kinds
 from distill_jax.data.token_cache import Example, TaskInfo
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import T5Config
@@ -27,7 +28,22 @@ from distill_jax.model.config import T5Config
 _log = logging.getLogger(__name__)
 
 _STANDARD_STREAM = "-"
+_PREDICT, _SCORE = "predict", "score"
 _PREDICTION, _RATIONALE = "prediction", "predicted_rationale"
+# Of several samples, all of them.
+_PLURALS = {_PREDICTION: "predictions", _RATIONALE: "predicted_rationales"}
+_LOG_LIKELIHOOD, _NUM_TOKENS = "log_likelihood", "num_target_tokens"
+
+
+class _Row(NamedTuple):
+  """One input: where it stands, for messages, and its fields."""
+
+  where: str
+  fields: dict[str, Any]
+
+
+# (rows, number of the first one among all) adds fields to each row.
+_AddFn = Callable[[list[dict[str, Any]], int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,43 +54,59 @@ class InferRun:
     input_path: JSONL with a field `input` (other fields are kept), or text
       with one input a line; "-" is standard input. Blank lines are skipped,
       so number the inputs of a text, in JSONL, where its line numbers matter.
-    output_path: predictions as JSONL; "-" is standard output.
+    output_path: the inputs with what was found, as JSONL; "-" is standard
+      output.
     model_dir: folder of a training run.
     checkpoint_path: a checkpoint; None: the run's best on validation.
-    with_rationale: generate the rationale too, in a second decoding.
+    mode: "predict" adds `prediction`; "score" reads a field `target` too and
+      adds `log_likelihood`, of that target after the input of a label task, and
+      `num_target_tokens`. T5X's names.
+    with_rationale: predict the rationale too, in a second decoding.
     model_config: None: the run's.
     mesh: devices along each axis.
     batch_rows: rows a batch.
-    num_beams: 1 decodes greedily.
+    decoding: how predictions are decoded. Of several samples the first is
+      the prediction, and a list of all stands beside it.
   """
 
   input_path: str
   output_path: str
   model_dir: str | None = None
   checkpoint_path: str | None = None
+  mode: Literal["predict", "score"] = _PREDICT
   with_rationale: bool = False
   model_config: T5Config | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )
   batch_rows: int = 32
-  num_beams: int = 1
+  decoding: DecodingConfig = DecodingConfig()
 
   def __post_init__(self):
-    for macro, value in (
-      ("BATCH_SIZE", self.batch_rows),
-      ("NUM_BEAMS", self.num_beams),
-    ):
-      if not isinstance(value, int) or value < 1:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a whole number >= 1."
-        )
+    if not isinstance(self.batch_rows, int) or self.batch_rows < 1:
+      raise UserError(
+        f"BATCH_SIZE is {self.batch_rows!r}; it must be a whole number >= 1."
+      )
+    if self.mode not in (_PREDICT, _SCORE):
+      raise UserError(
+        f"INFER_MODE is {self.mode!r}; it must be {_PREDICT!r} or {_SCORE!r}."
+      )
+    if self.mode == _SCORE and self.with_rationale:
+      raise UserError(
+        f"INFER_MODE is {_SCORE!r}, which generates nothing, and WITH_RATIONALE"
+        " is set. Leave one of them out."
+      )
+    if self.mode == _SCORE and self.decoding != DecodingConfig():
+      raise UserError(
+        f"INFER_MODE is {_SCORE!r}, which decodes nothing: nothing reads the"
+        f" settings of decoding, {self.decoding.describe()}. Leave them out."
+      )
 
 
 def run(
   settings: InferRun, operative_config: str = "", overwrite: bool = False
 ) -> int:
-  """Predicts a label, and a rationale if asked, for each input.
+  """Predicts a label, and a rationale if asked, or scores a target.
 
   Args:
     settings: see `InferRun`.
@@ -85,8 +117,8 @@ def run(
     The number of inputs.
 
   Raises:
-    UserError: no checkpoint, an input line cannot be read, or the output file
-      exists or cannot be written.
+    UserError: no checkpoint, an input line cannot be read or a target does not
+      fit, or the output file exists or cannot be written.
   """
   del operative_config
   to_stdout = settings.output_path == _STANDARD_STREAM
@@ -95,7 +127,7 @@ def run(
     raise UserError(f"OUTPUT_PATH {output} is a folder. Give a file's path.")
   if not to_stdout and output.exists() and not overwrite:
     raise UserError(f"{output} exists. Add --overwrite to replace it.")
-  rows = list(_read_inputs(settings.input_path))
+  rows = list(_read_rows(settings))
   writing = output.with_name(output.name + ".writing")
   if not to_stdout:
     # Found out before the work.
@@ -111,7 +143,7 @@ def run(
     loaded.vocabulary,
     loaded.feature_lengths,
     settings.batch_rows,
-    settings.num_beams,
+    settings.decoding,
   )
   tasks = {
     name: TaskInfo(**info)
@@ -129,10 +161,14 @@ def run(
     fields[_PREDICTION] = label_task
   if rationale_task is not None and (settings.with_rationale or not fields):
     fields[_RATIONALE] = rationale_task
+  _warn_of_trimmed(rows, fields, loaded)
+  if settings.mode == _SCORE:
+    (info,) = fields.values()
+    add_fn = _make_scorer(rows, info, evaluator, loaded)
+  else:
+    add_fn = _make_predictor(fields, evaluator, loaded)
   started = time.perf_counter()
-  predicted = _predict_all(
-    rows, fields, evaluator, loaded, settings.batch_rows * 8
-  )
+  predicted = _add_to_all(rows, add_fn, settings.batch_rows * 8)
   lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predicted)
   if to_stdout:
     sys.stdout.writelines(lines)
@@ -154,54 +190,159 @@ def _explain_unwritable(output: pathlib.Path) -> Iterator[None]:
     raise UserError(f"OUTPUT_PATH cannot be written: {error}") from error
 
 
-def _predict_all(
-  rows: Sequence[Mapping[str, Any]],
+def _add_to_all(
+  rows: Sequence[_Row], add_fn: _AddFn, chunk_rows: int
+) -> Iterator[dict[str, Any]]:
+  """Yields each row with what `add_fn` adds, in order."""
+  with tqdm.tqdm(total=len(rows), desc="infer", unit=" inputs") as bar:
+    for start in range(0, len(rows), chunk_rows):
+      part = [dict(row.fields) for row in rows[start : start + chunk_rows]]
+      add_fn(part, start)
+      yield from part
+      bar.update(len(part))
+
+
+def _make_predictor(
   fields: Mapping[str, TaskInfo],
   evaluator: Evaluator,
   loaded: run_loading.LoadedRun,
-  chunk_rows: int,
-) -> Iterator[dict[str, Any]]:
-  """Yields each row with a predicted text for each field, in order."""
-  with tqdm.tqdm(total=len(rows), desc="infer", unit=" inputs") as bar:
-    for start in range(0, len(rows), chunk_rows):
-      part = [dict(row) for row in rows[start : start + chunk_rows]]
-      for field, info in fields.items():
-        texts = _predict(evaluator, loaded, part, info)
-        for row, text in zip(part, texts, strict=True):
-          row[field] = (
-            task_kinds.extract_label(text) if info.kind == "joint" else text
-          )
-      yield from part
-      bar.update(len(part))
+) -> _AddFn:
+  """Returns what adds a predicted text for each field."""
+
+  def add_predictions(part, first_row):
+    for field, info in fields.items():
+      examples = [_make_example(row["input"], "", loaded, info) for row in part]
+      predicted = evaluator.predict_samples(
+        loaded.params, examples, info, first_row
+      )
+      for row, texts in zip(part, predicted, strict=True):
+        if info.kind == "joint":
+          texts = [task_kinds.extract_label(text) for text in texts]
+        row[field] = texts[0]
+        if len(texts) > 1:
+          row[_PLURALS[field]] = texts
+
+  return add_predictions
+
+
+def _make_scorer(
+  rows: Sequence[_Row],
+  info: TaskInfo,
+  evaluator: Evaluator,
+  loaded: run_loading.LoadedRun,
+) -> _AddFn:
+  """Returns what adds the score of each row's target.
+
+  Raises:
+    UserError: a target is longer than the model's row.
+  """
+  limit = loaded.feature_lengths["targets"]
+  for row in rows:
+    num_tokens = len(_encode_target(row.fields["target"], loaded))
+    if num_tokens > limit:
+      raise UserError(
+        f"{row.where}: the target has {num_tokens} tokens with EOS; the run in"
+        f" {loaded.model_dir} was trained with {limit} at most, and part of a"
+        " target has no score. Shorten it or leave it out."
+      )
+
+  def add_scores(part, first_row):
+    del first_row
+    examples = [
+      _make_example(row["input"], row["target"], loaded, info) for row in part
+    ]
+    scores = evaluator.compute_log_likelihoods(loaded.params, examples, info)
+    for row, score, count in zip(part, *scores, strict=True):
+      row |= {_LOG_LIKELIHOOD: float(score), _NUM_TOKENS: int(count)}
+
+  return add_scores
 
 
 def _find_task(tasks: Mapping[str, TaskInfo], kind: str) -> TaskInfo | None:
   return next((info for info in tasks.values() if info.kind == kind), None)
 
 
-def _predict(evaluator, loaded, rows, info) -> list[str]:
+def _make_example(source: str, target: str, loaded, info) -> Example:
+  return Example(
+    id="",
+    inputs=_encode_input(source, loaded, info),
+    targets=_encode_target(target, loaded),
+    inputs_text=source,
+    targets_text=target,
+  )
+
+
+def _encode_input(text: str, loaded, info) -> np.ndarray:
   vocabulary = loaded.vocabulary
-  examples = [
-    Example(
-      id="",
-      inputs=np.asarray(
-        [
-          *vocabulary.encode_inputs(info.inputs_prefix + row["input"]),
-          vocabulary.eos_id,
-        ],
-        np.int32,
-      ),
-      targets=np.asarray([vocabulary.eos_id], np.int32),
-      inputs_text=row["input"],
-      targets_text="",
+  ids = vocabulary.encode_inputs(info.inputs_prefix + text)
+  return np.asarray([*ids, vocabulary.eos_id], np.int32)
+
+
+def _encode_target(text: str, loaded) -> np.ndarray:
+  vocabulary = loaded.vocabulary
+  return np.asarray([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
+
+
+def _warn_of_trimmed(rows, fields, loaded) -> None:
+  limit = loaded.feature_lengths["inputs"]
+  for info in fields.values():
+    num_trimmed = sum(
+      len(_encode_input(row.fields["input"], loaded, info)) > limit
+      for row in rows
     )
-    for row in rows
-  ]
-  return evaluator.predict(loaded.params, examples, info)
+    if num_trimmed:
+      _log.warning(
+        "%d of %d inputs have more than the %d tokens the run was trained with,"
+        " with %r before them and EOS behind; they are trimmed.",
+        num_trimmed,
+        len(rows),
+        limit,
+        info.inputs_prefix,
+      )
 
 
-def _read_inputs(path: str) -> Iterator[dict[str, Any]]:
+def _read_rows(settings: InferRun) -> Iterator[_Row]:
   """Reads JSONL or text; which one, the first line that is not blank tells."""
+  path = settings.input_path
+  if settings.mode == _SCORE:
+    needed, added = ("input", "target"), (_LOG_LIKELIHOOD, _NUM_TOKENS)
+  else:
+    needed, added = ("input",), (_PREDICTION, _RATIONALE)
+    if settings.decoding.num_samples > 1:
+      added += tuple(_PLURALS.values())
+  numbered = _read_lines(path)
+  if not numbered[0][1].lstrip().startswith("{"):
+    if settings.mode == _SCORE:
+      raise UserError(
+        f"INFER_MODE is {_SCORE!r}, and INPUT_PATH {path} is plain text. Give"
+        " JSONL with the fields 'input' and 'target'."
+      )
+    for number, line in numbered:
+      yield _Row(f"{path}:{number}", {"input": line})
+    return
+  for number, line in numbered:
+    where = f"{path}:{number}"
+    try:
+      fields = json.loads(line)
+      # JSON's \u escapes can spell half a character, which cannot be written.
+      json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    # RecursionError: brackets nested by the thousand.
+    except (ValueError, RecursionError) as error:
+      raise UserError(f"{where}: not a JSON object: {error}") from error
+    for name in needed:
+      if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
+        raise UserError(f"{where}: the field '{name}' is missing, or no text.")
+    for name in added:
+      if name in fields:
+        raise UserError(
+          f"{where}: there is a field '{name}' already, which what is found"
+          " would replace. Rename it."
+        )
+    yield _Row(where, fields)
+
+
+def _read_lines(path: str) -> list[tuple[int, str]]:
+  """Returns the lines that are not blank, at least one, with their numbers."""
   if path == _STANDARD_STREAM:
     content = sys.stdin.buffer.read()
   else:
@@ -220,26 +361,4 @@ def _read_inputs(path: str) -> Iterator[dict[str, Any]]:
   ]
   if not numbered:
     raise UserError(f"INPUT_PATH {path} has no lines.")
-  if not numbered[0][1].lstrip().startswith("{"):
-    for _, line in numbered:
-      yield {"input": line}
-    return
-  for number, line in numbered:
-    try:
-      row = json.loads(line)
-      # JSON's \u escapes can spell half a character, which cannot be written.
-      json.dumps(row, ensure_ascii=False).encode("utf-8")
-    # RecursionError: brackets nested by the thousand.
-    except (ValueError, RecursionError) as error:
-      raise UserError(f"{path}:{number}: not a JSON object: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("input"), str):
-      raise UserError(
-        f"{path}:{number}: the field 'input' is missing, or no text."
-      )
-    for field in (_PREDICTION, _RATIONALE):
-      if field in row:
-        raise UserError(
-          f"{path}:{number}: there is a field '{field}' already, which the"
-          " prediction would replace. Rename it."
-        )
-    yield row
+  return numbered

@@ -19,16 +19,14 @@ inside the shell's. The header of each file in gin/runs/ lists its macros.
 """
 
 import importlib
-import logging
 import os
 import pathlib
 import sys
 import textwrap
 
 from absl import app, flags
-from absl import logging as absl_logging
 
-from distill_jax.config import gin_bindings
+from distill_jax.config import console_logging, gin_bindings
 from distill_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -108,7 +106,7 @@ def main(arguments: list[str]) -> None:
 def run() -> None:
   """Entry point of the `distill-jax` command."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  _set_up_logging()
+  console_logging.set_up()
   # As `python -m` does: a user's own tasks may be a module in this folder.
   sys.path.append(os.getcwd())
   sys.argv = gin_bindings.rewrite_arguments(sys.argv)
@@ -130,20 +128,6 @@ def _use_compilation_cache() -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = pathlib.Path("~/.cache/distill_jax/xla").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _set_up_logging() -> None:
-  """Shows our own messages; libraries speak from warnings on.
-
-  Orbax alone logs dozens of lines a checkpoint; --verbosity=0 shows them.
-  """
-  absl_logging.set_verbosity(absl_logging.WARNING)
-  handler = logging.StreamHandler()
-  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-  ours = logging.getLogger("distill_jax")
-  ours.addHandler(handler)
-  ours.setLevel(logging.INFO)
-  ours.propagate = False
 
 
 def _print_help() -> None:

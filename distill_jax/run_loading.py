@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from distill_jax.checkpoint import manager
+from distill_jax.checkpoint import formats, manager
 from distill_jax.data import token_cache, vocab
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
@@ -97,7 +97,7 @@ def load_run(
     abstract,
     shardings,
   )
-  params = manager.restore_params(checkpoint, target)
+  params = formats.load_params(formats.open_checkpoint(checkpoint), target)
   _log.info(
     "Loaded %s: %s parameters on %s",
     checkpoint,

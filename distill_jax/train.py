@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax import prepare
-from distill_jax.checkpoint import manager
+from distill_jax.checkpoint import formats, manager
 from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
@@ -70,7 +70,8 @@ class TrainRun:
     keep_checkpoints: how many of the newest to keep, besides the best.
     eval_batch_rows: rows a batch in evaluation; None: as in training.
     max_eval_examples: of each validation split; None: all.
-    initial_checkpoint_path: parameters to start from.
+    initial_checkpoint_path: parameters to start from, in any form that
+      `checkpoint.formats` opens.
     task_module: module that registers the task.
     cache_dir: folder of token caches.
   """
@@ -175,7 +176,11 @@ def run(
       initial_params = None
     else:
       initial_params = _load_initial_params(
-        settings, abstract, shardings, folder if overwrite else None
+        settings,
+        abstract,
+        shardings,
+        vocabulary,
+        folder if overwrite else None,
       )
       model_dir.begin(folder, record, operative_config, cache.vocabulary_path)
     checkpoints = stack.enter_context(
@@ -187,7 +192,9 @@ def run(
         model, settings.optimizer, shardings, settings.seed
       )
       if resumes:  # Stopped before its first checkpoint.
-        initial_params = _load_initial_params(settings, abstract, shardings)
+        initial_params = _load_initial_params(
+          settings, abstract, shardings, vocabulary
+        )
       if initial_params is not None:
         state = state.replace(params=initial_params)
     else:
@@ -322,21 +329,47 @@ def _make_record(settings, cache, abstract, mesh) -> run_record.RunRecord:
 
 
 def _load_initial_params(
-  settings, abstract, shardings, overwritten: pathlib.Path | None = None
+  settings,
+  abstract,
+  shardings,
+  vocabulary: vocab.Vocabulary,
+  overwritten: pathlib.Path | None = None,
 ) -> PyTree | None:
   """Loads INITIAL_CHECKPOINT_PATH; None where none was given."""
   if settings.initial_checkpoint_path is None:
     _log.info("Starting from scratch, seed %d", settings.seed)
     return None
-  path = manager.find_checkpoint(settings.initial_checkpoint_path)
+  stored = formats.open_checkpoint(settings.initial_checkpoint_path)
+  path = pathlib.Path(stored.path)
   if overwritten is not None and path.is_relative_to(overwritten):
     raise UserError(
       f"INITIAL_CHECKPOINT_PATH {path} lies in the MODEL_DIR that --overwrite"
       " replaces. Give another MODEL_DIR."
     )
-  _log.info("Starting from the parameters of %s", path)
+  _check_initial_vocabulary(stored, vocabulary)
   target = jax.tree.map(_with_sharding, abstract.params, shardings.params)
-  return manager.restore_params(path, target)
+  params = formats.load_params(stored, target)
+  _log.info(
+    "Starting from the %s; all loaded, 0 missing, 0 unexpected",
+    stored.describe(),
+  )
+  return params
+
+
+def _check_initial_vocabulary(stored, vocabulary: vocab.Vocabulary) -> None:
+  """Refuses ids that mean other words than those the checkpoint learned."""
+  if stored.vocabulary_path is None and not stored.uses_bytes:
+    return
+  theirs = vocab.load_vocabulary(
+    vocab.BYTES if stored.uses_bytes else str(stored.vocabulary_path)
+  )
+  if theirs.sha256 != vocabulary.sha256:
+    raise UserError(
+      f"The checkpoint {stored.path} was trained with the vocabulary"
+      f" {theirs.path or vocab.BYTES}, the data is tokenized with"
+      f" {vocabulary.path or vocab.BYTES}. Add"
+      f" --gin.VOCAB_PATH=\"'{theirs.path or vocab.BYTES}'\"."
+    )
 
 
 def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:

@@ -1,6 +1,9 @@
 """Tests of eval.py: what it writes, where, and what it refuses."""
 
+import dataclasses
 import json
+import logging
+import pathlib
 from unittest import mock
 
 import pytest
@@ -9,9 +12,13 @@ from synthetic_cache import make_cache
 from tiny_run import fixture_model_dir as fixture_model_dir
 from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 
+import gin
 from distill_jax import eval as eval_mode
-from distill_jax import prepare
+from distill_jax import prepare, run_loading
+from distill_jax.config import gin_bindings
+from distill_jax.data import vocab
 from distill_jax.data.settings import DataSettings
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 
 
@@ -61,10 +68,12 @@ def test_metrics_and_predictions_of_every_task(own_model_dir, capsys):
 class _Evaluator:
   """Stands in where only the files around an evaluation are of interest."""
 
-  def __init__(self, *_):
-    pass
+  decoding = None
 
-  def evaluate(self, params, examples, info):
+  def __init__(self, *arguments):
+    _Evaluator.decoding = arguments[-1]
+
+  def evaluate(self, params, examples, info, choices=None):
     return {"num_examples": len(examples)}, []
 
 
@@ -91,16 +100,185 @@ def test_results_stay_with_their_checkpoint_where_both_are_given(
 
 def test_metrics_say_what_they_are_of(own_model_dir, no_model):
   settings = _make_run(
-    model_dir=str(own_model_dir), num_beams=3, max_examples=2
+    model_dir=str(own_model_dir),
+    decoding=DecodingConfig(num_beams=3),
+    max_examples=2,
   )
   eval_mode.run(settings)
+  assert _Evaluator.decoding == settings.decoding
   folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
   assert json.loads((folder / "metrics.json").read_text()) == {
     "num_examples": 2,
     "checkpoint": str(own_model_dir / "checkpoints" / "2"),
-    "num_beams": 3,
+    "prediction": "generate",
+    "decoding": {
+      "strategy": "beam",
+      "num_beams": 3,
+      "length_penalty": 0.6,
+      "max_decode_length": None,
+    },
     "max_examples": 2,
   }
+
+
+@pytest.fixture(name="change_cache")
+def fixture_change_cache(monkeypatch):
+  """Returns what changes tasks or identity of the run's token cache."""
+  open_cache = run_loading.LoadedRun.open_cache
+
+  def change(change_fn):
+    def open_changed(self):
+      cache = open_cache(self)
+      change_fn(cache)
+      return cache
+
+    monkeypatch.setattr(run_loading.LoadedRun, "open_cache", open_changed)
+
+  return change
+
+
+def _close_label_set(cache):
+  """Lets labels be chosen from those of examples 0 and 1."""
+  cache.tasks["toy_label"] = dataclasses.replace(
+    cache.tasks["toy_label"], label_set=(chr(7), chr(8))
+  )
+
+
+def test_labels_are_ranked_and_rationales_decoded(
+  own_model_dir, change_cache, capsys
+):
+  change_cache(_close_label_set)
+  settings = _make_run(model_dir=str(own_model_dir), prediction="rank")
+  results = eval_mode.run(settings)
+  label, rationale = results["toy_label/test"], results["toy_rationale/test"]
+  assert (label["prediction"], label["decoding"]) == ("rank", None)
+  assert rationale["prediction"] == "generate"
+  assert rationale["decoding"]["strategy"] == "greedy"
+  assert label["num_unparsed"] == 0
+  rows = _read_rows(own_model_dir / "eval" / "toy_label" / "test" / "2")
+  for row in rows:
+    assert row["choices"] == [chr(7), chr(8)]
+    first, second = row["choice_log_likelihoods"]
+    assert row["prediction"] == row["choices"][second > first]
+    assert row["correct"] == (row["prediction"] == row["target"])
+  assert "toy_label/test at step 2, choices ranked" in capsys.readouterr().out
+
+
+def test_a_task_without_choices_is_told_before_the_work(
+  own_model_dir, monkeypatch
+):
+  monkeypatch.setattr(eval_mode, "Evaluator", None)
+  settings = _make_run(model_dir=str(own_model_dir), prediction="rank")
+  with pytest.raises(UserError, match="toy_label has no answer choices"):
+    eval_mode.run(settings)
+
+
+@pytest.mark.parametrize(
+  "tasks, decoding, told",
+  [
+    (["toy_rationale"], DecodingConfig(), "only rationales to evaluate"),
+    (
+      ["toy_label"],
+      DecodingConfig(num_beams=3),
+      "nothing reads.*'num_beams': 3",
+    ),
+  ],
+)
+def test_what_ranking_would_ignore(
+  own_model_dir, change_cache, no_model, tasks, decoding, told
+):
+  def change(cache):
+    _close_label_set(cache)
+    for name in cache.tasks.keys() - set(tasks):
+      del cache.tasks[name]
+
+  change_cache(change)
+  settings = _make_run(
+    model_dir=str(own_model_dir), prediction="rank", decoding=decoding
+  )
+  with pytest.raises(UserError, match=told):
+    eval_mode.run(settings)
+
+
+@pytest.mark.parametrize(
+  "changes, told",
+  [
+    ({"prediction": "choose"}, "EVAL_PREDICTION is 'choose'; .*'rank'"),
+    (
+      {"decoding": DecodingConfig("sample", num_samples=2)},
+      "2 samples of each input.*eval takes one",
+    ),
+  ],
+)
+def test_settings_that_cannot_be(changes, told):
+  with pytest.raises(UserError, match=told):
+    _make_run(**changes)
+
+
+def _set_settings(cache):
+  cache.identity["settings"] |= {"subsample": 0.5, "splits": ["train", "test"]}
+
+
+def test_data_settings_that_are_not_the_runs_are_refused(
+  own_model_dir, no_model, change_cache
+):
+  change_cache(_set_settings)
+  for data, told in (
+    (DataSettings(subsample=0.25), "not trained with SUBSAMPLE = 0.25"),
+    (
+      DataSettings(label_prefix="L:", vocab_path="bytes"),
+      "not trained with LABEL_PREFIX = 'L:'\\. .* Add MIXTURE_OR_TASK_NAME",
+    ),
+    # The vocabulary that ships, by its path.
+    (
+      DataSettings(vocab_path=vocab.load_vocabulary(None).path),
+      "not trained with VOCAB_PATH",
+    ),
+  ):
+    with pytest.raises(UserError, match=told):
+      eval_mode.run(_make_run(model_dir=str(own_model_dir), data=data))
+
+
+def test_data_settings_of_the_run_may_be_repeated(
+  own_model_dir, no_model, change_cache, caplog
+):
+  change_cache(_set_settings)
+  data = DataSettings(
+    subsample=0.5, splits=("train", "test"), vocab_path="bytes"
+  )
+  path = json.loads((own_model_dir / "run.json").read_text())[
+    "token_cache_path"
+  ]
+  eval_mode.run(
+    _make_run(
+      model_dir=str(own_model_dir),
+      data=data,
+      cache_dir=str(pathlib.Path(path).parent),
+    )
+  )
+  assert "nothing reads" not in caplog.text
+
+
+def test_what_only_says_where_files_lie_is_named(
+  own_model_dir, no_model, caplog, monkeypatch
+):
+  with caplog.at_level(logging.WARNING):
+    eval_mode.run(
+      _make_run(
+        model_dir=str(own_model_dir),
+        data=DataSettings(data_dir="/data"),
+        cache_dir="/caches",
+        task_module="my_tasks",
+      )
+    )
+  assert (
+    "nothing reads DATA_DIR, CACHE_DIR, MIXTURE_OR_TASK_MODULE:" in caplog.text
+  )
+  # From the environment it was not given to this command.
+  caplog.clear()
+  monkeypatch.setenv("DISTILL_JAX_DATA_DIR", "/data")
+  eval_mode.run(_make_run(model_dir=str(own_model_dir)), overwrite=True)
+  assert "nothing reads" not in caplog.text
 
 
 def test_what_cannot_be_written_is_told_before_the_work(
@@ -134,7 +312,6 @@ def test_a_disk_that_is_full_in_the_end(own_model_dir, no_model, monkeypatch):
   "field, macro",
   [
     ("batch_rows", "BATCH_SIZE"),
-    ("num_beams", "NUM_BEAMS"),
     ("max_examples", "MAX_EVAL_EXAMPLES"),
   ],
 )
@@ -212,3 +389,48 @@ def test_a_cache_that_is_gone_is_named(own_model_dir, monkeypatch, no_model):
 def test_neither_run_nor_checkpoint():
   with pytest.raises(UserError, match="Neither CHECKPOINT_PATH nor MODEL_DIR"):
     eval_mode.run(_make_run())
+
+
+@pytest.fixture(name="build")
+def fixture_build(monkeypatch):
+  """Returns what builds the run's settings from its gin file and bindings."""
+
+  def build(*bindings):
+    gin.clear_config()
+    gin_bindings.parse(
+      ["gin/runs/eval.gin"],
+      bindings,
+      [str(pathlib.Path(__file__).parents[1])],
+    )
+    gin_bindings.set_default("MODEL_CONFIG", "None")  # As `main` does.
+    return gin_bindings.build(eval_mode.EvalRun)
+
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  yield build
+  gin.clear_config()
+
+
+def test_the_macros_arrive(build):
+  settings = build(
+    "DECODING = 'sample'",
+    "TEMPERATURE = 0.5",
+    "TOP_K = 4",
+    "TOP_P = 0.9",
+    "SEED = 7",
+  )
+  assert settings.decoding == DecodingConfig(
+    strategy="sample",
+    temperature=0.5,
+    top_k=4,
+    top_p=0.9,
+    seed=7,
+  )
+  settings = build(
+    "NUM_BEAMS = 4", "LENGTH_PENALTY = 1.0", "MAX_DECODE_LENGTH = 5"
+  )
+  assert settings.decoding == DecodingConfig(
+    "beam", 4, 1.0, max_decode_length=5
+  )
+  assert build("EVAL_PREDICTION = 'rank'").prediction == "rank"
+  with pytest.raises(UserError, match="TOP_K is 4, which only DECODING='sampl"):
+    build("TOP_K = 4")

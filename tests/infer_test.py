@@ -2,15 +2,20 @@
 
 import io
 import json
+import pathlib
 import sys
 import types
 
+import numpy as np
 import pytest
 import tiny_run
 from tiny_run import fixture_model_dir as fixture_model_dir
 
+import gin
 from distill_jax import infer, run_loading
+from distill_jax.config import gin_bindings
 from distill_jax.data import vocab
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 
 _LABEL = {
@@ -31,19 +36,37 @@ _TASKS = {
 
 
 class _Evaluator:
-  """Predicts the input in capitals; remembers the sizes of its calls."""
+  """Predicts the input in capitals; remembers the sizes of its calls.
+
+  A target's log-likelihood is minus its first id.
+  """
 
   sizes: list[int] = []
+  first_rows: list[int] = []
 
-  def __init__(self, model, mesh, vocabulary, lengths, batch_rows, num_beams):
+  def __init__(self, model, mesh, vocabulary, lengths, batch_rows, decoding):
     self._vocabulary = vocabulary
+    self._num_samples = decoding.num_samples
 
-  def predict(self, params, examples, info):
+  def predict_samples(self, params, examples, info, first_row):
+    self.first_rows.append(first_row)
     self.sizes.append(len(examples))
     assert all(example.inputs[-1] == 1 for example in examples)
-    return [
+    texts = [
       self._vocabulary.decode(example.inputs).upper() for example in examples
     ]
+    return [
+      [text + "!" * sample for sample in range(self._num_samples)]
+      for text in texts
+    ]
+
+  def compute_log_likelihoods(self, params, examples, info):
+    targets = [example.targets for example in examples]
+    assert all(target[-1] == 1 for target in targets)
+    return (
+      np.array([-float(target[0]) for target in targets]),
+      np.array([len(target) for target in targets]),
+    )
 
 
 @pytest.fixture(name="predict")
@@ -51,8 +74,14 @@ def fixture_predict(monkeypatch, tmp_path):
   """Returns what runs `infer` with a stand-in for the student."""
   monkeypatch.setattr(infer, "Evaluator", _Evaluator)
   monkeypatch.setattr(_Evaluator, "sizes", [])
+  monkeypatch.setattr(_Evaluator, "first_rows", [])
 
-  def predict(content, tasks=("toy_label", "toy_rationale"), **changes):
+  def predict(
+    content,
+    tasks=("toy_label", "toy_rationale"),
+    overwrite=False,
+    **changes,
+  ):
     loaded = types.SimpleNamespace(
       model=None,
       mesh=None,
@@ -70,7 +99,9 @@ def fixture_predict(monkeypatch, tmp_path):
       content if isinstance(content, bytes) else content.encode()
     )
     settings = {"model_dir": "/run", "batch_rows": 2} | changes
-    infer.run(infer.InferRun(str(source), str(output), **settings))
+    infer.run(
+      infer.InferRun(str(source), str(output), **settings), overwrite=overwrite
+    )
     lines = output.read_text("utf-8").split("\n")
     assert lines.pop() == ""
     return [json.loads(line) for line in lines]
@@ -86,6 +117,7 @@ def test_jsonl_keeps_other_fields_and_order(predict):
   assert found == [row | {"prediction": f"L:Q{row['id']}"} for row in rows]
   # By and by: what is held and lost at once is bounded.
   assert _Evaluator.sizes == [16, 16, 8]
+  assert _Evaluator.first_rows == [0, 16, 32]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -108,11 +140,11 @@ def test_a_byte_order_mark_is_no_input(predict):
 def test_the_text_between_the_lines_may_hold_an_eos(predict, monkeypatch):
   seen = []
 
-  def remember(self, params, examples, info):
+  def remember(self, params, examples, info, first_row):
     seen.extend(example.inputs.tolist() for example in examples)
-    return ["" for _ in examples]
+    return [[""] for _ in examples]
 
-  monkeypatch.setattr(_Evaluator, "predict", remember)
+  monkeypatch.setattr(_Evaluator, "predict_samples", remember)
   predict("a</s>b")
   assert seen == [[76 + 3, 58 + 3, 97 + 3, 1, 98 + 3, 1]]
 
@@ -124,6 +156,76 @@ def test_rationales_are_given_when_asked_for(predict):
     "prediction": "L:A",
     "predicted_rationale": "R:A",
   }
+
+
+def test_of_several_samples_the_first_is_the_prediction(predict):
+  (row,) = predict(
+    "a",
+    tasks=["toy_joint", "toy_rationale"],
+    with_rationale=True,
+    decoding=DecodingConfig("sample", num_samples=3),
+  )
+  assert row == {
+    "input": "a",
+    "prediction": "J:A",
+    "predictions": ["J:A", "J:A!", "J:A!!"],
+    "predicted_rationale": "R:A",
+    "predicted_rationales": ["R:A", "R:A!", "R:A!!"],
+  }
+  with pytest.raises(UserError, match="in:1: there is a field 'predictions'"):
+    predict(
+      '{"input": "a", "predictions": 1}',
+      overwrite=True,
+      decoding=DecodingConfig("sample", num_samples=2),
+    )
+
+
+def test_targets_are_scored(predict):
+  rows = [
+    {"input": f"q{i}", "target": "abc"[: i % 3], "prediction": i}
+    for i in range(20)
+  ]
+  found = predict("\n".join(map(json.dumps, rows)), mode="score")
+  scores = [(1, 1), (100, 2), (100, 3)]
+  assert found == [
+    row | {"log_likelihood": -float(first), "num_target_tokens": count}
+    for row, (first, count) in zip(rows, scores * 7, strict=False)
+  ]
+
+
+@pytest.mark.parametrize(
+  "content, told",
+  [
+    ("plain text", "is plain text. Give JSONL"),
+    ('{"input": "a"}', "in:1: the field 'target' is missing"),
+    ('{"target": "a"}', "in:1: the field 'input' is missing"),
+    ('{"input": "a", "target": null}', "in:1: the field 'target' is missing"),
+    (
+      '{"input": "a", "target": "b", "log_likelihood": 0}',
+      "in:1: there is a field 'log_likelihood' already",
+    ),
+    (
+      '{"input": "a", "target": "1234567"}\n\n{"input": "a", "target": '
+      '"12345678"}',
+      "in:3: the target has 9 tokens with EOS; .* in /run .* 8 at most",
+    ),
+  ],
+)
+def test_what_cannot_be_scored(predict, tmp_path, content, told):
+  with pytest.raises(UserError, match=told):
+    predict(content, mode="score")
+  assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("mode", ["predict", "score"])
+def test_inputs_that_are_trimmed_are_counted(predict, caplog, mode):
+  # "L:" and EOS leave 5 of 8 tokens.
+  rows = [{"input": "x" * i, "target": "a"} for i in range(3, 8)]
+  predict("\n".join(map(json.dumps, rows)), mode=mode)
+  assert "2 of 5 inputs have more than the 8 tokens" in caplog.text
+  caplog.clear()
+  predict("\n".join(map(json.dumps, rows[:3])), mode=mode, overwrite=True)
+  assert caplog.text == ""
 
 
 def test_a_student_of_rationales_alone_gives_those(predict):
@@ -139,7 +241,7 @@ def test_a_joint_student_gives_its_label(predict):
 
 @pytest.mark.parametrize("text, label", [("a answer: b", "b"), ("c", "c")])
 def test_a_label_is_read_out_of_a_joint_text(predict, monkeypatch, text, label):
-  monkeypatch.setattr(_Evaluator, "predict", lambda *_: [text])
+  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: [[text]])
   (row,) = predict("a", tasks=["toy_joint"])
   assert row["prediction"] == label
 
@@ -205,31 +307,67 @@ def test_output_that_cannot_be_written_is_told_before_the_work(
 
 
 @pytest.mark.parametrize(
-  "field, macro", [("batch_rows", "BATCH_SIZE"), ("num_beams", "NUM_BEAMS")]
+  "changes, told",
+  [
+    ({"batch_rows": 0}, "BATCH_SIZE is 0; it must be"),
+    ({"mode": "rank"}, "INFER_MODE is 'rank'; it must be 'predict' or 'score'"),
+    ({"mode": "score", "with_rationale": True}, "and WITH_RATIONALE is set"),
+    (
+      {"mode": "score", "decoding": DecodingConfig(num_beams=2)},
+      "nothing reads the settings of decoding, .*'num_beams': 2",
+    ),
+  ],
 )
-def test_numbers_below_one(field, macro):
-  with pytest.raises(UserError, match=f"{macro} is 0; it must be"):
-    infer.InferRun("in", "out", **{field: 0})
+def test_settings_that_cannot_be(changes, told):
+  with pytest.raises(UserError, match=told):
+    infer.InferRun("in", "out", **changes)
 
 
 def test_a_failure_leaves_no_output(predict, tmp_path, monkeypatch):
-  monkeypatch.setattr(_Evaluator, "predict", lambda *_: 1 / 0)
+  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     predict("a")
   assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_trained_student_on_the_standard_streams(
-  model_dir, monkeypatch, capsys
-):
-  def predict(content):
+@pytest.fixture(name="run_on_stdin")
+def fixture_run_on_stdin(model_dir, monkeypatch, capsys):
+  """Returns what runs the trained student on the standard streams."""
+
+  def run(content, **changes):
     stdin = types.SimpleNamespace(buffer=io.BytesIO(content))
     monkeypatch.setattr(sys, "stdin", stdin)
     settings = infer.InferRun(
-      "-", "-", str(model_dir), with_rationale=True, mesh=tiny_run.MESH
+      "-", "-", str(model_dir), mesh=tiny_run.MESH, **changes
     )
     assert infer.run(settings) == content.count(b"\n")
     return [json.loads(x) for x in capsys.readouterr().out.splitlines()]
+
+  return run
+
+
+def test_a_sample_does_not_depend_on_the_batch_size(run_on_stdin):
+  content = b"".join(b"question %d\n" % i for i in range(20))
+  decoding = DecodingConfig("sample", seed=1)
+  # In chunks of 64 rows (8 devices), 8 batches each, and in one chunk.
+  rows = run_on_stdin(content, batch_rows=1, decoding=decoding)
+  assert run_on_stdin(content, batch_rows=24, decoding=decoding) == rows
+  assert len({row["prediction"] for row in rows}) > 15
+
+
+def test_a_trained_student_scores(run_on_stdin):
+  rows = [{"input": "one", "target": "1"}, {"input": "two", "target": "two"}]
+  lines = [json.dumps(row).encode() + b"\n" for row in rows]
+  found = run_on_stdin(b"".join(lines), mode="score")
+  assert [row["num_target_tokens"] for row in found] == [2, 4]
+  assert all(row["log_likelihood"] < 0 for row in found)
+  (alone,) = run_on_stdin(lines[1], mode="score")
+  assert alone == found[1]
+
+
+def test_a_trained_student_on_the_standard_streams(run_on_stdin):
+  def predict(content):
+    return run_on_stdin(content, with_rationale=True)
 
   rows = predict(b"one\ntwo\n")
   assert [list(row) for row in rows] == [
@@ -237,3 +375,50 @@ def test_a_trained_student_on_the_standard_streams(
   ] * 2
   # A row's neighbours do not change what is predicted for it.
   assert predict(b"two\nthree\none\n")[::2] == rows[::-1]
+
+
+@pytest.fixture(name="build")
+def fixture_build(monkeypatch):
+  """Returns what builds the run's settings from its gin file and bindings."""
+
+  def build(*bindings):
+    gin.clear_config()
+    gin_bindings.parse(
+      ["gin/runs/infer.gin"],
+      [*bindings, "INPUT_PATH = 'in'", "OUTPUT_PATH = 'out'"],
+      [str(pathlib.Path(__file__).parents[1])],
+    )
+    gin_bindings.set_default("MODEL_CONFIG", "None")  # As `main` does.
+    return gin_bindings.build(infer.InferRun)
+
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  yield build
+  gin.clear_config()
+
+
+def test_the_macros_arrive(build):
+  settings = build(
+    "DECODING = 'sample'",
+    "TEMPERATURE = 0.5",
+    "TOP_K = 4",
+    "TOP_P = 0.9",
+    "SEED = 7",
+    "NUM_SAMPLES = 3",
+  )
+  assert settings.decoding == DecodingConfig(
+    strategy="sample",
+    temperature=0.5,
+    top_k=4,
+    top_p=0.9,
+    seed=7,
+    num_samples=3,
+  )
+  settings = build(
+    "NUM_BEAMS = 4", "LENGTH_PENALTY = 1.0", "MAX_DECODE_LENGTH = 5"
+  )
+  assert settings.decoding == DecodingConfig(
+    "beam", 4, 1.0, max_decode_length=5
+  )
+  assert build("INFER_MODE = 'score'").mode == "score"
+  with pytest.raises(UserError, match="TOP_K is 4, which only DECODING='sampl"):
+    build("TOP_K = 4")

@@ -22,7 +22,8 @@ _LAYERS = {
   """,
   1: """
     distill losses
-    config.gin_bindings
+    checkpoint.hf_names checkpoint.stored_model
+    config.console_logging config.gin_bindings config.model_gin
     data.packing data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.embedding model.encoder model.linear
@@ -34,10 +35,13 @@ _LAYERS = {
     training.metric_files training.progress training.run_record
   """,
   2: """
-    checkpoint.manager
+    checkpoint.formats checkpoint.hf checkpoint.hf_tokenizer checkpoint.manager
+    checkpoint.orbax_params checkpoint.t5x checkpoint.zarr_arrays
     data.datasets data.official data.pipeline data.seqio_cache
     data.seqio_nli_gold data.seqio_preprocessors data.seqio_source
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
+    decoding.strategy
+    evaluation.choices
     training.accumulate training.model_dir training.state training.step
   """,
   3: """
@@ -48,7 +52,7 @@ _LAYERS = {
     training.hooks training.loop
   """,
   4: """
-    eval infer prepare train
+    convert eval infer prepare train
     experiments.aggregation experiments.plots experiments.report
     experiments.results
   """,

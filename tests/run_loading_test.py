@@ -49,7 +49,7 @@ def test_a_run_may_move(model_dir, tmp_path):
 def test_another_model_is_refused(model_dir):
   config = dataclasses.replace(tiny_run.CONFIG, mlp_dim=24)
   with pytest.raises(
-    UserError, match=r"does not fit the model.*tensors differ"
+    UserError, match=r"does not fit the model: 6 tensors of another shape"
   ):
     run_loading.load_run(str(model_dir), tiny_run.MESH, config)
 

@@ -1,6 +1,9 @@
 """Tests of train.py: what a run refuses, and where its parameters come from."""
 
 import dataclasses
+import logging
+import pathlib
+import shutil
 from unittest import mock
 
 import jax
@@ -13,13 +16,18 @@ from tiny_run import (
   fixture_own_model_dir,  # noqa: F401
 )
 
-from distill_jax import prepare, train
-from distill_jax.checkpoint import manager
+from distill_jax import convert, prepare, train
+from distill_jax.checkpoint import formats, manager
+from distill_jax.checkpoint.stored_model import flatten_params
 from distill_jax.data.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
+
+WORD_PROBLEMS = pathlib.Path(prepare.__file__).parent.joinpath(
+  "data", "word_problems.model"
+)
 
 
 def make_run(model_dir, **changes):
@@ -129,8 +137,8 @@ def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
       optimizer=factory.adamw(rate),
     )
   )
-  loaded = manager.restore_params(
-    manager.find_checkpoint(model_dir),
+  loaded = formats.load_params(
+    formats.open_checkpoint(model_dir),
     jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape, leaf.dtype, sharding=leaf.sharding
@@ -139,6 +147,45 @@ def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
     ),
   )
   jax.tree.map(np.testing.assert_array_equal, state.params, loaded)
+
+
+@pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax"])
+def test_parameters_start_from_any_form(
+  model_dir, tmp_path, file_format, caplog
+):
+  source = tmp_path / "initial"
+  convert.convert(str(model_dir), str(source), destination_format=file_format)
+  rate = schedules.constant(0.0)
+  caplog.set_level("INFO", "distill_jax.train")
+  with mock.patch.object(logging.getLogger("distill_jax"), "propagate", True):
+    state = train.run(
+      make_run(
+        tmp_path / "run",
+        initial_checkpoint_path=str(source),
+        learning_rate=rate,
+        optimizer=factory.adamw(rate),
+      )
+    )
+  expected = formats.open_checkpoint(model_dir).tensors
+  for name, leaf in flatten_params(state.params).items():
+    np.testing.assert_array_equal(leaf, expected[name].read())
+  assert (
+    f"Starting from the {file_format} checkpoint {source}: {len(expected)}"
+    " tensors" in caplog.text
+  )
+  assert "0 missing, 0 unexpected" in caplog.text
+
+
+def test_another_vocabulary_than_the_checkpoints_is_refused(
+  model_dir, tmp_path
+):
+  source = tmp_path / "initial"
+  convert.convert(str(model_dir), str(source), destination_format="hf")
+  shutil.copyfile(WORD_PROBLEMS, source / "spiece.model")
+  (source / "tokenizer_config.json").unlink()
+  with pytest.raises(UserError, match=r"was trained with .*spiece.model, the"):
+    train.run(make_run(tmp_path / "run", initial_checkpoint_path=str(source)))
+  assert not (tmp_path / "run").exists()
 
 
 def test_vocabularies_up_to_the_embedding_fit():

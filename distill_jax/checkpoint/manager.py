@@ -1,9 +1,10 @@
 """Checkpoints of a run, on Orbax, with five decisions and no more options.
 
 Layer 2; imports errors. Knows no gin, no data and no model: what to restore
-into is given as shapes with shardings. A checkpoint is a folder
-`checkpoints/<step>` with `state`, `data_iterator` and `metrics`; Orbax writes
-it aside and renames it, so a folder with a number for a name is complete.
+into is given as shapes with shardings; `formats` reads parameters alone. A
+checkpoint is a folder `checkpoints/<step>` with `state`, `data_iterator` and
+`metrics`; Orbax writes it aside and renames it, so a folder with a number for a
+name is complete.
 
 Decided: saves are asynchronous; the last `keep_last` and the best are kept;
 the best is the highest `best_metric`; a full disk ends the run, with every
@@ -212,34 +213,6 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
   return folder / str(step)
 
 
-def restore_params(path: pathlib.Path, abstract_params: PyTree) -> PyTree:
-  """Restores just the parameters of a checkpoint.
-
-  Args:
-    path: the checkpoint's folder, see `find_checkpoint`.
-    abstract_params: tree of `jax.ShapeDtypeStruct` with shardings.
-
-  Raises:
-    UserError: a parameter is missing, unexpected or of another shape, or the
-      checkpoint is damaged.
-  """
-  target = {"params": abstract_params}
-  with (
-    _explain_damage(path),
-    contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler,
-  ):
-    _check_shapes(path / _STATE, target)
-    restored = handler.restore(
-      epath.Path(path / _STATE),
-      args=ocp.args.PyTreeRestore(
-        target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-        partial_restore=True,
-      ),
-    )
-  return restored["params"]
-
-
 def _list_steps(folder: pathlib.Path) -> list[int]:
   """Steps of the complete checkpoints in a folder, which may be missing."""
   names = [child.name for child in folder.iterdir()] if folder.is_dir() else []
@@ -315,7 +288,7 @@ def _explain_full_disk(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    if not _is_full_disk(error):
+    if not is_full_disk(error):
       raise
     raise UserError(
       f"The disk of {folder} is full; a checkpoint could not be written. Every"
@@ -328,10 +301,11 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
   """Keeps Orbax's traces of a full disk, which we tell of, off the screen."""
   error = record.exc_info[1] if record.exc_info else None
   asked_for = absl_logging.get_verbosity() >= absl_logging.INFO
-  return asked_for or not _is_full_disk(error)
+  return asked_for or not is_full_disk(error)
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
+def is_full_disk(error: BaseException | None) -> bool:
+  """Whether an error, or what led to it, is a full disk."""
   while error is not None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
       return True

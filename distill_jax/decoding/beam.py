@@ -2,6 +2,26 @@
 
 Layer 2; imports the decoding cache. Finished sequences are kept apart from
 live ones, so a finished one neither takes a live beam's place nor is extended.
+
+Coming from Hugging Face's `generate` (transformers 5.23, `_beam_search`):
+
+- It divides the log-likelihood by length ** length_penalty, 1.0 by default,
+  where we divide by ((5 + length) / 6) ** length_penalty, 0.6 by default; both
+  lengths count the end token and not the first input. More means longer
+  sequences in both. No exponent of ours makes all of its scores, save 0, where
+  neither penalises.
+- Its `early_stopping` has no counterpart here. "never" stops by our rule: once
+  the best live sequence, if it kept its likelihood up to the full length, does
+  not beat the worst finished one. False, its default, supposes the length so
+  far instead, so it may stop before the best is found; True stops at the first
+  `num_beams` finished sequences, whatever might follow.
+- An end counts there only among the `num_beams` best candidates of a step, and
+  here among twice as many. A sequence cut off at the full length counts as
+  finished there; here it is used only where no sequence has ended.
+
+T5X calls `num_beams` num_decodes and `length_penalty` alpha, and has no other
+stopping rule than ours unless it is given `min_log_prob` or
+`max_decode_step`.
 """
 
 from typing import NamedTuple

@@ -17,7 +17,7 @@ def sample_decode(
   step_fn: StepFn,
   cache: PyTree,
   *,
-  rng: Key[Array, ""],
+  rngs: Key[Array, "{batch_size}"],
   batch_size: int,
   max_decode_length: int,
   temperature: float = 1.0,
@@ -34,7 +34,8 @@ def sample_decode(
   Args:
     step_fn: scores the next token, as `cache.start_decoding` returns it.
     cache: likewise.
-    rng: typed key (`jax.random.key`) of all draws.
+    rngs: [batch_size] typed keys (`jax.random.key`), one a row: what is drawn
+      for a row depends on its own key alone.
     batch_size: rows.
     max_decode_length: tokens at most, the end token included.
     temperature: divides the logits; above 0.
@@ -66,9 +67,8 @@ def sample_decode(
     )
 
   def choose(logits, step):
-    return sample_tokens(
-      jax.random.fold_in(rng, step), logits / temperature, top_k, top_p
-    )
+    step_rngs = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, step)
+    return sample_tokens(step_rngs, logits / temperature, top_k, top_p)
 
   return decode_tokens(
     step_fn,
@@ -82,7 +82,7 @@ def sample_decode(
 
 
 def sample_tokens(
-  rng: Key[Array, ""],
+  rngs: Key[Array, "batch"],
   logits: Float[Array, "batch vocab"],
   top_k: int | None,
   top_p: float | None,
@@ -90,7 +90,7 @@ def sample_tokens(
   """Draws one token a row.
 
   Args:
-    rng: key of this draw.
+    rngs: [batch] keys of this draw.
     logits: [batch, vocab] float32, temperature applied.
     top_k: as in `sample_decode`.
     top_p: as in `sample_decode`.
@@ -98,8 +98,9 @@ def sample_tokens(
   Returns:
     [batch] int32.
   """
+  draw_each = jax.vmap(jax.random.categorical)
   if top_k is None and top_p is None:
-    return jax.random.categorical(rng, logits).astype(jnp.int32)
+    return draw_each(rngs, logits).astype(jnp.int32)
   vocab_size = logits.shape[-1]
   ranked, ids = lax.top_k(logits, min(top_k or vocab_size, vocab_size))
   if top_p is not None:
@@ -107,5 +108,5 @@ def sample_tokens(
     likelier = jnp.cumsum(probs, axis=-1) - probs
     # Rank 0 has nothing likelier than itself and so always stays.
     ranked = jnp.where(likelier < top_p, ranked, -jnp.inf)
-  rank = jax.random.categorical(rng, ranked)
+  rank = draw_each(rngs, ranked)  # [batch]
   return jnp.take_along_axis(ids, rank[:, None], axis=1)[:, 0]

@@ -4,6 +4,7 @@ Layer 3; imports data.pipeline, decoding, training.step and text_metrics. Knows
 no gin and writes no file.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,17 @@ from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, task_kinds
 from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.data.vocab import Vocabulary
-from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.cache import start_decoding
-from distill_jax.decoding.greedy import greedy_decode
+from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.evaluation import text_metrics
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
 from distill_jax.training.step import eval_step
 
 PyTree = Any
+_ROW_IDS = "row_ids"
+# Rows of choices are a multiple of so many tokens: splits share a program.
+_CHOICE_LENGTH_STEP = 8
 
 
 class Evaluator:
@@ -36,7 +39,7 @@ class Evaluator:
     vocabulary: Vocabulary,
     feature_lengths: Mapping[str, int],
     batch_rows: int,
-    num_beams: int = 1,
+    decoding: DecodingConfig | None = None,
   ):
     """Prepares the compiled functions.
 
@@ -44,34 +47,33 @@ class Evaluator:
       model: a `model.t5.T5`.
       mesh: where the parameters lie.
       vocabulary: turns ids into text.
-      feature_lengths: {'inputs': ..., 'targets': ...} tokens; predictions stop
-        at the latter.
+      feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
       batch_rows: rows a batch; made to divide among the devices.
-      num_beams: 1 decodes greedily.
+      decoding: how tokens are chosen; None: greedily.
     """
     self._mesh, self._vocabulary = mesh, vocabulary
     self._feature_lengths = feature_lengths
     shards = sharding.count_batch_shards(mesh)
     self._batch_rows = -(-batch_rows // shards) * shards
+    config = decoding or DecodingConfig()
+    max_decode_length = config.max_decode_length or feature_lengths["targets"]
 
-    def decode(params, tokens, segment_ids):
-      max_decode_length = feature_lengths["targets"]
+    def run_decoding(params, tokens, segment_ids, row_ids):
       step_fn, cache = start_decoding(
         model, params, tokens, segment_ids, max_decode_length
       )
-      arguments = {
-        "batch_size": self._batch_rows,
-        "max_decode_length": max_decode_length,
-        "eos_id": vocabulary.eos_id,
-      }
-      if num_beams == 1:
-        return greedy_decode(step_fn, cache, **arguments)
-      tokens, _ = beam_decode(step_fn, cache, num_beams=num_beams, **arguments)
-      return tokens[:, 0]
+      return decode(
+        config,
+        step_fn,
+        cache,
+        row_ids,
+        max_decode_length=max_decode_length,
+        eos_id=vocabulary.eos_id,
+      )
 
     # Whole on every host: each may read all predictions.
     everywhere = sharding.replicated(mesh)
-    self._decode = jax.jit(decode, out_shardings=everywhere)
+    self._decode = jax.jit(run_decoding, out_shardings=everywhere)
     self._score = jax.jit(
       lambda params, batch: eval_step(params, batch, model=model),
       out_shardings=everywhere,
@@ -90,19 +92,74 @@ class Evaluator:
     Returns:
       One text an example, in order.
     """
+    samples = self.predict_samples(params, examples, info)
+    return [texts[0] for texts in samples]
+
+  def predict_samples(
+    self,
+    params: PyTree,
+    examples: Sequence[Example],
+    info: TaskInfo,
+    first_row: int = 0,
+  ) -> list[list[str]]:
+    """Decodes `num_samples` predictions for each example.
+
+    Args:
+      params: of the model.
+      examples: of one task; only their inputs are read.
+      info: the task.
+      first_row: number of the first example among all that are predicted, in
+        however many calls; samples are drawn by it.
+
+    Returns:
+      For each example its texts, in order.
+    """
     predictions = []
     for batch, rows in self._batches(examples, info):
-      device_batch = sharding.to_global(batch, self._mesh)
+      first_id = first_row + len(predictions)
+      row_ids = np.arange(first_id, first_id + self._batch_rows, dtype=np.int32)
+      device_batch = sharding.to_global(batch | {_ROW_IDS: row_ids}, self._mesh)
       tokens = self._decode(
         params,
         device_batch[batch_lib.ENCODER_INPUT_TOKENS],
         device_batch[batch_lib.ENCODER_SEGMENT_IDS],
-      )
+        device_batch[_ROW_IDS],
+      )  # [batch, samples, max_decode_length]
       predictions += [
-        self._vocabulary.decode(ids.tolist())
-        for ids in np.asarray(tokens)[: len(rows)]
+        [self._vocabulary.decode(ids) for ids in samples]
+        for samples in np.asarray(tokens)[: len(rows)].tolist()
       ]
     return predictions
+
+  def compute_log_likelihoods(
+    self,
+    params: PyTree,
+    examples: Sequence[Example],
+    info: TaskInfo,
+    target_length: int | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Scores each example's target, given its input.
+
+    Args:
+      params: of the model.
+      examples: of one task.
+      info: the task.
+      target_length: tokens of a row, longer targets are trimmed; None: as in
+        training.
+
+    Returns:
+      Natural log of the target's probability, the sum over its tokens with
+      EOS, and the number of those tokens: [num_examples] float64 and int64.
+    """
+    sums, counts = [np.zeros(0)], [np.zeros(0)]
+    for batch, rows in self._batches(examples, info, target_length):
+      batch_sums, batch_counts = self._score(
+        params, sharding.to_global(batch, self._mesh)
+      )  # [batch] each
+      sums.append(np.asarray(batch_sums)[: len(rows)])
+      counts.append(np.asarray(batch_counts)[: len(rows)])
+    log_likelihoods = -np.concatenate(sums).astype(np.float64)
+    return log_likelihoods, np.concatenate(counts).astype(np.int64)
 
   def score(
     self, params: PyTree, examples: Sequence[Example], info: TaskInfo
@@ -117,34 +174,88 @@ class Evaluator:
     Returns:
       `loss` (nats a token), `perplexity` and `num_tokens`.
     """
-    loss_sum = num_tokens = 0.0
-    for batch, rows in self._batches(examples, info):
-      sums, counts = self._score(params, sharding.to_global(batch, self._mesh))
-      loss_sum += float(np.sum(np.asarray(sums)[: len(rows)], dtype=np.float64))
-      num_tokens += float(np.sum(np.asarray(counts)[: len(rows)]))
+    log_likelihoods, counts = self.compute_log_likelihoods(
+      params, examples, info
+    )
+    loss_sum = -float(np.sum(log_likelihoods))
+    num_tokens = float(np.sum(counts))
     return {
       "loss": loss_sum / max(num_tokens, 1.0),
       "perplexity": text_metrics.perplexity(loss_sum, num_tokens),
       "num_tokens": num_tokens,
     }
 
+  def rank_choices(
+    self,
+    params: PyTree,
+    examples: Sequence[Example],
+    info: TaskInfo,
+    choices: Sequence[Sequence[str]],
+  ) -> list[list[float]]:
+    """Scores every answer that each example chooses from.
+
+    Each choice is a row of its own, all of them batched together and as long
+    as the longest, so none is trimmed.
+
+    Args:
+      params: of the model.
+      examples: of one task; only their inputs are read.
+      info: the task.
+      choices: the answers of each example.
+
+    Returns:
+      Log-likelihood of each choice as a target, EOS included: the sum over its
+      tokens, not divided by their number.
+    """
+    rows = [
+      dataclasses.replace(example, targets=self._encode_target(choice))
+      for example, answers in zip(examples, choices, strict=True)
+      for choice in answers
+    ]
+    longest = max((len(row.targets) for row in rows), default=1)
+    length = -(-longest // _CHOICE_LENGTH_STEP) * _CHOICE_LENGTH_STEP
+    scores, _ = self.compute_log_likelihoods(params, rows, info, length)
+    remaining = iter(scores.tolist())
+    return [[next(remaining) for _ in answers] for answers in choices]
+
   def evaluate(
-    self, params: PyTree, examples: Sequence[Example], info: TaskInfo
+    self,
+    params: PyTree,
+    examples: Sequence[Example],
+    info: TaskInfo,
+    choices: Sequence[Sequence[str]] | None = None,
   ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Scores and decodes, and compares predictions with targets.
+    """Scores and predicts, and compares predictions with targets.
 
     Args:
       params: of the model.
       examples: of one task and split.
       info: the task.
+      choices: the answers each example chooses from, for label tasks: the
+        prediction is then the likeliest of them, of equals the first ("rank
+        classification"). None: predictions are decoded.
 
     Returns:
       Metrics (numbers; with `classes` for a closed label set), and one row an
-      example: `id`, `input`, `target`, `prediction`, and for labels `correct`.
-      Both texts are decoded from ids, so both are normalized alike.
+      example: `id`, `input`, `target`, `prediction`, for labels `correct`, and
+      for ranked ones `choices` and `choice_log_likelihoods`, see
+      `rank_choices`. All answers are decoded from ids, so all are normalized
+      alike.
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
-    predictions = self.predict(params, examples, info)
+    ranked: list[dict[str, Any]] = [{} for _ in examples]
+    if choices is None:
+      predictions = self.predict(params, examples, info)
+    else:
+      predictions = []
+      scores = self.rank_choices(params, examples, info, choices)
+      for row, answers, row_scores in zip(ranked, choices, scores, strict=True):
+        texts = [
+          self._vocabulary.decode(self._encode_target(answer).tolist())
+          for answer in answers
+        ]
+        row |= {"choices": texts, "choice_log_likelihoods": row_scores}
+        predictions.append(texts[int(np.argmax(row_scores))])
     targets = [
       self._vocabulary.decode(example.targets.tolist()) for example in examples
     ]
@@ -154,9 +265,10 @@ class Evaluator:
         "input": example.inputs_text,
         "target": target,
         "prediction": prediction,
+        **ranking,
       }
-      for example, target, prediction in zip(
-        examples, targets, predictions, strict=True
+      for example, target, prediction, ranking in zip(
+        examples, targets, predictions, ranked, strict=True
       )
     ]
     if info.kind == "rationale":
@@ -177,7 +289,12 @@ class Evaluator:
       row["correct"] = text_metrics.is_correct(prediction, target, info.metric)
     return metrics, rows
 
-  def _batches(self, examples, info):
-    return pipeline.make_eval_batches(
-      examples, info, self._feature_lengths, self._batch_rows
-    )
+  def _encode_target(self, text: str) -> np.ndarray:
+    ids = [*self._vocabulary.encode(text), self._vocabulary.eos_id]
+    return np.asarray(ids, np.int32)
+
+  def _batches(self, examples, info, target_length=None):
+    lengths = dict(self._feature_lengths)
+    if target_length is not None:
+      lengths["targets"] = target_length
+    return pipeline.make_eval_batches(examples, info, lengths, self._batch_rows)

@@ -42,6 +42,8 @@ class T5Config:
     tie_embeddings: logits from the transposed embedding, divided by
       sqrt(embed_dim), as T5 1.0 has it; otherwise from their own kernel.
     dropout_rate: probability of dropping, in [0, 1).
+    per_layer_relative_bias: a relative position bias for every layer, as umT5
+      has it; otherwise one that all layers of a stack share.
     relative_attention_num_buckets: buckets of the relative position bias; even,
       because the encoder halves them between its two directions.
     relative_attention_max_distance: from here on all tokens share a bucket.
@@ -62,6 +64,7 @@ class T5Config:
   mlp_activations: Sequence[str] = ("gelu", "linear")
   tie_embeddings: bool = False
   dropout_rate: float = 0.1
+  per_layer_relative_bias: bool = False
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   layer_norm_epsilon: float = 1e-6

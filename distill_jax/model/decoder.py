@@ -50,6 +50,8 @@ class DecoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.per_layer_relative_bias:
+      self.relpos_bias = RelativeBias(cfg, is_bidirectional=False)
     self.pre_self_attention_layer_norm = RMSNorm(cfg)
     self.self_attention = Attention(cfg, self.constrain_fn)
     self.pre_cross_attention_layer_norm = RMSNorm(cfg)
@@ -67,7 +69,22 @@ class DecoderLayer(nn.Module):
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch length embed"]:
-    """Maps [batch, length, embed] to the same shape, compute dtype."""
+    """Runs the layer for all tokens.
+
+    Args:
+      x: [batch, length, embed], compute dtype.
+      encoded: [batch, encoder_length, embed]: the encoder's output.
+      self_bias: [batch, heads or 1, length, length] float32: the mask, and the
+        relative position bias where all layers share it.
+      cross_bias: [batch, 1, length, encoder_length] float32.
+      enable_dropout: whether to draw from the "dropout" stream.
+
+    Returns:
+      [batch, length, embed], compute dtype.
+    """
+    if self.config.per_layer_relative_bias:
+      length = x.shape[1]
+      self_bias = self.relpos_bias(length, length) + self_bias
     normed = self.pre_self_attention_layer_norm(x)
     return self._apply_branches(
       x,
@@ -95,12 +112,17 @@ class DecoderLayer(nn.Module):
       step: index of the token.
       cached: keys and values of the tokens before it.
       cross: keys and values of the encoder's output.
-      self_bias: [1, heads, 1, length] float32.
+      self_bias: [1, heads or 1, 1, length] float32, as for all tokens.
       cross_bias: [batch, 1, 1, encoder_length] float32.
 
     Returns:
       The layer's output and `cached` with this token's keys and values.
     """
+    if self.config.per_layer_relative_bias:
+      max_decode_length = cached.key.shape[1]
+      self_bias = (
+        self.relpos_bias.compute_step(step, max_decode_length) + self_bias
+      )
     normed = self.pre_self_attention_layer_norm(x)
     projected = self.self_attention.project_key_value(normed)
     cached = KeyValue(
@@ -152,7 +174,8 @@ class Decoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = RelativeBias(cfg, is_bidirectional=False)
+    if not cfg.per_layer_relative_bias:
+      self.relpos_bias = RelativeBias(cfg, is_bidirectional=False)
     self.layers = [
       DecoderLayer(cfg, self.constrain_fn)
       for _ in range(cfg.num_decoder_layers)
@@ -175,9 +198,13 @@ class Decoder(nn.Module):
   ) -> Float[Array, "batch length vocab"]:
     """Scores the next token at every index: [batch, length, vocab] float32."""
     length = tokens.shape[1]
-    self_bias = self.relpos_bias(length, length) + masks.make_segment_bias(
+    self_bias = masks.make_segment_bias(
       segment_ids, segment_ids, is_causal=True
-    )  # [batch, heads, length, length]
+    )  # [batch, 1, length, length]
+    if not self.config.per_layer_relative_bias:
+      # The same in every layer: added once.
+      self_bias = self.relpos_bias(length, length) + self_bias
+      # [batch, heads, length, length]
     cross_bias = masks.make_segment_bias(
       segment_ids, encoder_segment_ids, is_causal=False
     )  # [batch, 1, length, encoder_length]
@@ -224,9 +251,11 @@ class Decoder(nn.Module):
   ) -> tuple[Float[Array, "batch vocab"], DecodeCache]:
     """Scores the token after `tokens`, which stand at index `step`."""
     max_decode_length = cache.self_attention[0].key.shape[1]
-    self_bias = self.relpos_bias.compute_step(
-      step, max_decode_length
-    ) + masks.make_step_bias(step, max_decode_length)
+    self_bias = masks.make_step_bias(step, max_decode_length)
+    if not self.config.per_layer_relative_bias:
+      self_bias = (
+        self.relpos_bias.compute_step(step, max_decode_length) + self_bias
+      )
     x = self.token_embedder(tokens[:, None])  # [batch, 1, embed]
     x = self.constrain_fn(x, _RESIDUAL)
     written = []

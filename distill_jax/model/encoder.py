@@ -26,6 +26,8 @@ class EncoderLayer(nn.Module):
 
   def setup(self):
     cfg = self.config
+    if cfg.per_layer_relative_bias:
+      self.relpos_bias = RelativeBias(cfg, is_bidirectional=True)
     self.pre_attention_layer_norm = RMSNorm(cfg)
     self.attention = Attention(cfg, self.constrain_fn)
     self.pre_mlp_layer_norm = RMSNorm(cfg)
@@ -39,7 +41,20 @@ class EncoderLayer(nn.Module):
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch length embed"]:
-    """Maps [batch, length, embed] to the same shape, compute dtype."""
+    """Runs the layer.
+
+    Args:
+      x: [batch, length, embed], compute dtype.
+      bias: [batch, heads or 1, length, length] float32: the mask, and the
+        relative position bias where all layers share it.
+      enable_dropout: whether to draw from the "dropout" stream.
+
+    Returns:
+      [batch, length, embed], compute dtype.
+    """
+    if self.config.per_layer_relative_bias:
+      length = x.shape[1]
+      bias = self.relpos_bias(length, length) + bias
     normed = self.pre_attention_layer_norm(x)
     branch = self.attention(
       normed,
@@ -63,7 +78,8 @@ class Encoder(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.relpos_bias = RelativeBias(cfg, is_bidirectional=True)
+    if not cfg.per_layer_relative_bias:
+      self.relpos_bias = RelativeBias(cfg, is_bidirectional=True)
     self.layers = [
       EncoderLayer(cfg, self.constrain_fn)
       for _ in range(cfg.num_encoder_layers)
@@ -80,10 +96,13 @@ class Encoder(nn.Module):
   ) -> Float[Array, "batch length embed"]:
     """Encodes [batch, length] ids to [batch, length, embed]."""
     length = tokens.shape[1]
-    # Relative bias and mask are the same in every layer: added once.
-    bias = self.relpos_bias(length, length) + masks.make_segment_bias(
+    bias = masks.make_segment_bias(
       segment_ids, segment_ids, is_causal=False
-    )  # [batch, heads, length, length]
+    )  # [batch, 1, length, length]
+    if not self.config.per_layer_relative_bias:
+      # The same in every layer: added once.
+      bias = self.relpos_bias(length, length) + bias
+      # [batch, heads, length, length]
     x = self.dropout(
       self.token_embedder(tokens), deterministic=not enable_dropout
     )

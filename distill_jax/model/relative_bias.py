@@ -16,7 +16,7 @@ from distill_jax.model.parameter import make_parameter
 
 
 class RelativeBias(nn.Module):
-  """The relative position bias that all layers of one stack share.
+  """The relative position bias of one stack, or of one of its layers.
 
   Attributes:
     config: sizes.

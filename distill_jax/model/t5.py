@@ -1,4 +1,4 @@
-"""The T5 encoder-decoder, 1.0 and 1.1, with T5X's parameter tree.
+"""The T5 encoder-decoder of the whole family, with T5X's parameter tree.
 
 Layer 1; imports the model's own layers. It holds no optimizer, vocabulary,
 loss or mesh. Dropout sits where T5X has it (embedded tokens, attention

@@ -1,20 +1,12 @@
 """Fixtures of the decoding tests: strict dtypes, golden and table models."""
 
-import json
-import pathlib
+import functools
 import types
 
+import hf_golden
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from flax import traverse_util
-
-from distill_jax.decoding.cache import start_decoding
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
-
-GOLDEN_DIR = pathlib.Path(__file__).parents[1] / "testdata" / "model"
 
 
 @pytest.fixture(autouse=True)
@@ -30,41 +22,10 @@ def golden(request):
 
   `decode(decode_fn, **settings)` starts from the golden inputs.
   """
-  with np.load(GOLDEN_DIR / f"hf_{request.param}.npz") as file:
-    arrays = dict(file)
-  config = T5Config(**json.loads(str(arrays.pop("header")))["config"])
-  params = traverse_util.unflatten_dict(
-    {
-      name.removeprefix("param/"): array
-      for name, array in arrays.items()
-      if name.startswith("param/")
-    },
-    sep="/",
+  golden = hf_golden.load(request.param)
+  return types.SimpleNamespace(
+    arrays=golden.arrays, decode=functools.partial(hf_golden.decode, golden)
   )
-
-  def decode(decode_fn, **settings):
-    max_decode_length = arrays["greedy_tokens"].shape[1]
-
-    @jax.jit
-    def run(params, tokens):
-      step_fn, cache = start_decoding(
-        T5(config),
-        params,
-        tokens,
-        (tokens > 0).astype(jnp.int32),
-        max_decode_length,
-      )
-      return decode_fn(
-        step_fn,
-        cache,
-        batch_size=len(tokens),
-        max_decode_length=max_decode_length,
-        **settings,
-      )
-
-    return run(params, arrays["encoder_input_tokens"])
-
-  return types.SimpleNamespace(arrays=arrays, decode=decode)
 
 
 def _make_table_step(table):

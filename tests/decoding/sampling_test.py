@@ -10,11 +10,15 @@ NUM_DRAWS = 20_000
 PROBS = np.array([0.05, 0.4, 0.25, 0.2, 0.1])
 
 
+def _make_rngs(count, seed=0):
+  return jax.random.split(jax.random.key(seed), count)
+
+
 def _sample(top_k, top_p, temperature=1.0):
   """Returns the share of each token in many draws from PROBS."""
   logits = jnp.log(jnp.asarray(PROBS, jnp.float32)) / temperature
   tokens = sample_tokens(
-    jax.random.key(0), jnp.tile(logits, (NUM_DRAWS, 1)), top_k, top_p
+    _make_rngs(NUM_DRAWS), jnp.tile(logits, (NUM_DRAWS, 1)), top_k, top_p
   )
   assert tokens.dtype == jnp.int32
   return np.bincount(tokens, minlength=5) / NUM_DRAWS
@@ -49,7 +53,7 @@ def test_temperature_divides_the_logits(make_table_step):
     tokens = sample_decode(
       make_table_step(np.tile(np.log(PROBS), (5, 1))),
       None,
-      rng=jax.random.key(0),
+      rngs=_make_rngs(NUM_DRAWS),
       batch_size=NUM_DRAWS,
       max_decode_length=1,
       temperature=temperature,
@@ -71,7 +75,7 @@ def test_steps_draw_independently_and_keys_repeat(make_table_step):
       sample_decode(
         make_table_step(np.zeros((64, 64))),
         None,
-        rng=jax.random.key(seed),
+        rngs=_make_rngs(8, seed),
         batch_size=8,
         max_decode_length=16,
         eos_id=-1,
@@ -84,11 +88,31 @@ def test_steps_draw_independently_and_keys_repeat(make_table_step):
   assert (tokens[:, 1:] != tokens[:, :-1]).mean() > 0.9
 
 
+def test_a_row_depends_on_its_own_key_alone(make_table_step):
+  def decode(rngs):
+    return np.asarray(
+      sample_decode(
+        make_table_step(np.zeros((64, 64))),
+        None,
+        rngs=rngs,
+        batch_size=len(rngs),
+        max_decode_length=8,
+        eos_id=-1,
+      )
+    )
+
+  rngs = _make_rngs(5)
+  tokens = decode(rngs)
+  assert len(np.unique(tokens, axis=0)) == 5
+  order = np.array([3, 0, 4])
+  np.testing.assert_array_equal(decode(rngs[order]), tokens[order])
+
+
 def test_top_1_is_greedy(golden):
   tokens = golden.decode(
     sample_decode,
     eos_id=int(golden.arrays["eos_id"]),
-    rng=jax.random.key(0),
+    rngs=_make_rngs(len(golden.arrays["encoder_input_tokens"])),
     top_k=1,
   )
   np.testing.assert_array_equal(tokens, golden.arrays["greedy_tokens"])
@@ -103,7 +127,7 @@ def test_a_bad_setting_is_named(make_table_step, setting, value):
     sample_decode(
       make_table_step(np.zeros((5, 5))),
       None,
-      rng=jax.random.key(0),
+      rngs=_make_rngs(1),
       batch_size=1,
       max_decode_length=1,
       **{setting: value},

@@ -1,6 +1,5 @@
 """Decoding against what T5X itself decoded, from its checkpoint."""
 
-import functools
 import pathlib
 
 import jax
@@ -72,7 +71,13 @@ def _decode(expected, decode_fn, **settings):
   "decode_fn",
   [
     greedy_decode,
-    functools.partial(sample_decode, rng=jax.random.key(0), top_k=1),
+    lambda *arguments, batch_size, **settings: sample_decode(
+      *arguments,
+      rngs=jax.random.split(jax.random.key(0), batch_size),
+      batch_size=batch_size,
+      top_k=1,
+      **settings,
+    ),
   ],
   ids=["greedy", "top_1"],
 )

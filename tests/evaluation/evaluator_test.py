@@ -11,6 +11,7 @@ from synthetic_cache import make_task_info
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
@@ -83,23 +84,95 @@ def test_label_metrics(student, evaluator):
   assert "classes" not in metrics
 
 
-def test_the_loss_against_numpy(student, evaluator):
-  examples = make_examples(bell="yes")
-  scores = evaluator.score(student.state.params, examples, LABEL)
-  ((batch, _),) = pipeline.make_eval_batches(examples, LABEL, LENGTHS, 4)
+def compute_log_likelihoods(params, examples):
+  """Returns log-likelihood and number of tokens of each target, by numpy."""
+  ((batch, _),) = pipeline.make_eval_batches(
+    examples, LABEL, LENGTHS, len(examples)
+  )
   logits = jax.jit(
     lambda params: step_lib.apply_model(
       T5(CONFIG), params, batch, enable_dropout=False
     )
-  )(student.state.params)
+  )(params)
   logits = np.asarray(logits, np.float64)
   targets = batch[batch_lib.DECODER_TARGET_TOKENS]
-  picked = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  cross_entropy = np.log(np.exp(logits).sum(-1)) - picked
-  loss = cross_entropy[targets > 0].mean()
+  log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  picked = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+  is_target = targets > 0
+  return (picked * is_target).sum(-1), is_target.sum(-1)
+
+
+def test_the_loss_against_numpy(student, evaluator):
+  examples = make_examples(bell="yes")
+  scores = evaluator.score(student.state.params, examples, LABEL)
+  expected, counts = compute_log_likelihoods(student.state.params, examples)
+  loss = -expected.sum() / counts.sum()
   assert scores["num_tokens"] == 4 + 4 + 4 + 15
   np.testing.assert_allclose(scores["loss"], loss, rtol=1e-5)
   np.testing.assert_allclose(scores["perplexity"], math.exp(loss), rtol=1e-5)
+
+
+def test_log_likelihoods_against_numpy(student, evaluator):
+  examples = make_examples(bell="yes", bill="")
+  expected, _ = compute_log_likelihoods(student.state.params, examples)
+  found, counts = evaluator.compute_log_likelihoods(
+    student.state.params, examples, LABEL
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  # EOS counts, so an empty target has a token too.
+  assert counts.tolist() == [4, 4, 1, 15]
+  assert np.argmin(found) in (1, 2)  # Those the student did not learn.
+
+
+def test_of_choices_the_likeliest_is_predicted(student, evaluator):
+  examples = make_examples(bell="yes", sum="no")
+  choices = [
+    ("no", "yes"),
+    ("yes", "no"),
+    ("maybe", "perhaps"),
+    ("no", "a rather long answer: no", "wet answer: no"),
+  ]
+  metrics, rows = evaluator.evaluate(
+    student.state.params, examples, LABEL, choices
+  )
+  assert [row["prediction"] for row in rows][:2] == ["yes", "no"]
+  # Unlike decoding, it never leaves the choices, even bad ones.
+  assert rows[2]["prediction"] in choices[2]
+  assert rows[3]["prediction"] == "wet answer: no"
+  assert [row["correct"] for row in rows] == [True, False, False, False]
+  assert metrics["label_accuracy"] == 0.25
+  for example, answers, row in zip(examples, choices, rows, strict=True):
+    assert row["choices"] == list(answers)
+    found = row["choice_log_likelihoods"]
+    assert row["prediction"] == answers[int(np.argmax(found))]
+    if "long" in "".join(answers):
+      continue  # Longer than the rows of training.
+    expected, _ = compute_log_likelihoods(
+      student.state.params,
+      [make_example(example.inputs_text, answer) for answer in answers],
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_no_choice_is_trimmed(student, evaluator):
+  # Trimmed to a row of training the two would be equal.
+  answers = ("wet answer: no or yes", "wet answer: no or not")
+  (scores,) = evaluator.rank_choices(
+    student.state.params, make_examples()[:1], LABEL, [answers]
+  )
+  assert scores[0] != scores[1]
+
+
+def test_of_equal_choices_the_first_is_predicted(student, evaluator):
+  _, rows = evaluator.evaluate(
+    student.state.params,
+    make_examples()[:1],
+    LABEL,
+    [("yes", "no", "yes")],
+  )
+  scores = rows[0]["choice_log_likelihoods"]
+  assert scores[0] == scores[2] > scores[1]
+  assert rows[0]["prediction"] == "yes"
 
 
 def test_a_closed_label_set_has_classes(student, evaluator):
@@ -136,9 +209,44 @@ def test_rationales_are_compared_by_their_words(student, evaluator):
 
 
 def test_beams_find_the_answers_too(student):
-  evaluator = make_evaluator(student.mesh, batch_rows=4, num_beams=2)
+  evaluator = make_evaluator(
+    student.mesh, batch_rows=4, decoding=DecodingConfig(num_beams=2)
+  )
   predictions = evaluator.predict(student.state.params, make_examples(), LABEL)
   assert predictions == list(ANSWERS.values())
+
+
+def test_samples_do_not_depend_on_batches_or_devices(student):
+  config = DecodingConfig("sample", temperature=1.5, seed=5, num_samples=2)
+  params = student.state.params
+  mesh = {"data": 2, "fsdp": 2, "model": 2}
+  sharded = tiny_student.start("adamw", mesh, CONFIG)
+  weights = jax.device_put(params, sharded.shardings.params)
+  examples = make_examples()
+
+  def sample(mesh, batch_rows, params, first_rows):
+    evaluator = make_evaluator(mesh, batch_rows=batch_rows, decoding=config)
+    calls = zip(first_rows, [*first_rows[1:], len(examples)], strict=True)
+    return [
+      texts
+      for start, end in calls
+      for texts in evaluator.predict_samples(
+        params, examples[start:end], LABEL, start
+      )
+    ]
+
+  expected = sample(student.mesh, 4, params, [0])
+  assert len({text for texts in expected for text in texts}) > 4
+  assert sample(student.mesh, 2, params, [0, 1]) == expected
+  assert sample(sharded.mesh, 3, weights, [0]) == expected
+
+
+def test_a_shorter_decoding(student):
+  evaluator = make_evaluator(
+    student.mesh, batch_rows=4, decoding=DecodingConfig(max_decode_length=2)
+  )
+  predictions = evaluator.predict(student.state.params, make_examples(), LABEL)
+  assert predictions == ["ye", "no", "ye", "we"]
 
 
 def test_batch_size_padding_rows_and_mesh_change_nothing(student, evaluator):

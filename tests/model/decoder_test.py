@@ -61,6 +61,7 @@ def test_packed_segments_score_as_if_alone(golden, score):
   [
     ("t5_1_0", "float32", 1e-5),
     ("t5_1_1", "float32", 1e-5),
+    ("umt5", "float32", 1e-5),
     # Both ways round alike, but not in the same order.
     ("t5_1_1", "bfloat16", 0.1),
   ],

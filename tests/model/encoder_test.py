@@ -7,7 +7,9 @@ import pytest
 
 from distill_jax.model.t5 import T5
 
-pytestmark = pytest.mark.parametrize("golden", ["t5_1_1"], indirect=True)
+pytestmark = pytest.mark.parametrize(
+  "golden", ["t5_1_1", "umt5"], indirect=True
+)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "enable_dropout"))

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from flax.core import meta
+from jax.sharding import PartitionSpec as P
 
 from distill_jax.model.config import T5Config
+from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
 
 GOLDEN_DIR = pathlib.Path(__file__).parents[1] / "testdata" / "model"
 
@@ -60,15 +65,10 @@ def test_loss_and_gradients_equal_those_of_transformers(golden, score):
   loss, gradients = jax.jit(jax.value_and_grad(compute_loss))(golden.params)
   np.testing.assert_allclose(loss, golden.arrays["loss"], rtol=1e-5)
   gradients = traverse_util.flatten_dict(gradients, sep="/")
-  names = [name for name in golden.arrays if name.startswith("grad/")]
-  assert len(names) == 6
-  for name in names:
+  assert gradients.keys() == golden.gradients.keys()
+  for path, expected in golden.gradients.items():
     np.testing.assert_allclose(
-      gradients[name.removeprefix("grad/")],
-      golden.arrays[name],
-      rtol=1e-4,
-      atol=1e-5,
-      err_msg=name,
+      gradients[path], expected, rtol=1e-4, atol=1e-5, err_msg=path
     )
 
 
@@ -92,6 +92,66 @@ def test_parameter_tree_is_that_of_t5x(family):
   assert {leaf.dtype for leaf in params.values()} == {jnp.dtype("float32")}
 
 
+def test_a_bias_of_every_layer_takes_the_place_of_the_shared_one(config):
+  def list_biases(config):
+    params = traverse_util.flatten_dict(_init_abstractly(config), sep="/")
+    return {
+      path.removesuffix("/rel_embedding"): box.value.shape
+      for path, box in params.items()
+      if path.endswith("rel_embedding")
+    }
+
+  shape = (config.num_heads, config.relative_attention_num_buckets)
+  config = dataclasses.replace(config, num_decoder_layers=3)
+  assert list_biases(config) == dict.fromkeys(
+    ("encoder/relpos_bias", "decoder/relpos_bias"), shape
+  )
+  # T5X's scalable_t5 has these names.
+  config = dataclasses.replace(config, per_layer_relative_bias=True)
+  layers = [("encoder", 0), ("encoder", 1), *(("decoder", i) for i in range(3))]
+  assert list_biases(config) == {
+    f"{stack}/layers_{i}/relpos_bias": shape for stack, i in layers
+  }
+
+
+def test_a_bias_of_every_layer_on_eight_devices_is_that_on_one(config):
+  config = dataclasses.replace(config, per_layer_relative_bias=True)
+  rng = np.random.default_rng(0)
+  shapes, logical_axes = state_lib.abstract_params(T5(config))
+  params = jax.tree.map(
+    lambda leaf: rng.normal(0.2, 0.4, leaf.shape).astype(np.float32), shapes
+  )
+  tokens = rng.integers(1, config.vocab_size, (4, 6)).astype(np.int32)
+  is_token = np.ones_like(tokens)
+
+  def differentiate(constrain_fn, params):
+    def compute_loss(params, tokens):
+      logits = T5(config, constrain_fn).apply(
+        {"params": params},
+        *(tokens, tokens, is_token, is_token),
+        enable_dropout=False,
+      )
+      return jnp.mean(jnp.square(logits))
+
+    return jax.jit(jax.value_and_grad(compute_loss))(params, tokens)
+
+  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "model": 2})
+  shardings = sharding.shard_params(logical_axes, shapes, mesh)
+  placed = jax.device_put(params, shardings)
+  for stack in ("encoder", "decoder"):
+    for layer in ("layers_0", "layers_1"):
+      bias = placed[stack][layer]["relpos_bias"]["rel_embedding"]
+      assert bias.sharding.spec == P("model", None)
+      assert bias.addressable_shards[0].data.shape == (1, 32)
+  jax.tree.map(
+    lambda many, one: np.testing.assert_allclose(
+      many, one, rtol=1e-4, atol=1e-5
+    ),
+    differentiate(sharding.make_constrain_fn(mesh), placed),
+    differentiate(leave_free, params),
+  )
+
+
 def test_every_parameter_has_its_logical_axes(golden):
   boxed = _init_abstractly(golden.config)
   is_box = lambda leaf: isinstance(leaf, meta.AxisMetadata)
@@ -104,9 +164,7 @@ def test_every_parameter_has_its_logical_axes(golden):
     assert box.names == expected, path
     assert len(box.names) == box.value.ndim, path
     seen.add(ending)
-  assert len(leaves) == len(
-    [name for name in golden.arrays if name.startswith("param/")]
-  )
+  assert len(leaves) == len(golden.gradients)
 
 
 def test_activations_are_named_where_sharding_may_constrain_them(golden):

@@ -1,0 +1,433 @@
+"""Hugging Face's T5 folders: `config.json`, safetensors, `spiece.model`.
+
+Layer 2; imports hf_names, stored_model, the model's config. Nothing in a folder
+is executed or trusted: sizes are checked, an index may only name files beside
+it, and a pickled `pytorch_model.bin` is read by torch's weights-only loader.
+"""
+
+import json
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from distill_jax.checkpoint.hf_names import (
+  EMBEDDING,
+  IGNORED,
+  LOGITS,
+  make_names,
+)
+from distill_jax.checkpoint.stored_model import (
+  Index,
+  LazyTensor,
+  StoredModel,
+)
+from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
+
+CONFIG = "config.json"
+VOCABULARY = "spiece.model"
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_MODEL_TYPES = ("t5", "mt5", "umt5")
+_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+_FLOATS = {
+  "F64": np.dtype(np.float64),
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def is_hf(path: pathlib.Path) -> bool:
+  """Whether a folder looks like Hugging Face's."""
+  return (path / CONFIG).is_file() and not (path / "state").exists()
+
+
+def open_hf(path: str | pathlib.Path) -> StoredModel:
+  """Opens a folder for reading; reads no tensor but where two must agree.
+
+  Args:
+    path: folder with `config.json` and `model.safetensors`, sharded or not, or
+      `pytorch_model.bin`.
+
+  Returns:
+    The model, kernels transposed to ours on reading.
+
+  Raises:
+    UserError: a file is missing or damaged, or this is no T5 we can build.
+  """
+  folder = pathlib.Path(path).expanduser().absolute()
+  hf_config = _read_json(folder / CONFIG)
+  files = _open_files(folder)
+  is_tied = _is_tied(hf_config, files, folder)
+  config = _read_config(hf_config, is_tied, folder / CONFIG)
+  ignored = {name for name in IGNORED if name in files}
+  if is_tied and LOGITS in files:
+    ignored.add(LOGITS)
+  if EMBEDDING not in files and IGNORED[0] in files:
+    # Some writers keep one of the copies only, and not the first.
+    files[EMBEDDING] = files[IGNORED[0]]
+  names = make_names(config)
+  tensors = {
+    ours: _transpose(files[name]) if is_transposed else files[name]
+    for ours, (name, is_transposed) in names.items()
+    if name in files
+  }
+  unexpected = files.keys() - {name for name, _ in names.values()} - ignored
+  tensors |= {name: files[name] for name in unexpected}
+  vocabulary = folder / VOCABULARY
+  return StoredModel(
+    "hf",
+    str(folder),
+    config,
+    tensors,
+    tuple(sorted(ignored)),
+    vocabulary if vocabulary.is_file() else None,
+    _uses_bytes(folder),
+  )
+
+
+def write_hf(
+  folder: pathlib.Path,
+  config: T5Config,
+  tensors: Mapping[str, LazyTensor],
+  dtype: np.dtype,
+  shard_bytes: int = 2**30,
+) -> None:
+  """Writes a folder that transformers' `from_pretrained` reads.
+
+  Args:
+    folder: exists and is empty.
+    config: the architecture.
+    tensors: every parameter, by our path.
+    dtype: to store; float32, float16 or bfloat16.
+    shard_bytes: a file's size at most, unless one tensor is larger; so much is
+      held in memory, twice.
+  """
+  hf_config = _make_hf_config(config, dtype)
+  (folder / CONFIG).write_text(json.dumps(hf_config, indent=2) + "\n")
+  generation = {
+    key: hf_config[key]
+    for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+  }
+  (folder / "generation_config.json").write_text(
+    json.dumps(generation, indent=2) + "\n"
+  )
+  names = make_names(config)
+  shards: list[list[str]] = [[]]
+  size = 0
+  for ours in names:
+    tensor_bytes = int(np.prod(tensors[ours].shape)) * dtype.itemsize
+    if shards[-1] and size + tensor_bytes > shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(ours)
+    size += tensor_bytes
+  weight_map, total_bytes = {}, 0
+  for number, shard in enumerate(shards, start=1):
+    file = _SAFETENSORS[0]
+    if len(shards) > 1:
+      file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+    arrays = {}
+    for ours in shard:
+      name, is_transposed = names[ours]
+      array = tensors[ours].read().astype(dtype, copy=False)
+      arrays[name] = np.ascontiguousarray(array.T if is_transposed else array)
+      weight_map[name] = file
+      total_bytes += array.nbytes
+    # transformers refuses files that do not say which library's they are.
+    safetensors.numpy.save_file(arrays, folder / file, {"format": "pt"})
+  if len(shards) > 1:
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+    (folder / _SAFETENSORS[1]).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path} cannot be read: {error}") from error
+  if not isinstance(content, dict):
+    raise UserError(f"{path} holds no JSON object.")
+  return content
+
+
+def _read_config(
+  hf_config: Mapping[str, Any], is_tied: bool, path: pathlib.Path
+) -> T5Config:
+  """Translates Hugging Face's configuration, defaults included."""
+
+  def number(key: str, default: Any = None) -> Any:
+    value = hf_config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      raise UserError(
+        f"{path}: {key} is {value!r}; a number was expected there."
+      )
+    return value
+
+  projection = hf_config.get("feed_forward_proj", "relu")
+  if not isinstance(projection, str) or projection not in _ACTIVATIONS:
+    raise UserError(
+      f"{path}: feed_forward_proj is {projection!r}; known are"
+      f" {', '.join(_ACTIVATIONS)}, of T5 1.0 and of every later T5."
+    )
+  num_layers = number("num_layers")
+  return T5Config(
+    vocab_size=number("vocab_size"),
+    embed_dim=number("d_model"),
+    num_heads=number("num_heads"),
+    head_dim=number("d_kv"),
+    mlp_dim=number("d_ff"),
+    num_encoder_layers=num_layers,
+    num_decoder_layers=number("num_decoder_layers", num_layers),
+    mlp_activations=_ACTIVATIONS[projection],
+    tie_embeddings=is_tied,
+    per_layer_relative_bias=hf_config["model_type"] == "umt5",
+    dropout_rate=float(number("dropout_rate", 0.1)),
+    relative_attention_num_buckets=number("relative_attention_num_buckets", 32),
+    relative_attention_max_distance=number(
+      "relative_attention_max_distance", 128
+    ),
+    layer_norm_epsilon=float(number("layer_norm_epsilon", 1e-6)),
+  )
+
+
+def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
+  activations = {value: key for key, value in _ACTIVATIONS.items()}
+  if tuple(config.mlp_activations) not in activations:
+    raise UserError(
+      f"mlp_activations {config.mlp_activations} has no name in transformers;"
+      f" known are {', '.join(map(str, activations))}."
+    )
+  is_umt5 = config.per_layer_relative_bias
+  return {
+    "architectures": [f"{'UMT5' if is_umt5 else 'T5'}ForConditionalGeneration"],
+    "model_type": "umt5" if is_umt5 else "t5",
+    "vocab_size": config.vocab_size,
+    "d_model": config.embed_dim,
+    "d_kv": config.head_dim,
+    "d_ff": config.mlp_dim,
+    "num_layers": config.num_encoder_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "num_heads": config.num_heads,
+    "feed_forward_proj": activations[tuple(config.mlp_activations)],
+    "tie_word_embeddings": config.tie_embeddings,
+    "dropout_rate": config.dropout_rate,
+    "relative_attention_num_buckets": config.relative_attention_num_buckets,
+    "relative_attention_max_distance": config.relative_attention_max_distance,
+    "layer_norm_epsilon": config.layer_norm_epsilon,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "dtype": dtype.name,
+  }
+
+
+def _is_tied(
+  hf_config: Mapping[str, Any],
+  files: Mapping[str, LazyTensor],
+  folder: pathlib.Path,
+) -> bool:
+  """Decides whether the logits come from the embedding.
+
+  `tie_word_embeddings` alone does not tell: transformers 5 writes true for
+  every T5 and keeps what decides in `scale_decoder_outputs`; `.bin` files hold
+  tied tensors twice.
+  """
+  model_type = hf_config.get("model_type")
+  if model_type not in _MODEL_TYPES:
+    raise UserError(
+      f"{folder / CONFIG}: model_type is {model_type!r}; T5's are"
+      f" {', '.join(_MODEL_TYPES)}."
+    )
+  says_untied = False in (
+    hf_config.get("tie_word_embeddings"),
+    hf_config.get("scale_decoder_outputs"),
+  )
+  if LOGITS not in files:
+    if says_untied or model_type == "mt5":
+      raise UserError(
+        f"{folder} has no tensor {LOGITS}, though its model_type {model_type!r}"
+        f" and {CONFIG} say that the logits have a kernel of their own."
+      )
+    return True
+  if says_untied or model_type != "t5":
+    return False
+  embedding = files.get(EMBEDDING) or files.get(IGNORED[0])
+  if embedding is not None and not np.array_equal(
+    files[LOGITS].read(), embedding.read()
+  ):
+    raise UserError(
+      f"{folder}: {CONFIG} says tie_word_embeddings, but {LOGITS} and"
+      f" {EMBEDDING} differ. For a T5 1.1 set tie_word_embeddings to false"
+      " there; for a T5 1.0 one of the two is wrong."
+    )
+  return True
+
+
+def _uses_bytes(folder: pathlib.Path) -> bool:
+  path = folder / "tokenizer_config.json"
+  if not path.is_file():
+    return False
+  return str(_read_json(path).get("tokenizer_class")).startswith("ByT5")
+
+
+def _open_files(folder: pathlib.Path) -> dict[str, LazyTensor]:
+  """Opens the weights' files, safetensors before pickles."""
+  for (file, index), open_fn in (
+    (_SAFETENSORS, _open_safetensors),
+    (_PICKLED, _open_pickled),
+  ):
+    if (folder / file).is_file():
+      return open_fn(folder / file)
+    if (folder / index).is_file():
+      return _open_shards(folder / index, open_fn)
+  raise UserError(
+    f"{folder} has none of {', '.join((*_SAFETENSORS, *_PICKLED))}. Weights for"
+    " TensorFlow or Flax are not read; convert them with transformers."
+  )
+
+
+def _open_shards(
+  index: pathlib.Path,
+  open_fn: Callable[[pathlib.Path], dict[str, LazyTensor]],
+) -> dict[str, LazyTensor]:
+  weight_map = _read_json(index).get("weight_map")
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise UserError(f"{index} has no weight_map.")
+  tensors = {}
+  for file in sorted({str(file) for file in weight_map.values()}):
+    if pathlib.PurePath(file).name != file or "\\" in file:
+      raise UserError(f"{index} names {file!r}, which is no file beside it.")
+    if not (index.parent / file).is_file():
+      raise UserError(
+        f"The shard {file} that {index} names is missing. Copy or download it"
+        " again."
+      )
+    tensors |= open_fn(index.parent / file)
+  missing = sorted(weight_map.keys() - tensors.keys())
+  if missing:
+    raise UserError(
+      f"{index} promises {len(missing)} tensors that no shard holds, such as"
+      f" {missing[0]}."
+    )
+  return tensors
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, LazyTensor]:
+  """Maps a file's bytes: safetensors itself gives NumPy no bfloat16.
+
+  The library checks the header first, offsets and file length included.
+  """
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      names = list(file.keys())
+    with open(path, "rb") as raw:
+      header_bytes = int.from_bytes(raw.read(8), "little")
+      header = json.loads(raw.read(header_bytes))
+  except (OSError, safetensors.SafetensorError, ValueError) as error:
+    raise UserError(
+      f"{path} is damaged or no safetensors file: {error}. Copy or download it"
+      " again."
+    ) from error
+  start = 8 + header_bytes
+  return {name: _map_tensor(path, name, header[name], start) for name in names}
+
+
+def _map_tensor(
+  path: pathlib.Path, name: str, entry: Mapping[str, Any], start: int
+) -> LazyTensor:
+  dtype = _FLOATS.get(entry["dtype"])
+  if dtype is None:
+    raise UserError(
+      f"{path}: tensor {name} is {entry['dtype']}; read are"
+      f" {', '.join(_FLOATS)}. Quantized weights must be restored first."
+    )
+  shape = tuple(entry["shape"])
+  offset = start + entry["data_offsets"][0]
+
+  def read(index: Index) -> np.ndarray:
+    mapped = np.memmap(path, np.uint8, "r", offset, _num_bytes(shape, dtype))
+    return np.array(mapped.view(dtype).reshape(shape)[index])
+
+  return LazyTensor(name, shape, dtype, read)
+
+
+def _num_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+  return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _open_pickled(path: pathlib.Path) -> dict[str, LazyTensor]:
+  """Opens a pickle by torch's loader that knows tensors and nothing else."""
+  try:
+    import torch  # pyright: ignore[reportMissingImports]: the extra `hf`
+  except ImportError as error:
+    raise UserError(
+      f"{path} is a pickle, which needs torch to be read: pip install"
+      " 'distill_jax[hf]'. A folder with model.safetensors does not."
+    ) from error
+  try:
+    state = torch.load(
+      path,
+      map_location="cpu",
+      weights_only=True,
+      mmap=zipfile.is_zipfile(path),
+    )
+  except pickle.UnpicklingError as error:
+    raise UserError(
+      f"{path} holds more than weights, and nothing of it was run. What was"
+      f" found: {str(error)[:300]}"
+    ) from error
+  # Each way of being damaged fails in its own way.
+  except Exception as error:
+    raise UserError(
+      f"{path} is damaged: {str(error)[:300]}. Copy or download it again."
+    ) from error
+  if not isinstance(state, dict) or not all(
+    isinstance(tensor, torch.Tensor) for tensor in state.values()
+  ):
+    raise UserError(f"{path} holds no table of tensors.")
+  return {name: _wrap_torch(path, name, state[name]) for name in state}
+
+
+def _wrap_torch(path: pathlib.Path, name: str, tensor: Any) -> LazyTensor:
+  kind = str(tensor.dtype).removeprefix("torch.")
+  dtype = {
+    "float64": _FLOATS["F64"],
+    "float32": _FLOATS["F32"],
+    "float16": _FLOATS["F16"],
+    "bfloat16": _FLOATS["BF16"],
+  }.get(kind)
+  if dtype is None:
+    raise UserError(
+      f"{path}: tensor {name} is {kind}; read are {', '.join(_FLOATS)}."
+    )
+
+  def read(index: Index) -> np.ndarray:
+    part = tensor[index].contiguous()
+    if kind == "bfloat16":  # NumPy knows no such torch dtype.
+      import torch  # pyright: ignore[reportMissingImports]: the extra `hf`
+
+      return part.view(torch.uint16).numpy().view(dtype).copy()
+    return part.numpy().copy()
+
+  return LazyTensor(name, tuple(tensor.shape), dtype, read)
+
+
+def _transpose(tensor: LazyTensor) -> LazyTensor:
+  return LazyTensor(
+    tensor.stored_name,
+    tensor.shape[::-1],
+    tensor.dtype,
+    lambda index: tensor.read(index[::-1]).T,
+  )

@@ -1,0 +1,224 @@
+"""A model as some file format keeps it: tensors by name, not yet read.
+
+Layer 1; imports errors and the model's config. What the formats share: names
+are our parameters' paths, "encoder/layers_0/attention/query/kernel", layouts
+are ours, and a tensor is read when asked, a slice at a time if need be, so that
+converting or sharding an 11B model needs memory for a few tensors only.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
+
+# What indexes a whole tensor, or the part of it a device holds.
+Index = tuple[slice, ...]
+
+_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/")
+_MAX_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+  """One tensor of a file, in our layout.
+
+  Attributes:
+    stored_name: its name in the file, for messages.
+    shape: in our layout, which may be the transpose of the file's.
+    dtype: as stored.
+    read_fn: reads the part that an index names.
+  """
+
+  stored_name: str
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read_fn: Callable[[Index], np.ndarray]
+
+  def read(self, index: Index | None = None) -> np.ndarray:
+    """Reads the tensor, or a part of it.
+
+    Args:
+      index: a slice a dimension; None: all of it.
+
+    Returns:
+      The array, dtype as stored.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return self.read_fn(index or (slice(None),) * len(self.shape))
+
+  @property
+  def num_bytes(self) -> int:
+    """Bytes it takes as stored."""
+    return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+  """A checkpoint opened for reading.
+
+  Attributes:
+    file_format: "orbax", "hf" or "t5x".
+    path: where it lies, as text; may be a gs:// URL.
+    config: the architecture, stated by the checkpoint or read off its shapes.
+    tensors: by our parameter path.
+    ignored: stored names of parameters that copy others or that no T5 reads.
+      Optimizer state is not looked at.
+    vocabulary_path: sentencepiece model found with it; None: none.
+    uses_bytes: its vocabulary is ByT5's bytes.
+  """
+
+  file_format: str
+  path: str
+  config: T5Config
+  tensors: Mapping[str, LazyTensor]
+  ignored: tuple[str, ...] = ()
+  vocabulary_path: pathlib.Path | None = None
+  uses_bytes: bool = False
+
+  def describe(self) -> str:
+    """One line: format, place, number of tensors and of parameters."""
+    num_params = sum(
+      int(np.prod(tensor.shape, dtype=np.int64))
+      for tensor in self.tensors.values()
+    )
+    ignored = f", {len(self.ignored)} ignored" if self.ignored else ""
+    return (
+      f"{self.file_format} checkpoint {self.path}: {len(self.tensors)} tensors,"
+      f" {num_params:,} parameters{ignored}"
+    )
+
+
+def flatten_params(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a parameter tree by path, "encoder/layers_0/...".
+
+  Args:
+    tree: nested dictionaries.
+  """
+  return dict(traverse_util.flatten_dict(tree, sep="/"))
+
+
+def check_tensors(
+  stored: StoredModel, wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+  """Checks names and shapes before anything is read.
+
+  Args:
+    stored: the checkpoint.
+    wanted: shape of every parameter of the model, by path.
+
+  Raises:
+    UserError: counts the tensors that are missing, unexpected or of another
+      shape, and names the first of them with both shapes.
+  """
+  found = {name: tensor.shape for name, tensor in stored.tensors.items()}
+  missing = sorted(wanted.keys() - found.keys())
+  unexpected = sorted(found.keys() - wanted.keys())
+  differing = sorted(
+    name for name in wanted.keys() & found.keys() if wanted[name] != found[name]
+  )
+  if not missing and not unexpected and not differing:
+    return
+  problems = [
+    f"{name} ({stored.tensors[name].stored_name}): shape found {found[name]},"
+    f" expected {wanted[name]}"
+    for name in differing
+  ]
+  problems += [f"{name}: missing, expected {wanted[name]}" for name in missing]
+  problems += [
+    f"{name} ({stored.tensors[name].stored_name}): unexpected, shape"
+    f" {found[name]}"
+    for name in unexpected
+  ]
+  if len(problems) > _MAX_SHOWN:
+    problems[_MAX_SHOWN:] = [f"... and {len(problems) - _MAX_SHOWN} more"]
+  shown = "\n  ".join(problems)
+  raise UserError(
+    f"The {stored.file_format} checkpoint {stored.path} does not fit the model:"
+    f" {len(differing)} tensors of another shape, {len(missing)} missing,"
+    f" {len(unexpected)} unexpected.\n  {shown}\nThe checkpoint is a"
+    f" {describe_sizes(stored.config)}. Give the gin file of that model, or"
+    " another checkpoint."
+  )
+
+
+def describe_sizes(config: T5Config) -> str:
+  """Names an architecture by its sizes, as the model gin files spell them."""
+  kind = "T5 1.1" if len(config.mlp_activations) > 1 else "T5 1.0"
+  return (
+    f"{kind} with vocab_size {config.vocab_size}, embed_dim {config.embed_dim},"
+    f" num_heads {config.num_heads}, head_dim {config.head_dim}, mlp_dim"
+    f" {config.mlp_dim}, {config.num_encoder_layers} encoder and"
+    f" {config.num_decoder_layers} decoder layers"
+  )
+
+
+def infer_config(shapes: Mapping[str, tuple[int, ...]], path: str) -> T5Config:
+  """Reads the architecture off the shapes of its parameters.
+
+  T5X checkpoints do not state it, and the shapes leave nothing open but two:
+  the activation, which is gelu in every gated T5 and relu in the others, and
+  the farthest distance with a bucket of its own, 128 in all of them.
+
+  Args:
+    shapes: of the parameters, by path.
+    path: of the checkpoint, for the error.
+
+  Raises:
+    UserError: these are not the parameters of a T5.
+  """
+
+  def shape(name: str) -> tuple[int, ...]:
+    if name not in shapes:
+      raise UserError(
+        f"{path} is no T5 encoder-decoder: it has no tensor {name}. It has"
+        f" {', '.join(sorted(shapes)[:4]) or 'none'} ..."
+      )
+    return shapes[name]
+
+  def count_layers(stack: str) -> int:
+    return len(
+      {found[2] for name in shapes if (found := _LAYER.match(name))
+       and found[1] == stack}
+    )  # fmt: skip
+
+  is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
+  is_shared = "encoder/relpos_bias/rel_embedding" in shapes
+  bias = "encoder/relpos_bias/rel_embedding"
+  if not is_shared:
+    bias = "encoder/layers_0/relpos_bias/rel_embedding"
+  try:
+    num_heads, num_buckets = shape(bias)
+    vocab_size, embed_dim = shape("token_embedder/embedding")
+    _, joined_dim = shape("encoder/layers_0/attention/query/kernel")
+    _, mlp_dim = shape(
+      f"encoder/layers_0/mlp/{'wi_0' if is_gated else 'wi'}/kernel"
+    )
+  except ValueError as error:
+    raise UserError(
+      f"{path} is no T5 encoder-decoder: a tensor has not two dimensions."
+    ) from error
+  settings: dict[str, Any] = {} if is_shared else {
+    "per_layer_relative_bias": True
+  }  # fmt: skip
+  return T5Config(
+    vocab_size=vocab_size,
+    embed_dim=embed_dim,
+    num_heads=num_heads,
+    head_dim=joined_dim // max(num_heads, 1),
+    mlp_dim=mlp_dim,
+    num_encoder_layers=count_layers("encoder"),
+    num_decoder_layers=count_layers("decoder"),
+    mlp_activations=("gelu", "linear") if is_gated else ("relu",),
+    tie_embeddings="decoder/logits_dense/kernel" not in shapes,
+    relative_attention_num_buckets=num_buckets,
+    **settings,
+  )

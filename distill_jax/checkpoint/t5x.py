@@ -1,0 +1,181 @@
+"""T5X's checkpoints: both older forms, and the parameters in its Orbax form.
+
+Layer 2; imports stored_model, zarr_arrays. The older form, in which all public
+T5X checkpoints are, is a msgpack file `checkpoint` whose large leaves stand for
+zarr folders beside it; a small model may be that one file alone. Parameters
+lie under `target`, optimizer state is left alone.
+
+A msgpack leaf names its folder itself. That name is not followed: the folder's
+name follows from the parameter's.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import serialization, traverse_util
+
+from distill_jax.checkpoint import zarr_arrays
+from distill_jax.checkpoint.stored_model import (
+  Index,
+  LazyTensor,
+  StoredModel,
+  infer_config,
+)
+from distill_jax.errors import UserError
+
+INDEX = "checkpoint"
+_TARGET = "target"
+_STACK = re.compile(r"(encoder|decoder)/(?:encoder|decoder)/")
+# scalable_t5 lays the layers of a scan along this axis of every parameter.
+_SCAN_AXIS = 1
+
+
+def open_t5x(path: str | pathlib.Path) -> StoredModel:
+  """Opens a checkpoint of T5X's older form for reading.
+
+  Args:
+    path: folder `checkpoint_<step>`, its file `checkpoint`, or a checkpoint of
+      a single file; local or gs://.
+
+  Returns:
+    The model; its architecture is read off the shapes.
+
+  Raises:
+    UserError: there is none, it is damaged, or no T5.
+  """
+  path = zarr_arrays.normalize(path)
+  folder, content = _read_index(path)
+  try:
+    restored = serialization.msgpack_restore(content)
+    target = restored["optimizer"][_TARGET]
+    leaves = traverse_util.flatten_dict(target, sep="/", is_leaf=_is_leaf)
+  # Whatever is not msgpack, or not T5X's, fails in its own way.
+  except Exception as error:
+    raise UserError(
+      f"{path} is no T5X checkpoint: a msgpack file with optimizer/{_TARGET}"
+      f" was expected. What was found: {str(error)[:200]}"
+    ) from error
+  arrays = zarr_arrays.ArrayFolder(folder)
+  return make_stored_model(
+    path,
+    {name: _open_leaf(arrays, name, leaf) for name, leaf in leaves.items()},
+  )
+
+
+def make_stored_model(
+  path: str, tensors: Mapping[str, LazyTensor]
+) -> StoredModel:
+  """Wraps the parameters of a T5X checkpoint, whichever form it has.
+
+  Args:
+    path: of the checkpoint.
+    tensors: by T5X's parameter path, which is ours unless layers are scanned.
+
+  Raises:
+    UserError: these are not a T5's.
+  """
+  unscanned = _unscan(tensors)
+  shapes = {name: tensor.shape for name, tensor in unscanned.items()}
+  return StoredModel("t5x", path, infer_config(shapes, path), unscanned)
+
+
+def write_t5x(
+  folder: pathlib.Path, tensors: Mapping[str, LazyTensor], dtype: np.dtype
+) -> None:
+  """Writes a checkpoint that T5X starts from: parameters and a step of 0.
+
+  Args:
+    folder: exists and is empty.
+    tensors: every parameter, by our path.
+    dtype: to store.
+  """
+  target = {}
+  for name, tensor in tensors.items():
+    array_name = f"{_TARGET}.{name.replace('/', '.')}"
+    value = np.ascontiguousarray(tensor.read().astype(dtype, copy=False))
+    zarr_arrays.write_array(folder, array_name, value)
+    target[name] = {
+      "driver": "zarr",
+      "kvstore": {"driver": "file", "path": array_name},
+      "metadata": {"shape": list(value.shape)},
+    }
+  index = {
+    "version": 3,
+    "optimizer": {
+      _TARGET: traverse_util.unflatten_dict(target, sep="/"),
+      "state": {"step": np.int32(0), "param_states": {}},
+    },
+  }
+  (folder / INDEX).write_bytes(serialization.msgpack_serialize(index))
+
+
+def is_t5x(path: str) -> bool:
+  """Whether a path, as `zarr_arrays.normalize` returns it, is of this form."""
+  if path.startswith("gs://"):
+    return zarr_arrays.read_file(path, INDEX) is not None
+  local = pathlib.Path(path)
+  return local.is_file() or (local / INDEX).is_file()
+
+
+def _read_index(path: str) -> tuple[str, bytes]:
+  """Returns the folder of the arrays and the msgpack file's bytes."""
+  folder, name = path.rsplit("/", 1)
+  for parent, file in ((path, INDEX), (folder, name)):
+    if path.startswith("gs://") or (pathlib.Path(parent) / file).is_file():
+      content = zarr_arrays.read_file(parent, file)
+      if content is not None:
+        return parent, content
+  raise UserError(f"There is no T5X checkpoint at {path}.")
+
+
+def _is_leaf(_: Any, value: Any) -> bool:
+  """A TensorStore spec is a table too, but stands for one array."""
+  return not isinstance(value, Mapping) or "driver" in value
+
+
+def _open_leaf(
+  arrays: zarr_arrays.ArrayFolder, name: str, leaf: Any
+) -> LazyTensor:
+  if isinstance(leaf, Mapping):
+    return arrays.open(f"{_TARGET}.{name.replace('/', '.')}")
+  value = np.asarray(leaf)
+  return LazyTensor(
+    f"{_TARGET}/{name}", value.shape, value.dtype, lambda index: value[index]
+  )
+
+
+def _unscan(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+  """Takes the layers of a scanned stack apart.
+
+  `encoder/encoder/mlp/wo/kernel` [mlp, layers, embed] becomes
+  `encoder/layers_<i>/mlp/wo/kernel` [mlp, embed]. Source: T5X scalable_t5
+  `network.py`, `param_scan_axis`.
+  """
+  unscanned = {}
+  for name, tensor in tensors.items():
+    stack = _STACK.match(name)
+    if not stack or len(tensor.shape) <= _SCAN_AXIS:
+      unscanned[name] = tensor
+      continue
+    for layer in range(tensor.shape[_SCAN_AXIS]):
+      layer_name = f"{stack[1]}/layers_{layer}/{name[stack.end() :]}"
+      unscanned[layer_name] = _select_layer(tensor, layer)
+  return unscanned
+
+
+def _select_layer(tensor: LazyTensor, layer: int) -> LazyTensor:
+  def read(index: Index) -> np.ndarray:
+    whole = (
+      *index[:_SCAN_AXIS],
+      slice(layer, layer + 1),
+      *index[_SCAN_AXIS:],
+    )
+    return np.squeeze(tensor.read(whole), axis=_SCAN_AXIS)
+
+  shape = tensor.shape[:_SCAN_AXIS] + tensor.shape[_SCAN_AXIS + 1 :]
+  return LazyTensor(
+    f"{tensor.stored_name}[layer {layer}]", shape, tensor.dtype, read
+  )

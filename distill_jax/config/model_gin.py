@@ -1,0 +1,50 @@
+"""A model's gin file, written from its architecture.
+
+Layer 1; imports the model's config. `distill-jax-convert` puts one beside each
+checkpoint it writes, so that `--gin_file=<folder>/model.gin` fits it.
+"""
+
+import dataclasses
+
+from distill_jax.model.config import T5Config
+
+# Fields that the gin files in gin/models set through macros.
+_MACROS = {
+  "vocab_size": "VOCAB_SIZE",
+  "dropout_rate": "DROPOUT_RATE",
+  "dtype": "ACTIVATION_DTYPE",
+}
+
+
+def make_model_gin(config: T5Config, header: str) -> str:
+  """Returns the text of a gin file that builds a model.
+
+  Args:
+    config: the architecture.
+    header: one line that says what the model is.
+  """
+  values = {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+  }
+  macros = [f"{macro} = {values[name]!r}" for name, macro in _MACROS.items()]
+  bindings = [
+    f"  {name} = {'%' + _MACROS[name] if name in _MACROS else repr(value)}"
+    for name, value in values.items()
+  ]
+  # Whatever a path holds, a header of one line stays a comment.
+  header = " ".join(header.split())
+  return "\n".join(
+    [
+      f"# {header}",
+      "from __gin__ import dynamic_registration",
+      "from distill_jax.model import config",
+      "",
+      *macros,
+      "MODEL_CONFIG = @config.T5Config()",
+      "",
+      "config.T5Config:",
+      *bindings,
+      "",
+    ]
+  )

@@ -1,0 +1,105 @@
+"""Tests of formats.py: any checkpoint opens, and loads onto any mesh."""
+
+import jax
+import numpy as np
+import pytest
+import stored_models
+from tiny_run import fixture_model_dir as fixture_model_dir
+
+from distill_jax.checkpoint import formats, hf, orbax_params, t5x
+from distill_jax.checkpoint.stored_model import flatten_params
+from distill_jax.errors import UserError
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
+
+FLOAT32 = np.dtype(np.float32)
+CONFIG = stored_models.GATED
+
+
+def make_target(config, mesh_axes):
+  mesh = mesh_lib.make_mesh(mesh_axes)
+  abstract, logical_axes = state_lib.abstract_params(T5(config))
+  shardings = sharding.shard_params(logical_axes, abstract, mesh)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+
+
+def write(folder, file_format):
+  tensors = stored_models.make_tensors(CONFIG)
+  if file_format == "hf":
+    hf.write_hf(folder, CONFIG, tensors, FLOAT32)
+  elif file_format == "t5x":
+    t5x.write_t5x(folder, tensors, FLOAT32)
+  else:
+    orbax_params.write_orbax(folder, CONFIG, tensors, FLOAT32)
+  return tensors
+
+
+@pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax"])
+def test_files_tell_their_format(tmp_path, file_format):
+  tensors = write(tmp_path, file_format)
+  stored = formats.open_checkpoint(tmp_path)
+  assert stored.file_format == file_format
+  stored_models.assert_same_tensors(stored.tensors, tensors)
+
+
+@pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax"])
+@pytest.mark.parametrize(
+  "mesh_axes", [{"data": 8}, {"data": 2, "fsdp": 2, "model": 2}]
+)
+def test_every_device_gets_its_part(tmp_path, file_format, mesh_axes):
+  tensors = write(tmp_path, file_format)
+  target = make_target(CONFIG, mesh_axes)
+  params = formats.load_params(formats.open_checkpoint(tmp_path), target)
+  for name, leaf in flatten_params(params).items():
+    np.testing.assert_array_equal(leaf, tensors[name].read())
+    assert leaf.sharding == flatten_params(target)[name].sharding
+
+
+def test_a_run_means_its_best_checkpoint(model_dir):
+  stored = formats.open_checkpoint(model_dir)
+  assert stored.path == str(model_dir / "checkpoints" / "2")
+  assert stored.file_format == "orbax"
+
+
+def test_a_t5x_run_means_its_newest_checkpoint(tmp_path):
+  for step in (5, 40, 300):
+    folder = tmp_path / f"checkpoint_{step}"
+    folder.mkdir()
+    write(folder, "t5x")
+  (tmp_path / "checkpoint_junk").mkdir()
+  stored = formats.open_checkpoint(tmp_path)
+  assert stored.path.endswith("checkpoint_300")
+
+
+def test_half_precision_loads_as_float32(tmp_path):
+  tensors = stored_models.make_tensors(CONFIG)
+  hf.write_hf(tmp_path, CONFIG, tensors, np.dtype(np.float16))
+  target = make_target(CONFIG, {"data": 8})
+  params = formats.load_params(formats.open_checkpoint(tmp_path), target)
+  embedding = params["token_embedder"]["embedding"]
+  assert embedding.dtype == np.float32
+  np.testing.assert_array_equal(
+    embedding,
+    tensors["token_embedder/embedding"].read().astype(np.float16),
+  )
+
+
+def test_another_model_is_refused(tmp_path):
+  write(tmp_path, "hf")
+  target = make_target(stored_models.TIED, {"data": 8})
+  with pytest.raises(UserError, match="does not fit the model: 0 tensors of"):
+    formats.load_params(formats.open_checkpoint(tmp_path), target)
+
+
+@pytest.mark.parametrize("path", ["nothing", "."])
+def test_nothing_there(tmp_path, path):
+  with pytest.raises(UserError, match="There is no checkpoint at"):
+    formats.open_checkpoint(tmp_path / path)

@@ -1,0 +1,160 @@
+"""Tests of t5x.py: T5X's own files, and ours in its form."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import stored_models
+from flax import serialization, traverse_util
+
+from distill_jax.checkpoint import orbax_params, t5x
+from distill_jax.errors import UserError
+
+FIXTURES = pathlib.Path(__file__).parents[2].parent / "shared/fixtures/t5x_tiny"
+FLOAT32 = np.dtype(np.float32)
+needs_fixtures = pytest.mark.skipif(
+  not FIXTURES.exists(), reason="no T5X fixtures beside this checkout"
+)
+
+
+def read_all(stored):
+  return {name: tensor.read() for name, tensor in stored.tensors.items()}
+
+
+@pytest.fixture(name="tensors")
+def fixture_tensors():
+  return stored_models.make_tensors(stored_models.GATED)
+
+
+@pytest.mark.parametrize("name", stored_models.CONFIGS)
+def test_what_is_written_is_read(tmp_path, name):
+  tensors = stored_models.make_tensors(stored_models.CONFIGS[name])
+  t5x.write_t5x(tmp_path, tensors, FLOAT32)
+  for path in (tmp_path, tmp_path / "checkpoint"):
+    stored = t5x.open_t5x(path)
+    assert stored.file_format == "t5x"
+    stored_models.assert_same_tensors(stored.tensors, tensors)
+
+
+def write_single_file(path, tensors):
+  target = {name: tensor.read() for name, tensor in tensors.items()}
+  content = {
+    "version": 3,
+    "optimizer": {
+      "target": traverse_util.unflatten_dict(target, sep="/"),
+      "state": {"step": np.int32(7), "param_states": {}},
+    },
+  }
+  path.write_bytes(serialization.msgpack_serialize(content))
+
+
+def test_a_single_file_is_a_checkpoint(tmp_path, tensors):
+  write_single_file(tmp_path / "model.checkpoint_7", tensors)
+  stored = t5x.open_t5x(tmp_path / "model.checkpoint_7")
+  stored_models.assert_same_tensors(stored.tensors, tensors)
+
+
+@pytest.mark.parametrize("name", ["gated", "per_layer"])
+def test_scanned_layers_are_taken_apart(tmp_path, name):
+  tensors = stored_models.make_tensors(stored_models.CONFIGS[name])
+  scanned, layers = {}, {}
+  for path, tensor in tensors.items():
+    stack, layer, *rest = path.split("/")
+    if layer.startswith("layers_"):
+      scanned_path = "/".join([stack, stack, *rest])
+      layers.setdefault(scanned_path, []).append(tensor.read())
+    else:
+      scanned[path] = tensor
+  for path, arrays in layers.items():
+    scanned[path] = stored_models.wrap(path, np.stack(arrays, axis=1))
+  t5x.write_t5x(tmp_path, scanned, FLOAT32)
+  stored_models.assert_same_tensors(t5x.open_t5x(tmp_path).tensors, tensors)
+
+
+def test_a_leaf_names_no_other_folder(tmp_path, tensors):
+  """The index may say what it likes: folders follow from parameters' names."""
+  t5x.write_t5x(tmp_path, tensors, FLOAT32)
+  index = tmp_path / "checkpoint"
+  content = serialization.msgpack_restore(index.read_bytes())
+  embedding = content["optimizer"]["target"]["token_embedder"]["embedding"]
+  embedding["kvstore"] = {"driver": "file", "path": "/etc/passwd"}
+  index.write_bytes(serialization.msgpack_serialize(content))
+  stored_models.assert_same_tensors(t5x.open_t5x(tmp_path).tensors, tensors)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b'model_checkpoint_path: "x"',
+    serialization.msgpack_serialize({"params": {}}),
+    serialization.msgpack_serialize({"optimizer": {"target": 3}}),
+  ],
+)
+def test_another_file_is_refused(tmp_path, content):
+  (tmp_path / "checkpoint").write_bytes(content)
+  with pytest.raises(UserError, match="is no T5X checkpoint"):
+    t5x.open_t5x(tmp_path)
+
+
+def test_a_truncated_index_is_refused(tmp_path, tensors):
+  t5x.write_t5x(tmp_path, tensors, FLOAT32)
+  index = tmp_path / "checkpoint"
+  index.write_bytes(index.read_bytes()[:-100])
+  with pytest.raises(UserError, match="is no T5X checkpoint"):
+    t5x.open_t5x(tmp_path)
+
+
+def test_a_lost_array_is_named(tmp_path, tensors):
+  t5x.write_t5x(tmp_path, tensors, FLOAT32)
+  lost = tmp_path / "target.encoder.encoder_norm.scale"
+  (lost / ".zarray").unlink()
+  with pytest.raises(UserError, match=f"{lost} cannot be read"):
+    t5x.open_t5x(tmp_path)
+
+
+def test_nothing_there(tmp_path):
+  assert not t5x.is_t5x(str(tmp_path))
+  with pytest.raises(UserError, match="There is no T5X checkpoint at"):
+    t5x.open_t5x(tmp_path / "nothing")
+
+
+@pytest.mark.shared
+@needs_fixtures
+def test_both_forms_of_t5x_hold_the_same():
+  legacy = t5x.open_t5x(FIXTURES / "legacy/checkpoint_1000")
+  orbax = orbax_params.open_orbax(FIXTURES / "orbax/checkpoint_1000")
+  assert legacy.config == orbax.config
+  assert (legacy.config.num_heads, legacy.config.tie_embeddings) == (4, False)
+  assert len(legacy.tensors) == 52
+  stored_models.assert_same_tensors(legacy.tensors, orbax.tensors)
+
+
+@pytest.mark.shared
+@needs_fixtures
+def test_t5x_writes_what_we_write(tmp_path):
+  """Our files say what T5X's own do, optimizer state aside."""
+  theirs = FIXTURES / "legacy/checkpoint_1000"
+  stored = t5x.open_t5x(theirs)
+  t5x.write_t5x(tmp_path, stored.tensors, FLOAT32)
+  for name in ("token_embedder.embedding", "decoder.logits_dense.kernel"):
+    ours, expected = (
+      (folder / f"target.{name}" / ".zarray").read_text()
+      for folder in (tmp_path, theirs)
+    )
+    ours, expected = json.loads(ours), json.loads(expected)
+    for key in ("zarr_format", "dtype", "shape", "dimension_separator"):
+      assert ours[key] == expected[key]
+    assert ours["compressor"]["id"] == expected["compressor"]["id"]
+  stored_models.assert_same_tensors(
+    t5x.open_t5x(tmp_path).tensors, stored.tensors
+  )
+
+
+@pytest.mark.shared
+@needs_fixtures
+def test_t5x_single_file_of_t5x():
+  stored = t5x.open_t5x(FIXTURES / "test_t5_tiny/test_t5_tiny.checkpoint_0")
+  assert stored.config.head_dim == 3
+  assert all(array.size for array in read_all(stored).values())

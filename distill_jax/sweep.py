@@ -18,6 +18,7 @@ from distill_jax import eval as eval_mode
 from distill_jax import train
 from distill_jax.checkpoint import manager
 from distill_jax.data import datasets, task_kinds
+from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 from distill_jax.experiments import plots, report, results
 from distill_jax.training import metric_files, run_record
@@ -180,12 +181,11 @@ def _run_cell(
   seconds = time.perf_counter() - started
   eval_mode.run(
     eval_mode.EvalRun(
-      data=cell.data,
+      # The run's own cache is opened, whatever shaped it.
+      data=DataSettings(),
       model_dir=str(model_dir),
-      mixture_or_task_name=None,
       mesh=base.mesh,
       batch_rows=base.eval_batch_rows or method.batch_rows,
-      cache_dir=base.cache_dir,
     ),
     overwrite=True,
   )

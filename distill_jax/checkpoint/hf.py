@@ -36,7 +36,8 @@ VOCABULARY = "spiece.model"
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-_MODEL_TYPES = ("t5", "mt5", "umt5")
+# Each type's `feed_forward_proj` where a configuration does not say.
+_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
 _ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 _FLOATS = {
   "F64": np.dtype(np.float64),
@@ -67,8 +68,9 @@ def open_hf(path: str | pathlib.Path) -> StoredModel:
   folder = pathlib.Path(path).expanduser().absolute()
   hf_config = _read_json(folder / CONFIG)
   files = _open_files(folder)
-  is_tied = _is_tied(hf_config, files, folder)
-  config = _read_config(hf_config, is_tied, folder / CONFIG)
+  model_type = _read_model_type(hf_config, folder / CONFIG)
+  is_tied = _is_tied(model_type, hf_config, files, folder)
+  config = _read_config(model_type, hf_config, is_tied, folder / CONFIG)
   ignored = {name for name in IGNORED if name in files}
   if is_tied and LOGITS in files:
     ignored.add(LOGITS)
@@ -160,8 +162,26 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
+def _read_model_type(hf_config: Mapping[str, Any], path: pathlib.Path) -> str:
+  model_type = hf_config.get("model_type")
+  if model_type is None:
+    # The published umT5 checkpoints name their class only.
+    architecture = str(hf_config.get("architectures")).lower()
+    named = [name for name in _MODEL_TYPES if f"'{name}for" in architecture]
+    model_type = named[0] if named else None
+  if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
+    raise UserError(
+      f"{path}: model_type is {model_type!r}; T5's are"
+      f" {', '.join(_MODEL_TYPES)}."
+    )
+  return model_type
+
+
 def _read_config(
-  hf_config: Mapping[str, Any], is_tied: bool, path: pathlib.Path
+  model_type: str,
+  hf_config: Mapping[str, Any],
+  is_tied: bool,
+  path: pathlib.Path,
 ) -> T5Config:
   """Translates Hugging Face's configuration, defaults included."""
 
@@ -174,7 +194,7 @@ def _read_config(
       )
     return value
 
-  projection = hf_config.get("feed_forward_proj", "relu")
+  projection = hf_config.get("feed_forward_proj", _MODEL_TYPES[model_type])
   if not isinstance(projection, str) or projection not in _ACTIVATIONS:
     raise UserError(
       f"{path}: feed_forward_proj is {projection!r}; known are"
@@ -191,7 +211,7 @@ def _read_config(
     num_decoder_layers=number("num_decoder_layers", num_layers),
     mlp_activations=_ACTIVATIONS[projection],
     tie_embeddings=is_tied,
-    per_layer_relative_bias=hf_config["model_type"] == "umt5",
+    per_layer_relative_bias=model_type == "umt5",
     dropout_rate=float(number("dropout_rate", 0.1)),
     relative_attention_num_buckets=number("relative_attention_num_buckets", 32),
     relative_attention_max_distance=number(
@@ -234,6 +254,7 @@ def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
 
 
 def _is_tied(
+  model_type: str,
   hf_config: Mapping[str, Any],
   files: Mapping[str, LazyTensor],
   folder: pathlib.Path,
@@ -244,12 +265,6 @@ def _is_tied(
   every T5 and keeps what decides in `scale_decoder_outputs`; `.bin` files hold
   tied tensors twice.
   """
-  model_type = hf_config.get("model_type")
-  if model_type not in _MODEL_TYPES:
-    raise UserError(
-      f"{folder / CONFIG}: model_type is {model_type!r}; T5's are"
-      f" {', '.join(_MODEL_TYPES)}."
-    )
   says_untied = False in (
     hf_config.get("tie_word_embeddings"),
     hf_config.get("scale_decoder_outputs"),

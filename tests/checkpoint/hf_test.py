@@ -125,8 +125,25 @@ def test_defaults_of_the_configuration(folder):
 
 
 @pytest.mark.parametrize(
+  ("name", "config"),
+  [("UMT5", stored_models.PER_LAYER), ("MT5", stored_models.GATED)],
+)
+def test_an_architecture_is_a_model_type_too(tmp_path, name, config):
+  """The published umT5 folders hold no model_type."""
+  tensors = stored_models.make_tensors(config)
+  hf.write_hf(tmp_path, config, tensors, FLOAT32)
+  path = tmp_path / "config.json"
+  content = json.loads(path.read_text())
+  del content["model_type"], content["feed_forward_proj"]
+  content["architectures"] = [f"{name}ForConditionalGeneration"]
+  path.write_text(json.dumps(content))
+  assert hf.open_hf(tmp_path).config == config
+
+
+@pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"model_type": None, "architectures": ["LongT5Model"]}, "is None; T5's"),
     ({"model_type": "bert"}, "model_type is 'bert'"),
     ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'"),
     ({"feed_forward_proj": ["relu"]}, "feed_forward_proj is"),

@@ -1,21 +1,18 @@
 """Tests of t5x.py: T5X's own files, and ours in its form."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import stored_models
+import t5x_fixtures
 from flax import serialization, traverse_util
 
 from distill_jax.checkpoint import orbax_params, t5x
 from distill_jax.errors import UserError
 
-FIXTURES = pathlib.Path(__file__).parents[2].parent / "shared/fixtures/t5x_tiny"
 FLOAT32 = np.dtype(np.float32)
-needs_fixtures = pytest.mark.skipif(
-  not FIXTURES.exists(), reason="no T5X fixtures beside this checkout"
-)
+shared, needs_fixtures = t5x_fixtures.MARKS
 
 
 def read_all(stored):
@@ -120,22 +117,22 @@ def test_nothing_there(tmp_path):
     t5x.open_t5x(tmp_path / "nothing")
 
 
-@pytest.mark.shared
+@shared
 @needs_fixtures
 def test_both_forms_of_t5x_hold_the_same():
-  legacy = t5x.open_t5x(FIXTURES / "legacy/checkpoint_1000")
-  orbax = orbax_params.open_orbax(FIXTURES / "orbax/checkpoint_1000")
+  legacy = t5x.open_t5x(t5x_fixtures.FOLDER / "legacy/checkpoint_1000")
+  orbax = orbax_params.open_orbax(t5x_fixtures.FOLDER / "orbax/checkpoint_1000")
   assert legacy.config == orbax.config
   assert (legacy.config.num_heads, legacy.config.tie_embeddings) == (4, False)
   assert len(legacy.tensors) == 52
   stored_models.assert_same_tensors(legacy.tensors, orbax.tensors)
 
 
-@pytest.mark.shared
+@shared
 @needs_fixtures
 def test_t5x_writes_what_we_write(tmp_path):
   """Our files say what T5X's own do, optimizer state aside."""
-  theirs = FIXTURES / "legacy/checkpoint_1000"
+  theirs = t5x_fixtures.FOLDER / "legacy/checkpoint_1000"
   stored = t5x.open_t5x(theirs)
   t5x.write_t5x(tmp_path, stored.tensors, FLOAT32)
   for name in ("token_embedder.embedding", "decoder.logits_dense.kernel"):
@@ -152,9 +149,9 @@ def test_t5x_writes_what_we_write(tmp_path):
   )
 
 
-@pytest.mark.shared
+@shared
 @needs_fixtures
 def test_t5x_single_file_of_t5x():
-  stored = t5x.open_t5x(FIXTURES / "test_t5_tiny/test_t5_tiny.checkpoint_0")
+  stored = t5x.open_t5x(t5x_fixtures.FOLDER / t5x_fixtures.SINGLE_FILE)
   assert stored.config.head_dim == 3
   assert all(array.size for array in read_all(stored).values())

@@ -1,53 +1,28 @@
 """Decoding against what T5X itself decoded, from its checkpoint."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
-from flax import traverse_util
+import t5x_fixtures
 
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.decoding.sampling import sample_decode
-from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
 
-FIXTURES = pathlib.Path(__file__).parents[2].parent / "shared/fixtures/t5x_tiny"
-pytestmark = [
-  pytest.mark.shared,
-  pytest.mark.skipif(
-    not FIXTURES.exists(), reason="no T5X fixtures beside this checkout"
-  ),
-]
-CONFIG = T5Config(
-  vocab_size=384,
-  embed_dim=64,
-  num_heads=4,
-  head_dim=16,
-  mlp_dim=128,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  dropout_rate=0.0,
-)
+pytestmark = t5x_fixtures.MARKS
 
 
 @pytest.fixture(scope="module")
 def expected():
   """What T5X decoded, by name."""
-  with np.load(FIXTURES / "decode.npz") as file:
-    return dict(file)
+  return t5x_fixtures.load_arrays("decode.npz")
 
 
 def _decode(expected, decode_fn, **settings):
-  params = {}
-  for path in (FIXTURES / "legacy/checkpoint_1000").glob("target.*"):
-    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-    array = tensorstore.open(spec).result().read().result()
-    params[tuple(path.name.split(".")[1:])] = array
+  config, params = t5x_fixtures.open_checkpoint()
   max_decode_length = int(expected["max_decode_len"])
 
   @jax.jit
@@ -55,16 +30,14 @@ def _decode(expected, decode_fn, **settings):
     segment_ids = (tokens > 0).astype(jnp.int32)
     return decode_fn(
       *start_decoding(
-        T5(CONFIG), params, tokens, segment_ids, max_decode_length
+        T5(config), params, tokens, segment_ids, max_decode_length
       ),
       batch_size=len(tokens),
       max_decode_length=max_decode_length,
       **settings,
     )
 
-  return run(
-    traverse_util.unflatten_dict(params), expected["encoder_input_tokens"]
-  )
+  return run(params, expected["encoder_input_tokens"])
 
 
 @pytest.mark.parametrize(

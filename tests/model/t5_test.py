@@ -122,7 +122,7 @@ def test_a_bias_of_every_layer_on_eight_devices_is_that_on_one(config):
     lambda leaf: rng.normal(0.2, 0.4, leaf.shape).astype(np.float32), shapes
   )
   tokens = rng.integers(1, config.vocab_size, (4, 6)).astype(np.int32)
-  is_token = np.ones_like(tokens)
+  is_token = jnp.ones_like(tokens)
 
   def differentiate(constrain_fn, params):
     def compute_loss(params, tokens):

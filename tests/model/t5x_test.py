@@ -1,56 +1,15 @@
 """The model against numbers that T5X itself computed, from its checkpoints."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
-from flax import serialization, traverse_util
+import t5x_fixtures
+from flax import traverse_util
 
-from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
 
-FIXTURES = pathlib.Path(__file__).parents[2].parent / "shared/fixtures/t5x_tiny"
-pytestmark = [
-  pytest.mark.shared,
-  pytest.mark.skipif(
-    not FIXTURES.exists(), reason="no T5X fixtures beside this checkout"
-  ),
-]
-V1_1 = T5Config(
-  vocab_size=384,
-  embed_dim=64,
-  num_heads=4,
-  head_dim=16,
-  mlp_dim=128,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  dropout_rate=0.0,
-)
-V1_0 = T5Config(
-  vocab_size=384,
-  embed_dim=64,
-  num_heads=4,
-  head_dim=16,
-  mlp_dim=128,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  mlp_activations=("relu",),
-  tie_embeddings=True,
-  dropout_rate=0.0,
-)
-
-
-def _restore(folder):
-  """Reads the target arrays of a legacy checkpoint: a zarr folder each."""
-  params = {}
-  for path in folder.glob("target.*"):
-    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-    array = tensorstore.open(spec).result().read().result()
-    params[tuple(path.name.split(".")[1:])] = array
-  return traverse_util.unflatten_dict(params)
+pytestmark = t5x_fixtures.MARKS
 
 
 def _score(config, params, batch):
@@ -81,23 +40,19 @@ def _sum_losses(logits, batch):
   return jnp.sum(log_z - target_logits, where=is_target) + z_loss, z_loss
 
 
-def _load(name):
-  with np.load(FIXTURES / name) as file:
-    return dict(file)
-
-
 @pytest.mark.parametrize(
-  "config,checkpoint,arrays",
+  "checkpoint,arrays",
   [
-    (V1_1, "legacy", "forward.npz"),
-    (V1_1, "legacy", "packed.npz"),
-    (V1_0, "v1_0/legacy", "v1_0/forward.npz"),
+    (t5x_fixtures.LEGACY, "forward.npz"),
+    (t5x_fixtures.ORBAX, "forward.npz"),
+    (t5x_fixtures.LEGACY, "packed.npz"),
+    (t5x_fixtures.LEGACY_1_0, "v1_0/forward.npz"),
   ],
-  ids=["v1_1", "packed", "v1_0"],
+  ids=["legacy", "orbax", "packed", "v1_0"],
 )
-def test_logits_and_losses(config, checkpoint, arrays):
-  batch = _load(arrays)
-  params = _restore(FIXTURES / checkpoint / "checkpoint_1000")
+def test_logits_and_losses(checkpoint, arrays):
+  batch = t5x_fixtures.load_arrays(arrays)
+  config, params = t5x_fixtures.open_checkpoint(checkpoint)
   logits = _score(config, params, batch)
   is_target = batch["decoder_loss_weights"] > 0
   np.testing.assert_allclose(
@@ -109,11 +64,11 @@ def test_logits_and_losses(config, checkpoint, arrays):
 
 
 def test_encoder_output():
-  batch = _load("forward.npz")
+  batch = t5x_fixtures.load_arrays("forward.npz")
   tokens = batch["encoder_input_tokens"]
-  params = _restore(FIXTURES / "legacy/checkpoint_1000")
+  config, params = t5x_fixtures.open_checkpoint()
   encoded = jax.jit(
-    lambda *inputs: T5(V1_1).apply(
+    lambda *inputs: T5(config).apply(
       {"params": params}, *inputs, enable_dropout=False, method=T5.encode
     )
   )(tokens, (tokens > 0).astype(np.int32))
@@ -123,10 +78,12 @@ def test_encoder_output():
 
 
 def test_gradient_norms():
-  batch = _load("forward.npz")
-  params = _restore(FIXTURES / "legacy/checkpoint_1000")
+  batch = t5x_fixtures.load_arrays("forward.npz")
+  config, params = t5x_fixtures.open_checkpoint()
   gradients = jax.jit(
-    jax.grad(lambda params: _sum_losses(_score(V1_1, params, batch), batch)[0])
+    jax.grad(
+      lambda params: _sum_losses(_score(config, params, batch), batch)[0]
+    )
   )(params)
   gradients = traverse_util.flatten_dict(gradients, sep="/")
   assert len(gradients) == 52
@@ -140,20 +97,9 @@ def test_gradient_norms():
 
 
 def test_the_single_file_checkpoint_of_t5x():
-  checkpoint = FIXTURES / "test_t5_tiny/test_t5_tiny.checkpoint_0"
-  restored = serialization.msgpack_restore(checkpoint.read_bytes())
-  config = T5Config(
-    vocab_size=32128,
-    embed_dim=8,
-    num_heads=4,
-    head_dim=3,
-    mlp_dim=16,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    dropout_rate=0.0,
-  )
-  batch = _load("test_t5_tiny/forward.npz")
-  logits = _score(config, restored["optimizer"]["target"], batch)
+  config, params = t5x_fixtures.open_checkpoint(t5x_fixtures.SINGLE_FILE)
+  batch = t5x_fixtures.load_arrays("test_t5_tiny/forward.npz")
+  logits = _score(config, params, batch)
   np.testing.assert_allclose(
     logits[:, :, :64], batch["logits_first64"], rtol=1e-5, atol=1e-5
   )

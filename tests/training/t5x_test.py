@@ -1,59 +1,27 @@
 """Three train steps against those that T5X made from the same checkpoint."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
+import t5x_fixtures
 from flax import traverse_util
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.distill import Objective
-from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
 from distill_jax.optim import factory, schedules
 from distill_jax.training.state import TrainState
 from distill_jax.training.step import train_step
 
-FIXTURES = pathlib.Path(__file__).parents[2].parent / "shared/fixtures/t5x_tiny"
-pytestmark = [
-  pytest.mark.shared,
-  pytest.mark.skipif(
-    not FIXTURES.exists(), reason="no T5X fixtures beside this checkout"
-  ),
-]
-CONFIG = T5Config(
-  vocab_size=384,
-  embed_dim=64,
-  num_heads=4,
-  head_dim=16,
-  mlp_dim=128,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  dropout_rate=0.0,
-)
-
-
-def _load(name):
-  with np.load(FIXTURES / name) as file:
-    return dict(file)
-
-
-def _restore_params():
-  params = {}
-  for path in (FIXTURES / "legacy/checkpoint_1000").glob("target.*"):
-    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(path)}}
-    array = tensorstore.open(spec).result().read().result()
-    params[tuple(path.name.split(".")[1:])] = array
-  return traverse_util.unflatten_dict(params)
+pytestmark = t5x_fixtures.MARKS
 
 
 def _make_batch():
   """T5X's batch, with the keys that only ours has; every target is a label."""
-  arrays = _load("forward.npz")
+  arrays = t5x_fixtures.load_arrays("forward.npz")
   batch = {
     key: arrays[key]
     for key in (
@@ -76,14 +44,15 @@ def _make_batch():
 )
 def test_three_steps(name, factor_from):
   """T5X sums the loss and we average it, which Adafactor does not notice."""
-  expected = _load(f"{name}.npz")
+  config, params = t5x_fixtures.open_checkpoint()
+  expected = t5x_fixtures.load_arrays(f"{name}.npz")
   optimizer = factory.adafactor(
     schedules.constant(1e-3), min_dim_size_to_factor=factor_from
   )
   step_fn = jax.jit(
     functools.partial(
       train_step,
-      model=T5(CONFIG),
+      model=T5(config),
       optimizer=optimizer,
       objective=Objective(z_loss=1e-4),
       num_microbatches=1,
@@ -91,7 +60,6 @@ def test_three_steps(name, factor_from):
     )
   )
   batch, loss_before = _make_batch()
-  params = _restore_params()
   state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
   states, losses = [state], []
   for _ in range(4):

@@ -38,14 +38,15 @@ _LAYERS = {
     checkpoint.formats checkpoint.hf checkpoint.hf_tokenizer checkpoint.manager
     checkpoint.orbax_params checkpoint.t5x checkpoint.zarr_arrays
     data.datasets data.official data.pipeline data.seqio_cache
-    data.seqio_nli_gold data.seqio_preprocessors data.seqio_source
+    data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
+    data.seqio_source
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
     decoding.strategy
     evaluation.choices
     training.accumulate training.model_dir training.state training.step
   """,
   3: """
-    run_loading
+    run_loading t5x_bridge
     evaluation.evaluator
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems
@@ -73,6 +74,8 @@ _TENSORFLOW = {
   "tensorflow_datasets",
   "tensorflow_text",
 }
+# The bridge to T5X: the one module that imports it, and no TensorFlow itself.
+_T5X_BRIDGE = "distill_jax/t5x_bridge.py"
 # Their one line is tested with `tasks/register.py`; an exception has none.
 _TESTED_ELSEWHERE = {
   "distill_jax/errors.py",
@@ -170,7 +173,18 @@ def test_a_file_keeps_the_rules(path):
     "seqio_"
   )
   packages = {name.partition(".")[0] for name in _imported(path)}
+  if _relative(path) == _T5X_BRIDGE:
+    packages -= {"t5x"}
   assert may_use_tensorflow or not packages & _TENSORFLOW
+
+
+def test_nothing_imports_the_bridge_to_t5x():
+  importers = [
+    name
+    for name, path in _MODULES.items()
+    if "distill_jax.t5x_bridge" in _imported(path)
+  ]
+  assert importers == []
 
 
 def test_every_module_has_a_test():

@@ -36,8 +36,9 @@ def import_everything():
   """Imports every module that does not say in its name that it may not."""
   import distill_jax
 
+  needing = (".seqio_", ".tasks", ".t5x_bridge")
   for module in pkgutil.walk_packages(distill_jax.__path__, "distill_jax."):
-    if ".seqio_" not in module.name and ".tasks" not in module.name:
+    if not any(part in module.name for part in needing):
       importlib.import_module(module.name)
 
 

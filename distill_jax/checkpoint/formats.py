@@ -27,7 +27,6 @@ from distill_jax.checkpoint.stored_model import (
 from distill_jax.errors import UserError
 
 PyTree = Any
-_T5X_FOLDER = "checkpoint_"
 
 
 def open_checkpoint(path: str | pathlib.Path) -> StoredModel:
@@ -63,7 +62,7 @@ def open_checkpoint(path: str | pathlib.Path) -> StoredModel:
     return hf.open_hf(folder)
   steps = _list_t5x_steps(folder)
   if steps:
-    return open_checkpoint(folder / f"{_T5X_FOLDER}{max(steps)}")
+    return open_checkpoint(folder / f"{t5x.FOLDER}{max(steps)}")
   return orbax_params.open_orbax(manager.find_checkpoint(folder))
 
 
@@ -101,6 +100,6 @@ def _load_tensor(tensor: LazyTensor, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def _list_t5x_steps(folder: pathlib.Path) -> list[int]:
-  names = [child.name for child in folder.glob(f"{_T5X_FOLDER}*")]
-  steps = [name.removeprefix(_T5X_FOLDER) for name in names]
+  names = [child.name for child in folder.glob(f"{t5x.FOLDER}*")]
+  steps = [name.removeprefix(t5x.FOLDER) for name in names]
   return [int(step) for step in steps if step.isdigit()]

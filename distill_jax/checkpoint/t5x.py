@@ -27,7 +27,9 @@ from distill_jax.checkpoint.stored_model import (
 from distill_jax.errors import UserError
 
 INDEX = "checkpoint"
+FOLDER = "checkpoint_"
 _TARGET = "target"
+_MIN_DIM_SIZE_TO_FACTOR = 128
 _STACK = re.compile(r"(encoder|decoder)/(?:encoder|decoder)/")
 # scalable_t5 lays the layers of a scan along this axis of every parameter.
 _SCAN_AXIS = 1
@@ -85,31 +87,63 @@ def make_stored_model(
 def write_t5x(
   folder: pathlib.Path, tensors: Mapping[str, LazyTensor], dtype: np.dtype
 ) -> None:
-  """Writes a checkpoint that T5X starts from: parameters and a step of 0.
+  """Writes a checkpoint that T5X starts from, of its older form.
+
+  T5X restores optimizer state too unless told otherwise, so that of a fresh
+  Adafactor is written, and takes no folder by another name.
 
   Args:
-    folder: exists and is empty.
+    folder: exists and is empty; `checkpoint_0` is made in it.
     tensors: every parameter, by our path.
     dtype: to store.
   """
-  target = {}
+  folder /= f"{FOLDER}0"
+  folder.mkdir()
+  target: dict[str, Any] = {}
+  param_states: dict[str, Any] = {}
   for name, tensor in tensors.items():
     array_name = f"{_TARGET}.{name.replace('/', '.')}"
     value = np.ascontiguousarray(tensor.read().astype(dtype, copy=False))
-    zarr_arrays.write_array(folder, array_name, value)
+    metadata = zarr_arrays.write_array(folder, array_name, value)
     target[name] = {
       "driver": "zarr",
-      "kvstore": {"driver": "file", "path": array_name},
-      "metadata": {"shape": list(value.shape)},
+      "dtype": dtype.name,
+      "kvstore": {"driver": "file", "path": f"{array_name}/"},
+      "metadata": {
+        key: metadata[key] for key in ("chunks", "compressor", "shape")
+      },
     }
+    param_states[name] = _make_adafactor_state(tensor.shape)
   index = {
     "version": 3,
     "optimizer": {
       _TARGET: traverse_util.unflatten_dict(target, sep="/"),
-      "state": {"step": np.int32(0), "param_states": {}},
+      "state": {
+        "step": np.int32(0),
+        "param_states": traverse_util.unflatten_dict(param_states, sep="/"),
+      },
     },
   }
   (folder / INDEX).write_bytes(serialization.msgpack_serialize(index))
+
+
+def _make_adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+  """Returns the statistics of a parameter before the first step.
+
+  Source: T5X `adafactor.py`, `init_param_state`: two dimensions of at least 128
+  are factored, the smaller one being the row, and what is not used has one
+  element.
+  """
+  state: dict[str, np.ndarray] = {
+    name: np.zeros(1, np.float32) for name in ("m", "v", "v_row", "v_col")
+  }
+  if len(shape) == 2 and min(shape) >= _MIN_DIM_SIZE_TO_FACTOR:
+    smaller, larger = np.argsort(shape)
+    state["v_row"] = np.zeros(shape[smaller], np.float32)
+    state["v_col"] = np.zeros(shape[larger], np.float32)
+  else:
+    state["v"] = np.zeros(shape, np.float32)
+  return state
 
 
 def is_t5x(path: str) -> bool:

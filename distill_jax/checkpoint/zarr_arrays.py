@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 import urllib.parse
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorstore
@@ -120,13 +121,18 @@ class ArrayFolder:
     return LazyTensor(name, tuple(array.shape), dtype, read)
 
 
-def write_array(folder: pathlib.Path, name: str, value: np.ndarray) -> None:
+def write_array(
+  folder: pathlib.Path, name: str, value: np.ndarray
+) -> dict[str, Any]:
   """Writes one array as T5X's older checkpoints hold it: zarr 2, gzip.
 
   Args:
     folder: a local folder.
     name: of the array; becomes a folder in it.
     value: the array.
+
+  Returns:
+    Zarr's metadata of the array.
   """
   spec = {
     "driver": "zarr",
@@ -143,6 +149,7 @@ def write_array(folder: pathlib.Path, name: str, value: np.ndarray) -> None:
     spec, create=True, dtype=tensorstore.dtype(value.dtype)
   ).result()
   array.write(value).result()
+  return array.spec().to_json()["metadata"]
 
 
 def _choose_chunks(value: np.ndarray) -> list[int]:

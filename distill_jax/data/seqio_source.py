@@ -37,7 +37,6 @@ def make_record_source(
   """
 
   def dataset_fn(split: str, shuffle_files: bool = False, seed=None):
-    del seed
     settings = settings_lib.current_settings()
     records = datasets.load_records(spec.name, split, settings)
     if use_teacher_labels and split == "train":
@@ -51,7 +50,9 @@ def make_record_source(
       columns[field] = tf.constant([value or "" for value in values])
       columns[f"has_{field}"] = tf.constant([v is not None for v in values])
     dataset = tf.data.Dataset.from_tensor_slices(columns)
-    return dataset.shuffle(len(records)) if shuffle_files else dataset
+    if shuffle_files:
+      return dataset.shuffle(len(records), seed=seed)
+    return dataset
 
   return seqio.FunctionDataSource(dataset_fn=dataset_fn, splits=spec.splits)
 

@@ -1,7 +1,5 @@
 """Tests of t5x.py: T5X's own files, and ours in its form."""
 
-import json
-
 import numpy as np
 import pytest
 import stored_models
@@ -28,7 +26,8 @@ def fixture_tensors():
 def test_what_is_written_is_read(tmp_path, name):
   tensors = stored_models.make_tensors(stored_models.CONFIGS[name])
   t5x.write_t5x(tmp_path, tensors, FLOAT32)
-  for path in (tmp_path, tmp_path / "checkpoint"):
+  folder = tmp_path / "checkpoint_0"
+  for path in (folder, folder / "checkpoint"):
     stored = t5x.open_t5x(path)
     assert stored.file_format == "t5x"
     stored_models.assert_same_tensors(stored.tensors, tensors)
@@ -66,18 +65,24 @@ def test_scanned_layers_are_taken_apart(tmp_path, name):
   for path, arrays in layers.items():
     scanned[path] = stored_models.wrap(path, np.stack(arrays, axis=1))
   t5x.write_t5x(tmp_path, scanned, FLOAT32)
-  stored_models.assert_same_tensors(t5x.open_t5x(tmp_path).tensors, tensors)
+  stored = t5x.open_t5x(tmp_path / "checkpoint_0")
+  stored_models.assert_same_tensors(stored.tensors, tensors)
 
 
-def test_a_leaf_names_no_other_folder(tmp_path, tensors):
-  """The index may say what it likes: folders follow from parameters' names."""
+@pytest.fixture(name="folder")
+def fixture_folder(tmp_path, tensors):
   t5x.write_t5x(tmp_path, tensors, FLOAT32)
-  index = tmp_path / "checkpoint"
+  return tmp_path / "checkpoint_0"
+
+
+def test_a_leaf_names_no_other_folder(folder, tensors):
+  """The index may say what it likes: folders follow from parameters' names."""
+  index = folder / "checkpoint"
   content = serialization.msgpack_restore(index.read_bytes())
   embedding = content["optimizer"]["target"]["token_embedder"]["embedding"]
   embedding["kvstore"] = {"driver": "file", "path": "/etc/passwd"}
   index.write_bytes(serialization.msgpack_serialize(content))
-  stored_models.assert_same_tensors(t5x.open_t5x(tmp_path).tensors, tensors)
+  stored_models.assert_same_tensors(t5x.open_t5x(folder).tensors, tensors)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +100,18 @@ def test_another_file_is_refused(tmp_path, content):
     t5x.open_t5x(tmp_path)
 
 
-def test_a_truncated_index_is_refused(tmp_path, tensors):
-  t5x.write_t5x(tmp_path, tensors, FLOAT32)
-  index = tmp_path / "checkpoint"
+def test_a_truncated_index_is_refused(folder):
+  index = folder / "checkpoint"
   index.write_bytes(index.read_bytes()[:-100])
   with pytest.raises(UserError, match="is no T5X checkpoint"):
-    t5x.open_t5x(tmp_path)
+    t5x.open_t5x(folder)
 
 
-def test_a_lost_array_is_named(tmp_path, tensors):
-  t5x.write_t5x(tmp_path, tensors, FLOAT32)
-  lost = tmp_path / "target.encoder.encoder_norm.scale"
+def test_a_lost_array_is_named(folder):
+  lost = folder / "target.encoder.encoder_norm.scale"
   (lost / ".zarray").unlink()
   with pytest.raises(UserError, match=f"{lost} cannot be read"):
-    t5x.open_t5x(tmp_path)
+    t5x.open_t5x(folder)
 
 
 def test_nothing_there(tmp_path):
@@ -130,23 +133,48 @@ def test_both_forms_of_t5x_hold_the_same():
 
 @shared
 @needs_fixtures
-def test_t5x_writes_what_we_write(tmp_path):
-  """Our files say what T5X's own do, optimizer state aside."""
-  theirs = t5x_fixtures.FOLDER / "legacy/checkpoint_1000"
+def test_we_write_what_t5x_writes(tmp_path):
+  """Structure, specs and shapes, optimizer state included; not chunk sizes."""
+  theirs = t5x_fixtures.FOLDER / t5x_fixtures.LEGACY
   stored = t5x.open_t5x(theirs)
   t5x.write_t5x(tmp_path, stored.tensors, FLOAT32)
-  for name in ("token_embedder.embedding", "decoder.logits_dense.kernel"):
-    ours, expected = (
-      (folder / f"target.{name}" / ".zarray").read_text()
-      for folder in (tmp_path, theirs)
+  ours = tmp_path / "checkpoint_0"
+  stored_models.assert_same_tensors(t5x.open_t5x(ours).tensors, stored.tensors)
+
+  def read(folder):
+    content = serialization.msgpack_restore(
+      (folder / "checkpoint").read_bytes()
     )
-    ours, expected = json.loads(ours), json.loads(expected)
-    for key in ("zarr_format", "dtype", "shape", "dimension_separator"):
-      assert ours[key] == expected[key]
-    assert ours["compressor"]["id"] == expected["compressor"]["id"]
-  stored_models.assert_same_tensors(
-    t5x.open_t5x(tmp_path).tensors, stored.tensors
-  )
+    flat = traverse_util.flatten_dict(
+      content["optimizer"],
+      sep="/",
+      is_leaf=lambda _, value: "driver" in value,
+    )
+    return {
+      name: tuple(leaf["metadata"]["shape"])
+      if isinstance(leaf, dict)
+      else np.shape(leaf)
+      for name, leaf in flat.items()
+    }, content["optimizer"]["target"]["token_embedder"]["embedding"]
+
+  (shapes, leaf), (expected_shapes, expected) = read(ours), read(theirs)
+  assert shapes == expected_shapes
+  assert leaf["kvstore"] == expected["kvstore"]
+  assert leaf["metadata"].keys() == expected["metadata"].keys()
+  assert leaf["metadata"]["compressor"]["id"] == "gzip"
+
+
+def test_fresh_statistics_are_factored_like_t5x():
+  def get_shapes(*shape):
+    return {
+      name: value.shape
+      for name, value in t5x._make_adafactor_state(shape).items()
+    }
+
+  unused = {"m": (1,), "v": (1,), "v_row": (1,), "v_col": (1,)}
+  assert get_shapes(512, 384) == unused | {"v_row": (384,), "v_col": (512,)}
+  assert get_shapes(127, 512) == unused | {"v": (127, 512)}
+  assert get_shapes(512) == unused | {"v": (512,)}
 
 
 @shared

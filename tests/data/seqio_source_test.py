@@ -120,3 +120,14 @@ def test_tasks_of_one_mixture_agree_on_their_vocabulary():
   assert pair[0] == pair[1]
   assert len(set(pair)) == 1
   assert pair[0] != vocab.load_vocabulary(None)
+
+
+def test_a_seed_fixes_the_order(spec):
+  settings_lib.use_settings(settings_lib.DataSettings(data_dir="twice"))
+  source = seqio_source.make_record_source(spec)
+
+  def load(seed):
+    return _column(_load(source, shuffle=True, seed=seed), "id")
+
+  assert load(3) == load(3)
+  assert len({tuple(load(seed)) for seed in range(5)}) > 1

@@ -23,6 +23,8 @@ GIN_PACKAGES = {
 }
 
 REFERENCE = ["torch>=2.4", "transformers>=4.46"]
+# openai speaks through httpx2, whose streams and errors are ours to handle.
+TEACHER = ["httpx2>=2.12", "openai>=3.54"]
 
 setuptools.setup(
   name="distill_jax",
@@ -39,7 +41,11 @@ setuptools.setup(
     *GIN_PACKAGES,
   ],
   package_dir={"distill_jax.tasks": "tasks", **GIN_PACKAGES},
-  package_data={"distill_jax.data": ["*.model"], "": ["*.gin"]},
+  package_data={
+    "distill_jax.data": ["*.model"],
+    "distill_jax.teacher": ["prompt_files/*.toml"],
+    "": ["*.gin"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "array-record>=0.8",
@@ -79,12 +85,20 @@ setuptools.setup(
       "pytest>=8",
       "pytest-xdist>=3.6",
       "ruff>=0.9",
+      *TEACHER,
     ],
     "gpu": ["jax[cuda12]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
     "hf": REFERENCE,
-    "teacher": ["openai>=1.50"],
-    "t5x": ["clu>=0.0.12", "tensorboard>=2.18"],
+    "teacher": TEACHER,
+    # What T5X imports; itself, airio and jestimator come from GitHub.
+    "t5x": [
+      "cached_property>=2.0.1",
+      "chex>=0.1.92",
+      "clu>=0.0.12",
+      "fiddle>=0.3.1",
+      "tensorboard>=2.18",
+    ],
   },
   entry_points={
     "console_scripts": [

@@ -2,8 +2,9 @@
 
 Owns the two readings of a raw continuation. "strict" is the authors' rules to
 the letter, blanks and flaws included, for the data sets of their release.
-"tolerant" is one rule driven by `FORMATS`, where a new data set is one line.
-Layer 1; imports data.arithmetic only; knows no file, model or framework.
+"tolerant" is one rule driven by an `OutputFormat`: one of `FORMATS` for the
+outputs released, a prompt template's own for all others. Layer 1; imports
+data.arithmetic only; knows no file, template, model or framework.
 
 A teacher goes on past its answer into an invented next question until its
 budget ends, so both readings first cut at the text that opens one. Outputs are
@@ -16,6 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from distill_jax.data import arithmetic
+
+AnswerForm = Literal["choice_letter", "closed_set", "equation", "free_text"]
+Order = Literal["rationale_first", "label_first"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +46,33 @@ class OutputFormat:
   Attributes:
     answer_form: "choice_letter", a letter in parentheses that names an option;
       "equation", something `evaluate_equation` can read; "closed_set", a word
-      of `labels` or an unmistakable beginning of one.
-    marker: what stands between rationale and answer.
-    stop: what opens the next, invented question.
+      of `labels` or an unmistakable beginning of one; "free_text", any line.
+    marker: what stands before the answer.
+    stop: what opens the next, invented question; of several, whichever comes
+      first.
     labels: the closed set.
+    order: "rationale_first", the answer is what follows the last marker;
+      "label_first", the answer opens the output, with or without the marker,
+      and the rest argues for it.
+    answer_end: what the prompt's own answers end in, no part of a free text.
+    rationale_prefixes: field names that an output may repeat before its
+      rationale, no part of it.
   """
 
-  answer_form: Literal["choice_letter", "equation", "closed_set"]
+  answer_form: AnswerForm
   marker: re.Pattern[str]
-  stop: str
+  stop: str | tuple[str, ...]
   labels: tuple[str, ...] = ()
+  order: Order = "rationale_first"
+  answer_end: str = ""
+  rationale_prefixes: tuple[str, ...] = ()
 
 
 _THE_ANSWER_IS = re.compile(r"(?:\bso,? )?\bthe answer is\b:?", re.IGNORECASE)
 _ANSWER_FIELD = re.compile(r"\banswer:", re.IGNORECASE)
 _NLI_LABELS = ("entailment", "neutral", "contradiction")
 _MIN_PREFIX_CHARACTERS = 3
+_PUNCTUATION = ".,;:!?*\"'()"
 
 FORMATS = {
   "cqa": OutputFormat("choice_letter", _THE_ANSWER_IS, "\nQ:"),
@@ -98,34 +113,151 @@ def parse_output(
   if dataset not in FORMATS:
     raise ValueError(f"no output format for {dataset!r}")
   output_format = FORMATS[dataset]
-  labels = output_format.labels
-  if output_format.answer_form == "choice_letter":
-    if choices is None:
-      raise ValueError(f"outputs of {dataset!r} are read with their choices")
-    labels = tuple(choices)
+  labels = _get_labels(output_format, choices, dataset)
   if mode == "tolerant":
-    return _parse_tolerant(text, output_format, labels)
+    return _parse_tolerant(text, output_format, labels, None)
   if mode == "strict":
     return _STRICT_RULES[dataset](text, labels)
   raise ValueError(f"mode {mode!r}")
+
+
+def parse_with_format(
+  text: str,
+  output_format: OutputFormat,
+  choices: Sequence[str] | None = None,
+  finish_reason: str | None = None,
+) -> ParsedOutput:
+  """Reads one output tolerantly.
+
+  Args:
+    text: the raw output.
+    output_format: how it was asked for.
+    choices: as for `parse_output`.
+    finish_reason: why the server says the output ended: "length", the budget;
+      "stop", by itself or at a stop string, which servers then leave out. Of
+      anything else, None included, the text decides.
+
+  Returns:
+    Rationale, label and status. In "label_first" order "truncated" may come
+    with a label: then the rationale is what broke off.
+
+  Raises:
+    ValueError: choices are missing. No text raises.
+  """
+  labels = _get_labels(output_format, choices, output_format.answer_form)
+  return _parse_tolerant(text, output_format, labels, finish_reason)
+
+
+def compile_marker(words: str) -> re.Pattern[str]:
+  """Makes the pattern of a marker as a prompt writes it.
+
+  Args:
+    words: such as "So the answer is", "Answer:" or "####"; not blank.
+
+  Returns:
+    A pattern without regard to case and kind of white space, with or without
+    a colon at the end. Of "the answer is" the "so" is optional: teachers use
+    both whatever the prompt does.
+  """
+  words = words.strip().removesuffix(":").rstrip() or words.strip()
+  if words.lower() in ("the answer is", "so the answer is"):
+    return _THE_ANSWER_IS
+  pattern = r"\s+".join(re.escape(word) for word in words.split())
+  # A field's name without its colon is a word of any sentence.
+  is_sentence = " " in words or not words[-1].isalnum()
+  colon = ":?" if is_sentence else ":"
+  # Only between letters is there a boundary to be kept.
+  before = r"(?<!\w)" if words[0].isalnum() else ""
+  after = r"(?!\w)" if words[-1].isalnum() else ""
+  return re.compile(f"{before}{pattern}{after}{colon}", re.IGNORECASE)
+
+
+def _get_labels(
+  output_format: OutputFormat, choices: Sequence[str] | None, whose: str
+) -> tuple[str, ...]:
+  if output_format.answer_form != "choice_letter":
+    return output_format.labels
+  if choices is None:
+    raise ValueError(f"outputs of {whose!r} are read with their choices")
+  return tuple(choices)
 
 
 # --- The tolerant reading ---------------------------------------------------
 
 
 def _parse_tolerant(
-  text: str, output_format: OutputFormat, labels: tuple[str, ...]
+  text: str,
+  output_format: OutputFormat,
+  labels: tuple[str, ...],
+  finish_reason: str | None,
 ) -> ParsedOutput:
-  shown, is_cut = _cut_at(text, output_format.stop)
+  shown, is_cut = _cut_at(text, output_format.stop, finish_reason)
+  if output_format.order == "label_first":
+    return _parse_label_first(shown, output_format, labels, is_cut)
   markers = list(output_format.marker.finditer(shown))
   if not markers:
     # Where reasoning ends is unknown then, so none of it is kept.
     return ParsedOutput(None, None, "truncated" if is_cut else "no_marker")
   marker = markers[-1]  # Reasoning may say the words too; the end counts.
-  rationale = shown[: marker.start()].strip().removesuffix(",") or None
-  answer = shown[marker.end() :].strip().partition("\n")[0].strip()
-  label, status = _READERS[output_format.answer_form](answer, labels, is_cut)
+  rationale = _strip_rationale(shown[: marker.start()], output_format)
+  if rationale:
+    rationale = rationale.removesuffix(",") or None
+  answer, has_line_end, _ = shown[marker.end() :].strip().partition("\n")
+  label, status = _read_answer(answer, output_format, labels, is_cut)
+  # "18 - 2" may be the beginning of "18 - 26".
+  is_open = is_cut and finish_reason == "length" and not has_line_end
+  if is_open and output_format.answer_form in ("equation", "free_text"):
+    label, status = None, "truncated"
   return _with_rationale(rationale, label, status)
+
+
+def _parse_label_first(
+  shown: str,
+  output_format: OutputFormat,
+  labels: tuple[str, ...],
+  is_cut: bool,
+) -> ParsedOutput:
+  """Reads an answer and then its rationale, on a line of its own or not."""
+  shown = _strip_prefixes(shown, output_format.rationale_prefixes)
+  marker = output_format.marker.match(shown)
+  opened = shown[marker.end() :].strip() if marker else shown
+  answer, separator, rest = opened.partition("\n")
+  if not rest.strip():
+    # The dot of "3.5" and that of "(a)." differ in what follows.
+    answer, separator, rest = opened.partition(". ")
+  # An answer that something follows did not break off.
+  label, status = _read_answer(
+    answer.strip(), output_format, labels, is_cut and not separator
+  )
+  if label is None and marker is None:
+    return ParsedOutput(None, None, "truncated" if is_cut else "no_marker")
+  if label is not None and is_cut and status == "ok":
+    status = "truncated"
+  return _with_rationale(_strip_rationale(rest, output_format), label, status)
+
+
+def _strip_rationale(text: str, output_format: OutputFormat) -> str | None:
+  return _strip_prefixes(text, output_format.rationale_prefixes) or None
+
+
+def _strip_prefixes(text: str, prefixes: tuple[str, ...]) -> str:
+  """Returns the text without white space around it and field names before."""
+  text = text.strip()
+  for prefix in prefixes:
+    text = text.removeprefix(prefix).lstrip()
+  return text
+
+
+def _read_answer(
+  answer: str,
+  output_format: OutputFormat,
+  labels: tuple[str, ...],
+  is_cut: bool,
+) -> tuple[str | None, str]:
+  answer = answer.strip()
+  if output_format.answer_form == "free_text":
+    answer = answer.removesuffix(output_format.answer_end.strip()).strip()
+  return _READERS[output_format.answer_form](answer, labels, is_cut)
 
 
 def _read_choice_letter(
@@ -134,35 +266,87 @@ def _read_choice_letter(
   """Takes the first letter; two different ones make it ambiguous."""
   letters = re.findall(r"\(([a-z])\)", answer.lower())
   if not letters:
-    return None, "truncated" if is_cut else "outside_label_set"
+    return _read_bare_choice(answer, options, is_cut)
   option = _get_option(letters[0], options)
   if option is None:
     return None, "outside_label_set"
   return option, "ok" if len(set(letters)) == 1 else "ambiguous"
 
 
+def _read_bare_choice(
+  answer: str, options: tuple[str, ...], is_cut: bool
+) -> tuple[str | None, str]:
+  """Takes "b", "B." and "b) bank", or the very text of an option."""
+  bare = answer.strip(_PUNCTUATION + " ").lower()
+  said = [o for o in options if o.strip(_PUNCTUATION + " ").lower() == bare]
+  if said:
+    return said[0], "ok" if len(set(said)) == 1 else "ambiguous"
+  # "a" before a blank is an article.
+  letter = re.match(r"[\"'*]*([a-z])(?:[.):*]|$)", answer.lower())
+  option = _get_option(letter[1], options) if letter else None
+  if option is not None:
+    return option, "ok"
+  return None, "truncated" if is_cut else "outside_label_set"
+
+
+_SIGNS = str.maketrans(
+  {"×": "*", "÷": "/", "−": "-", "–": "-", "$": "", ",": ""}
+)
+_UNIT = re.compile(r"\s+[A-Za-z][A-Za-z '-]*")
+
+
 def _read_equation(
   answer: str, _: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the whole line, without full stop, currency and thousands marks."""
-  equation = answer.removesuffix(".").replace("$", "").replace(",", "").strip()
+  """Takes the whole line, without full stop, currency and thousands marks.
+
+  A value may follow ("84 / 2 = 42") where it is right, and a unit ("42 miles").
+  """
+  # Two stars are bold print, one is a product.
+  plain = answer.replace("**", " ").strip().removesuffix(".").translate(_SIGNS)
+  equation, equals, value = (part.strip() for part in plain.partition("="))
+  if equals and not arithmetic.equations_equal(
+    _remove_unit(equation), _remove_unit(value)
+  ):
+    # Neither side is more the answer than the other.
+    return None, "truncated" if is_cut else "not_evaluable"
+  equation = _remove_unit(equation)
   if _is_evaluable(equation):
     return equation, "ok"
   return None, "truncated" if is_cut else "not_evaluable"
 
 
+def _remove_unit(equation: str) -> str:
+  """Returns what precedes words at the end, if only words are there."""
+  start = max((equation.rfind(mark) for mark in "0123456789)"), default=-1) + 1
+  return equation[:start] if _UNIT.fullmatch(equation[start:]) else equation
+
+
 def _read_closed_set(
   answer: str, labels: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the first word where it is a label or begins exactly one."""
-  word = (answer.split() or [""])[0].strip(".,;:!?*\"'()").lower()
+  """Takes a label of several words, or else the first word of the answer.
+
+  The word must be a label or begin exactly one.
+  """
+  said = answer.strip(_PUNCTUATION + " ").lower()
+  word = (answer.split() or [""])[0].strip(_PUNCTUATION).lower()
   for label in labels:
-    if label.lower() == word:
+    if label.lower() in (said, word):
       return label, "ok"
   begun = [label for label in labels if label.lower().startswith(word)]
   if len(begun) == 1 and len(word) >= _MIN_PREFIX_CHARACTERS:
     return begun[0], "ok"
   return None, "truncated" if begun and is_cut else "outside_label_set"
+
+
+def _read_free_text(
+  answer: str, _: tuple[str, ...], is_cut: bool
+) -> tuple[str | None, str]:
+  """Takes the whole line."""
+  if answer:
+    return answer, "ok"
+  return None, "truncated" if is_cut else "outside_label_set"
 
 
 _READERS: dict[
@@ -171,6 +355,7 @@ _READERS: dict[
   "choice_letter": _read_choice_letter,
   "equation": _read_equation,
   "closed_set": _read_closed_set,
+  "free_text": _read_free_text,
 }
 
 
@@ -264,14 +449,24 @@ _STRICT_RULES: dict[str, Callable[[str, tuple[str, ...]], ParsedOutput]] = {
 # --- What both share --------------------------------------------------------
 
 
-def _cut_at(text: str, stop: str) -> tuple[str, bool]:
+def _cut_at(
+  text: str, stop: str | tuple[str, ...], finish_reason: str | None = None
+) -> tuple[str, bool]:
   """Returns what precedes `stop`, and whether the output broke off.
 
-  It did where it neither reached the next question nor ended a sentence.
+  It did where it neither reached the next question nor ended a sentence, save
+  that the server knows better.
   """
-  shown, found, _ = text.partition(stop)
-  is_finished = shown.rstrip().endswith((".", "!", "?", '"', ")"))
-  return shown, bool(shown.strip()) and not (found or is_finished)
+  stops = (stop,) if isinstance(stop, str) else stop
+  starts = [start for each in stops if (start := text.find(each)) >= 0]
+  if starts:
+    shown = text[: min(starts)]
+    return shown, False
+  if finish_reason in ("stop", "length"):
+    is_finished = finish_reason == "stop"
+  else:
+    is_finished = text.rstrip().endswith((".", "!", "?", '"', ")"))
+  return text, bool(text.strip()) and not is_finished
 
 
 def _get_option(letter: str, options: tuple[str, ...]) -> str | None:

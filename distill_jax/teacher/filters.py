@@ -1,0 +1,511 @@
+"""Which of a teacher's answers are worth training on.
+
+Owns the filters, each a small function, their order, and the balance of
+classes. Layer 2; imports errors, data.arithmetic, data.records and prompts.
+Reads no file. All of it takes time linear in the records and their texts;
+near-duplicates do while few different questions are nearly as similar as the
+threshold.
+"""
+
+import collections
+import dataclasses
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from distill_jax.data import arithmetic
+from distill_jax.data.records import Record
+from distill_jax.errors import UserError
+from distill_jax.teacher import parsing, prompts
+
+_MAX_CLASSES = 50
+_LABEL_STATUSES = ("ok", "empty_rationale", "truncated")
+_NUM_PERMUTATIONS = 128
+_SHINGLE_WORDS = 3
+_MIN_RECALL = 0.99
+_MIN_THRESHOLD = 0.5
+# Rationales round what they compute.
+_RESULT_TOLERANCE = 0.005
+_MAX_UNSTRIPPED = 3
+
+_WORD = re.compile(r"\w+")
+_RESULT = re.compile(
+  r"=\s*\$?\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)(?![0-9.]*\s*[-+*/])"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterConfig:
+  """Which filters are on. By default none is: every record is kept.
+
+  Attributes:
+    answer_form: of the labels, see `parsing.OutputFormat`; decides when two
+      are equal and how a rationale may contradict one.
+    labels: the closed set, where there is one.
+    drop_label_not_parsed: records without a label that was read for certain.
+    drop_label_disagrees_with_gold: records whose teacher's label is not the
+      gold one; those without a gold label stay.
+    drop_empty_rationale: records with a blank rationale.
+    min_rationale_words: records with a shorter rationale go; 0: off.
+    max_question_share: records go where more than this share of the
+      rationale's word triples are the question's too; None: off.
+    max_loop_share: records go where more than this share of the rationale's
+      word 4-grams have occurred in it before; None: off.
+    drop_contradictions: records whose rationale argues for another label: it
+      names other options and not its own, or its last result ("= 42") is not
+      the value of its equation.
+    min_confidence: records whose answers agreed less go; None: off.
+    near_duplicate_threshold: a record goes where an earlier one that stays has
+      an input with at least this Jaccard similarity, over word triples, from
+      0.5; None: off.
+    class_balance: "over" repeats records of rare classes, "under" leaves out
+      records of frequent ones, until all classes have equally many; "weights"
+      writes `meta.weight`, mean 1, with equal sums for all classes; None: off.
+    balance_by: the field that is the class, "teacher_label" or "label".
+    seed: of the draws of `class_balance`.
+  """
+
+  answer_form: parsing.AnswerForm = "free_text"
+  labels: Sequence[str] = ()
+  drop_label_not_parsed: bool = False
+  drop_label_disagrees_with_gold: bool = False
+  drop_empty_rationale: bool = False
+  min_rationale_words: int = 0
+  max_question_share: float | None = None
+  max_loop_share: float | None = None
+  drop_contradictions: bool = False
+  min_confidence: float | None = None
+  near_duplicate_threshold: float | None = None
+  class_balance: Literal["over", "under", "weights"] | None = None
+  balance_by: Literal["teacher_label", "label"] = "teacher_label"
+  seed: int = 0
+
+  def __post_init__(self):
+    for field in (
+      "max_question_share",
+      "max_loop_share",
+      "min_confidence",
+      "near_duplicate_threshold",
+    ):
+      value = getattr(self, field)
+      if value is not None and not 0 <= value <= 1:
+        raise UserError(
+          f"{field} is {value!r}; it is a share, from 0 to 1, or None for off."
+        )
+    threshold = self.near_duplicate_threshold
+    if threshold is not None and threshold < _MIN_THRESHOLD:
+      raise UserError(
+        f"near_duplicate_threshold is {threshold}; below {_MIN_THRESHOLD} all"
+        " questions of one form look alike, and finding them takes hours. Give"
+        " more, or None for off."
+      )
+    if self.min_rationale_words < 0:
+      raise UserError(
+        f"min_rationale_words is {self.min_rationale_words}; it is a number of"
+        " words, 0 for off."
+      )
+    for field, allowed in (
+      ("class_balance", (None, "over", "under", "weights")),
+      ("balance_by", ("teacher_label", "label")),
+    ):
+      value = getattr(self, field)
+      if value not in allowed:
+        raise UserError(
+          f"{field} is {value!r}; it must be one of"
+          f" {', '.join(map(str, allowed))}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterCount:
+  """What one filter did.
+
+  Attributes:
+    name: of the filter.
+    before: records that came.
+    after: records that went on.
+  """
+
+  name: str
+  before: int
+  after: int
+
+
+def apply_filters(
+  records: Sequence[Record], config: FilterConfig
+) -> tuple[list[Record], list[FilterCount]]:
+  """Applies the filters that are on, one after the other.
+
+  The order: label_not_parsed, label_disagrees_with_gold, rationale_empty,
+  rationale_too_short, rationale_repeats_question, rationale_loops,
+  rationale_contradicts_label, low_agreement, near_duplicates, class_balance.
+
+  Args:
+    records: any records; none is changed.
+    config: what is on.
+
+  Returns:
+    The records that stay, in their order, copies behind their originals; and
+    a count for each filter that is on.
+
+  Raises:
+    UserError: agreement is asked of records that were never voted on, classes
+      are to be balanced and the labels are no classes, or near-duplicates are
+      to be found without the library for it.
+  """
+  kept, counts = list(records), []
+  for name, is_on, filter_fn in _list_filters(config):
+    if is_on:
+      num_before = len(kept)
+      kept = filter_fn(kept, config)
+      counts.append(FilterCount(name, num_before, len(kept)))
+  return kept, counts
+
+
+_FilterFn = Callable[[list[Record], FilterConfig], list[Record]]
+
+
+def _list_filters(config: FilterConfig) -> list[tuple[str, bool, _FilterFn]]:
+  return [
+    ("label_not_parsed", config.drop_label_not_parsed, _keep(is_label_parsed)),
+    (
+      "label_disagrees_with_gold",
+      config.drop_label_disagrees_with_gold,
+      _keep(agrees_with_gold),
+    ),
+    ("rationale_empty", config.drop_empty_rationale, _keep(has_rationale)),
+    (
+      "rationale_too_short",
+      config.min_rationale_words > 0,
+      _keep(is_long_enough),
+    ),
+    (
+      "rationale_repeats_question",
+      config.max_question_share is not None,
+      _keep(says_more_than_question),
+    ),
+    (
+      "rationale_loops",
+      config.max_loop_share is not None,
+      _keep(is_without_loop),
+    ),
+    (
+      "rationale_contradicts_label",
+      config.drop_contradictions,
+      _keep(is_consistent),
+    ),
+    ("low_agreement", config.min_confidence is not None, _keep(is_agreed_on)),
+    (
+      "near_duplicates",
+      config.near_duplicate_threshold is not None,
+      drop_near_duplicates,
+    ),
+    ("class_balance", config.class_balance is not None, balance_classes),
+  ]
+
+
+def _keep(predicate: Callable[[Record, FilterConfig], bool]) -> _FilterFn:
+  return lambda records, config: [
+    record for record in records if predicate(record, config)
+  ]
+
+
+# --- Filters of one record --------------------------------------------------
+
+
+def is_label_parsed(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the teacher's label was read for certain."""
+  is_blank = not (record.teacher_label or "").strip()
+  return not is_blank and record.status in _LABEL_STATUSES
+
+
+def agrees_with_gold(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the teacher's label is the gold one, if there is one."""
+  if record.label is None:
+    return True
+  if record.teacher_label is None:
+    return False
+  if config.answer_form == "equation":
+    return arithmetic.equations_equal(record.label, record.teacher_label)
+  return record.label == record.teacher_label
+
+
+def has_rationale(record: Record, config: FilterConfig) -> bool:
+  """Tells whether there is a rationale."""
+  return bool((record.rationale or "").strip())
+
+
+def is_long_enough(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the rationale has `min_rationale_words`, between blanks."""
+  return len((record.rationale or "").split()) >= config.min_rationale_words
+
+
+def says_more_than_question(record: Record, config: FilterConfig) -> bool:
+  """Tells whether enough of the rationale is not in the question.
+
+  A rationale of fewer words than a triple has counts as one n-gram.
+  """
+  assert config.max_question_share is not None
+  ngrams = _list_ngrams(record.rationale or "", _SHINGLE_WORDS)
+  if not ngrams:
+    return True
+  size = len(ngrams[0])
+  known = set(_list_ngrams(record.input, size))
+  num_copied = sum(ngram in known for ngram in ngrams)
+  return num_copied / len(ngrams) <= config.max_question_share
+
+
+def is_without_loop(record: Record, config: FilterConfig) -> bool:
+  """Tells whether little enough of the rationale repeats itself."""
+  assert config.max_loop_share is not None
+  ngrams = _list_ngrams(record.rationale or "", 4)
+  if not ngrams:
+    return True
+  return 1 - len(set(ngrams)) / len(ngrams) <= config.max_loop_share
+
+
+def is_consistent(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the rationale argues for no other label than the teacher's.
+
+  Words are compared, so "not the zoo" names the zoo. A label that is part of
+  another one's text is not looked for inside it.
+  """
+  label, rationale = record.teacher_label or "", record.rationale or ""
+  if not label.strip():
+    return True
+  if config.answer_form == "equation":
+    return _is_result_of(label, rationale)
+  options = tuple(config.labels) or prompts.find_options(
+    record.input, record.meta
+  )
+  if not options:
+    return True
+  named = _find_named(rationale, options)
+  return not named or _normalise(label) in named
+
+
+def is_agreed_on(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the answers agreed enough.
+
+  Raises:
+    UserError: the record holds no confidence.
+  """
+  assert config.min_confidence is not None
+  confidence = record.meta.get("confidence")
+  if not isinstance(confidence, int | float):
+    raise UserError(
+      f"min_confidence is {config.min_confidence}, and record {record.id!r}"
+      f" has meta.confidence {confidence!r}: nobody voted on it. Label with"
+      " NUM_SAMPLES above 1, or turn min_confidence off."
+    )
+  return confidence >= config.min_confidence
+
+
+def _is_result_of(equation: str, rationale: str) -> bool:
+  results = _RESULT.findall(rationale)
+  value = arithmetic.evaluate_equation(equation)
+  if not results or math.isnan(value):
+    return True
+  result = float(results[-1].replace(",", ""))
+  return math.isclose(result, value, rel_tol=_RESULT_TOLERANCE)
+
+
+def _find_named(text: str, options: Sequence[str]) -> set[tuple[str, ...]]:
+  """Returns the options, as words, that a text names; plurals count.
+
+  Longer ones are sought first, and where one was found no other is.
+  """
+  words = _normalise(text)
+  by_first_word = collections.defaultdict(list)
+  for option in sorted({_normalise(option) for option in options}, key=len):
+    if option:
+      by_first_word[option[0]].insert(0, option)
+  named = set()
+  position = 0
+  while position < len(words):
+    for option in by_first_word[words[position]]:
+      if words[position : position + len(option)] == option:
+        named.add(option)
+        position += len(option)
+        break
+    else:
+      position += 1
+  return named
+
+
+def _normalise(text: str) -> tuple[str, ...]:
+  """Returns lower-case words, each without the ending of a plural."""
+  return tuple(map(_strip_plural, _WORD.findall(text.lower())))
+
+
+def _strip_plural(word: str) -> str:
+  # "bus" and "dress" are singular; "buses" and "dresses" shall come to them.
+  if len(word) > _MAX_UNSTRIPPED and not word.endswith("ss"):
+    return word.removesuffix("s").removesuffix("e")
+  return word
+
+
+def _list_ngrams(text: str, size: int) -> list[tuple[str, ...]]:
+  """Returns the n-grams of words; all words where they are fewer than one."""
+  words = _WORD.findall(text.lower())
+  size = min(size, len(words))
+  if not size:
+    return []
+  return list(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+# --- Filters of all records -------------------------------------------------
+
+
+def drop_near_duplicates(
+  records: Sequence[Record], config: FilterConfig
+) -> list[Record]:
+  """Keeps of inputs that are nearly the same the first.
+
+  MinHash signatures under locality-sensitive hashing propose pairs, and the
+  Jaccard similarity of their word triples decides: none is dropped that is not
+  similar enough, and a pair at the threshold is overlooked in one case of a
+  hundred, a more similar one less often.
+
+  Args:
+    records: in the order of preference.
+    config: gives `near_duplicate_threshold`.
+
+  Returns:
+    Those that stay, in their order.
+
+  Raises:
+    UserError: datasketch is not installed.
+
+  Source: Broder 1997, "On the resemblance and containment of documents".
+  """
+  assert config.near_duplicate_threshold is not None
+  try:
+    import datasketch
+  except ImportError as error:
+    raise UserError(
+      "near_duplicate_threshold is given, and datasketch, which finds them, is"
+      " not installed: pip install 'distill_jax[teacher]'."
+    ) from error
+  index: Any = datasketch.MinHashLSH(
+    num_perm=_NUM_PERMUTATIONS,
+    params=_choose_bands(config.near_duplicate_threshold),
+  )
+  # Many times faster than one by one, and it hands them out one by one.
+  signatures = datasketch.MinHash.generator(
+    (_encode_shingles(record) for record in records),
+    num_perm=_NUM_PERMUTATIONS,
+  )
+  kept = []
+  for record, signature in zip(records, signatures, strict=True):
+    shingles = _make_shingles(record)
+    if not any(
+      _compute_jaccard(shingles, _make_shingles(kept[candidate]))
+      >= config.near_duplicate_threshold
+      for candidate in index.query(signature)
+    ):
+      index.insert(len(kept), signature)
+      kept.append(record)
+  return kept
+
+
+def _choose_bands(threshold: float) -> tuple[int, int]:
+  """Returns the number of bands of a signature and of rows in each.
+
+  A pair of similarity s agrees in all r rows of one of b bands with
+  probability 1 - (1 - s^r)^b. More rows propose fewer pairs in vain.
+  """
+  # The library asks for two bands; at `_MIN_THRESHOLD` three rows do.
+  for num_rows in range(_NUM_PERMUTATIONS // 2, 1, -1):
+    num_bands = _NUM_PERMUTATIONS // num_rows
+    if 1 - (1 - threshold**num_rows) ** num_bands >= _MIN_RECALL:
+      return num_bands, num_rows
+  raise ValueError(f"threshold {threshold}")
+
+
+def _make_shingles(record: Record) -> set[tuple[str, ...]]:
+  return set(_list_ngrams(record.input, _SHINGLE_WORDS))
+
+
+def _encode_shingles(record: Record) -> list[bytes]:
+  return [" ".join(shingle).encode() for shingle in _make_shingles(record)]
+
+
+def _compute_jaccard(a: set[Any], b: set[Any]) -> float:
+  union = len(a | b)
+  return len(a & b) / union if union else 1.0
+
+
+def balance_classes(
+  records: Sequence[Record], config: FilterConfig
+) -> list[Record]:
+  """Balances the classes; records without a class stay as they are.
+
+  Args:
+    records: any records. Their classes are the texts of `config.balance_by`.
+    config: gives `class_balance`, `balance_by` and `seed`.
+
+  Returns:
+    The records. The id of a copy is that of its original with "-copy-1" and so
+    on behind it, so that ids stay unique.
+
+  Raises:
+    UserError: there are more classes than any closed set has.
+  """
+  classes = [getattr(record, config.balance_by) for record in records]
+  counts = collections.Counter(label for label in classes if label is not None)
+  if len(counts) > _MAX_CLASSES:
+    raise UserError(
+      f"class_balance is {config.class_balance!r}, and {config.balance_by} has"
+      f" {len(counts)} different values, too many for classes (at most"
+      f" {_MAX_CLASSES}). Balance labels of a closed set only."
+    )
+  if not counts:
+    return list(records)
+  if config.class_balance == "weights":
+    mean_count = counts.total() / len(counts)
+    return [
+      record
+      if label is None
+      else dataclasses.replace(
+        record, meta={**record.meta, "weight": mean_count / counts[label]}
+      )
+      for record, label in zip(records, classes, strict=True)
+    ]
+  is_over = config.class_balance == "over"
+  target = max(counts.values()) if is_over else min(counts.values())
+  num_times = _draw_times(classes, target, config.seed)
+  known_ids = {record.id for record in records}
+  balanced = []
+  for record, times in zip(records, num_times, strict=True):
+    balanced += [record][:times]
+    for number in range(1, times):
+      copy_id = f"{record.id}-copy-{number}"
+      while copy_id in known_ids:
+        copy_id += "x"
+      known_ids.add(copy_id)
+      balanced.append(dataclasses.replace(record, id=copy_id))
+  return balanced
+
+
+def _draw_times(
+  classes: Sequence[str | None], target: int, seed: int
+) -> list[int]:
+  """Returns how often each record is to stand, `target` in all for a class."""
+  places = collections.defaultdict(list)
+  for place, label in enumerate(classes):
+    if label is not None:
+      places[label].append(place)
+  num_times = [1] * len(classes)
+  # By name, so that the order of the records decides no draw of a class.
+  for label in sorted(places):
+    # A string seeds through SHA-512: the same stream in every process.
+    rng = random.Random(f"class_balance {seed} {label}")
+    times, num_more = divmod(target, len(places[label]))
+    for place in places[label]:
+      num_times[place] = times
+    for place in rng.sample(places[label], num_more):
+      num_times[place] += 1
+  return num_times

@@ -24,7 +24,7 @@ GIN_PACKAGES = {
 
 REFERENCE = ["torch>=2.4", "transformers>=4.46"]
 # openai speaks through httpx2, whose streams and errors are ours to handle.
-TEACHER = ["httpx2>=2.12", "openai>=3.54"]
+TEACHER = ["datasketch>=1.6", "httpx2>=2.12", "openai>=3.54"]
 
 setuptools.setup(
   name="distill_jax",

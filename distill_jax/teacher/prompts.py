@@ -24,6 +24,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from distill_jax.data.answer_choices import read_choices
 from distill_jax.errors import UserError
 from distill_jax.teacher import exchange, parsing
 
@@ -317,32 +318,6 @@ def write_answer(template: PromptTemplate, exemplar: Exemplar) -> str:
   return f"{rationale}{template.rationale_separator}{answer}"
 
 
-def read_options(text: str) -> tuple[str, ...] | None:
-  """Reads the options that an input lists at its end.
-
-  Args:
-    text: an input. Below its last line "Answer Choices:" stand "(a) zoo",
-      "(b) river" and so on, one a line.
-
-  Returns:
-    Their texts in order, repetitions kept; None where the text lists none, or
-    fewer than two, or something else follows them.
-
-  Source: the form is that of the authors' CommonsenseQA loader, data_utils.py.
-  """
-  _, heading, listed = text.rpartition("Answer Choices:\n")
-  lines = listed.split("\n")
-  if not heading or len(lines) < 2:
-    return None
-  options = []
-  for index, line in enumerate(lines):
-    opening = f"({chr(ord('a') + index)}) "
-    if not line.startswith(opening):
-      return None
-    options.append(line.removeprefix(opening))
-  return tuple(options)
-
-
 def find_options(
   record_input: str, meta: Mapping[str, Any]
 ) -> tuple[str, ...] | None:
@@ -361,13 +336,13 @@ def find_options(
     isinstance(choice, str) for choice in choices
   ):
     return tuple(choices)
-  return read_options(record_input)
+  return read_choices(record_input)
 
 
 def _write_label(template: PromptTemplate, exemplar: Exemplar) -> str:
   if template.answer_form != "choice_letter":
     return exemplar.label
-  options = read_options(exemplar.input) or ()
+  options = read_choices(exemplar.input) or ()
   letter = chr(ord("a") + options.index(exemplar.label))
   return f"({letter}) {exemplar.label}"
 
@@ -527,7 +502,7 @@ def _find_exemplar_problems(template: PromptTemplate, exemplar: Exemplar):
     )
   options = None
   if template.answer_form == "choice_letter":
-    options = read_options(exemplar.input)
+    options = read_choices(exemplar.input)
     if options is None:
       yield (
         "input",

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from distill_jax.data import arithmetic, official, word_problems
+from distill_jax.data.answer_choices import read_choices
 from distill_jax.errors import UserError
 from distill_jax.teacher import parsing, prompts
 
@@ -72,7 +73,7 @@ def test_shipped_templates(name, order):
   inputs = {exemplar.input for exemplar in template.exemplars}
   assert len(inputs) == len(template.exemplars)
   for exemplar in template.exemplars:
-    choices = prompts.read_options(exemplar.input)
+    choices = read_choices(exemplar.input)
     answer = prompts.write_answer(template, exemplar)
     # With and without the server's word on why it ended, and going on.
     for finish_reason, rest in (
@@ -275,8 +276,7 @@ def test_an_input_without_its_fields_is_refused():
     ("", None),
   ],
 )
-def test_read_options(text, options):
-  assert prompts.read_options(text) == options
+def test_find_options(text, options):
   assert prompts.find_options(text, {}) == options
   assert prompts.find_options(text, {"choices": "ab"}) == options
   assert prompts.find_options(text, {"choices": ["p", 1]}) == options

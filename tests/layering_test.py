@@ -15,10 +15,11 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 # A module imports lower layers only; the same layer only inside its own folder.
 _LAYERS = {
   0: """
-    data.arithmetic data.batch data.records data.settings data.splits
-    data.task_kinds data.word_problem_templates
+    data.answer_choices data.arithmetic data.batch data.records data.settings
+    data.splits data.task_kinds data.word_problem_templates
     model.config model.constraint
     partitioning.axes
+    teacher.exchange
   """,
   1: """
     distill losses
@@ -31,7 +32,9 @@ _LAYERS = {
     model.t5
     optim.factory optim.schedules
     partitioning.mesh partitioning.sharding
-    teacher.parsing
+    teacher.batch_api teacher.batch_replies teacher.batch_state teacher.client
+    teacher.config teacher.connection teacher.parsing teacher.prices
+    teacher.rate_limits teacher.replies teacher.voting
     training.metric_files training.progress training.run_record
   """,
   2: """
@@ -43,6 +46,7 @@ _LAYERS = {
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
     decoding.strategy
     evaluation.choices
+    teacher.filters teacher.prompts
     training.accumulate training.model_dir training.state training.step
   """,
   3: """

@@ -1,0 +1,484 @@
+"""One server, asked again where that helps: attempts, waits, time and bytes.
+
+Layer 1; imports `exchange`, `replies`, `rate_limits` and `config`. The only
+module that imports the `openai` SDK, whose own retries are off: every attempt
+is one that was decided here. Knows HTTP, and neither prompts nor batches.
+"""
+
+import asyncio
+import dataclasses
+import datetime
+import itertools
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from distill_jax.errors import UserError
+from distill_jax.teacher import replies
+from distill_jax.teacher.config import TeacherConfig, read_api_key
+from distill_jax.teacher.exchange import TeacherError
+from distill_jax.teacher.rate_limits import RateLimits
+
+try:
+  import httpx2
+  import openai
+except ImportError as import_error:
+  raise UserError(
+    f"A teacher is asked through the openai package ({import_error}): pip"
+    " install 'distill_jax[teacher]'."
+  ) from import_error
+
+_log = logging.getLogger(__name__)
+
+_MAX_DELAY_SECONDS = 60.0
+# A server that no request has reached is likely not there at all, or about to
+# start; waiting for as long as for one that has a bad moment tells nothing.
+_MAX_ATTEMPTS_TO_REACH = 3
+# Shorter "keys" are words such as "none", which answers may hold as well.
+_MIN_SECRET_CHARACTERS = 12
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Success(Generic[T]):
+  """What a call got.
+
+  Attributes:
+    value: what its reader made of the reply.
+    latency_seconds: of the attempt that succeeded.
+    num_attempts: attempts made, that one included.
+  """
+
+  value: T
+  latency_seconds: float
+  num_attempts: int
+
+
+class Connection:
+  """Calls to one server.
+
+  What is asked again waits a random time below a bound that doubles ("full
+  jitter"), after the time that the server asked for where it did; that time
+  holds every other call too. A call gives up before a wait that would end
+  beyond its budget.
+  """
+
+  def __init__(
+    self,
+    config: TeacherConfig,
+    *,
+    rng: random.Random | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+  ):
+    """Opens nothing yet.
+
+    Args:
+      config: address, limits and budgets.
+      rng: draws the waits; None: one with a random seed.
+      clock: seconds, never going back.
+      sleep: waits so many seconds.
+
+    Raises:
+      UserError: no key.
+    """
+    key = read_api_key(config)
+    if len(key) >= _MIN_SECRET_CHARACTERS:
+      self._secret = key.encode()
+      if config.base_url.startswith("http:") and not config.is_local:
+        _log.warning(
+          "%s is asked over http: key and prompts travel unencrypted.",
+          config.host,
+        )
+    else:
+      self._secret = None
+    self._config = config
+    self._rng = rng or random.Random()
+    self._clock = clock
+    self._sleep = sleep
+    self._limits = RateLimits(
+      config.requests_per_minute,
+      config.tokens_per_minute,
+      clock=clock,
+      sleep=sleep,
+    )
+    self._is_reached = False
+    self._sdk = _make_sdk(config, key, config.max_response_bytes)
+    # Made when it is needed: reading the certificates takes a while.
+    self._make_download_sdk_fn = lambda: _make_sdk(config, key, None)
+    self._download_sdk = None
+
+  async def close(self) -> None:
+    """Releases connections."""
+    await self._sdk.close()
+    if self._download_sdk is not None:
+      await self._download_sdk.close()
+
+  async def post_json(
+    self,
+    path: str,
+    content: bytes,
+    read_fn: Callable[[bytes], T | replies.Failure],
+    num_tokens: float | None = None,
+  ) -> Success[T]:
+    """Posts JSON.
+
+    Args:
+      path: below the base URL, with its leading slash.
+      content: the JSON, encoded.
+      read_fn: reads the body of a good reply, or says what is wrong with it.
+      num_tokens: about how many the call takes, for the rate limits; None: it
+        does not count towards them.
+
+    Returns:
+      What `read_fn` made of the reply.
+
+    Raises:
+      TeacherError: there is none.
+      UserError: no call can succeed.
+    """
+    return await self.retry(
+      lambda: self.attempt("post", path, read_fn, content=content), num_tokens
+    )
+
+  async def upload(
+    self,
+    path: str,
+    name: str,
+    content: bytes,
+    fields: Mapping[str, str],
+    read_fn: Callable[[bytes], T | replies.Failure],
+  ) -> Success[T]:
+    """Posts a file as a form does; otherwise as `post_json`."""
+    return await self.retry(
+      lambda: self.attempt(
+        "post",
+        path,
+        read_fn,
+        body=dict(fields),
+        files={"file": (name, content, "application/jsonl")},
+      )
+    )
+
+  async def get(
+    self, path: str, read_fn: Callable[[bytes], T | replies.Failure]
+  ) -> Success[T]:
+    """Gets what is at a path; otherwise as `post_json`."""
+    return await self.retry(lambda: self.attempt("get", path, read_fn))
+
+  async def download_lines(
+    self, path: str, line_fn: Callable[[bytes], None]
+  ) -> None:
+    """Gets a file of any size and hands its lines on, one at a time.
+
+    A second attempt begins at the first line again.
+
+    Args:
+      path: below the base URL.
+      line_fn: takes a line without its end; empty ones are left out, and those
+        longer than a reply may be are cut off.
+
+    Raises:
+      TeacherError: it cannot be had whole.
+      UserError: no call can succeed.
+    """
+
+    sdk = self._download_sdk or self._make_download_sdk_fn()
+    self._download_sdk = sdk
+
+    async def read() -> None:
+      response: Any = await sdk.get(
+        path,
+        cast_to=httpx2.Response,
+        stream=True,
+        stream_cls=openai.AsyncStream,
+      )
+      try:
+        async for line in _split_lines(
+          response.aiter_raw(), self._config.max_response_bytes
+        ):
+          line_fn(self._redact(line))
+      finally:
+        await response.aclose()
+
+    await self.retry(lambda: self._catch(read()))
+
+  def correct_tokens(self, num_tokens: float) -> None:
+    """Tells the rate limits how far a `num_tokens` was off."""
+    self._limits.correct_tokens(num_tokens)
+
+  async def retry(
+    self,
+    attempt_fn: Callable[[], Awaitable[T | replies.Failure]],
+    num_tokens: float | None = None,
+  ) -> Success[T]:
+    """Attempts until it succeeds or one of the budgets is spent.
+
+    Args:
+      attempt_fn: one attempt.
+      num_tokens: as of `post_json`.
+
+    Returns:
+      The first value that is no failure.
+
+    Raises:
+      TeacherError: there was none.
+      UserError: no call can succeed.
+    """
+    config = self._config
+    first_started = None
+    for num_attempts in itertools.count(1):
+      if num_tokens is not None:
+        await self._limits.acquire(num_tokens)
+      started = self._clock()
+      # Waiting for one's turn is not the server's doing: the budget starts now.
+      first_started = started if first_started is None else first_started
+      outcome = await attempt_fn()
+      ended = self._clock()
+      if not isinstance(outcome, replies.Failure):
+        return Success(outcome, ended - started, num_attempts)
+      if outcome.hint:
+        raise self._make_user_error(outcome)
+      asked = outcome.retry_after_seconds or 0.0
+      delay = asked + self._draw_delay(num_attempts)
+      stopped = self._get_reason_to_stop(
+        num_attempts, delay, first_started + config.retry_budget_seconds - ended
+      )
+      if outcome.kind == "connection" and not self._is_reached:
+        if stopped or num_attempts >= _MAX_ATTEMPTS_TO_REACH:
+          raise UserError(
+            f"No server answers at {config.base_url}: {outcome.message}. Start"
+            " it, or correct TEACHER_BASE_URL."
+          )
+      if not outcome.is_final and not stopped:
+        _log.debug("Attempt %d: %s", num_attempts, outcome.message)
+        self._limits.pause(asked)
+        await self._sleep(delay)
+        continue
+      stopped = "" if outcome.is_final else stopped
+      raise TeacherError(
+        f"{outcome.message}{stopped}",
+        kind=outcome.kind,
+        is_final=outcome.is_final,
+        num_attempts=num_attempts,
+      )
+    raise AssertionError("unreachable")
+
+  def _get_reason_to_stop(
+    self, num_attempts: int, delay: float, budget: float
+  ) -> str:
+    if num_attempts >= self._config.max_attempts:
+      return f"; given up after {num_attempts} attempts (MAX_ATTEMPTS)"
+    if delay > budget:
+      return (
+        f"; given up after {num_attempts} attempts because the next would come"
+        f" in {delay:.0f} seconds, beyond RETRY_BUDGET_SECONDS"
+      )
+    return ""
+
+  def _draw_delay(self, num_attempts: int) -> float:
+    most = self._config.first_delay_seconds * 2.0 ** min(num_attempts - 1, 30)
+    return self._rng.uniform(0, min(most, _MAX_DELAY_SECONDS))
+
+  def _make_user_error(self, failure: replies.Failure) -> UserError:
+    hint = failure.hint
+    if failure.kind == "unauthorized":
+      hint = (
+        f"{hint} Set the environment variable {self._config.api_key_variable}"
+        " to one it takes, or name another with TEACHER_API_KEY_VARIABLE."
+      )
+    return UserError(
+      f"The teacher at {self._config.base_url}: {failure.message}. {hint}"
+    )
+
+  async def attempt(
+    self,
+    method: str,
+    path: str,
+    read_fn: Callable[[bytes], T | replies.Failure],
+    **arguments: Any,
+  ) -> T | replies.Failure:
+    """Calls once; failures are returned.
+
+    Args:
+      method: "get" or "post".
+      path: below the base URL.
+      read_fn: as of `post_json`.
+      **arguments: what the SDK's `post` takes for a body.
+
+    Returns:
+      What `read_fn` made of the reply, or why there is nothing.
+    """
+
+    async def call() -> T | replies.Failure:
+      if method == "get":
+        response = await self._sdk.get(path, cast_to=httpx2.Response)
+      else:
+        is_form = "files" in arguments
+        kind = "multipart/form-data" if is_form else "application/json"
+        response = await self._sdk.post(
+          path,
+          cast_to=httpx2.Response,
+          options={"headers": {"Content-Type": kind}},
+          **arguments,
+        )
+      return read_fn(self._redact(response.content))
+
+    return await self._catch(call())
+
+  async def _catch(self, call: Awaitable[T]) -> T | replies.Failure:
+    """Awaits a call within the time of one attempt; failures are returned.
+
+    Returned and not raised, so that no error carries the exceptions before it,
+    whose requests hold the key and whose replies hold memory.
+    """
+    seconds = self._config.timeout_seconds
+    try:
+      # httpx's own timeouts start anew with each byte; this one does not.
+      async with asyncio.timeout(seconds):
+        value = await call
+      self._is_reached = True
+      return value
+    except (TimeoutError, openai.APITimeoutError) as error:
+      if isinstance(error.__cause__, httpx2.ConnectTimeout):
+        return self._make_connection_failure(error.__cause__)
+      if isinstance(error.__cause__, httpx2.TimeoutException):
+        self._is_reached = True
+      return replies.Failure(
+        "timeout",
+        f"No whole answer within {seconds:g} seconds (REQUEST_TIMEOUT_SECONDS)",
+        False,
+      )
+    except openai.APIStatusError as error:
+      self._is_reached = True
+      return self._read_error(error.response, error.response.content)
+    except _RefusedReplyError as error:
+      self._is_reached = True
+      if error.response.status_code >= 300:  # What it is matters, not its text.
+        return self._read_error(error.response, b"")
+      return replies.Failure("bad_response", str(error), True)
+    except openai.APIConnectionError as error:
+      return self._make_connection_failure(error.__cause__ or error)
+    except (httpx2.RequestError, OSError) as error:  # While a file is streamed.
+      return self._make_connection_failure(error)
+
+  def _read_error(
+    self, response: httpx2.Response, content: bytes
+  ) -> replies.Failure:
+    retry_after_seconds = replies.get_retry_after_seconds(
+      response.headers, datetime.datetime.now(datetime.UTC)
+    )
+    return replies.read_error(
+      response.status_code, self._redact(content), retry_after_seconds
+    )
+
+  def _make_connection_failure(self, cause: BaseException) -> replies.Failure:
+    said = replies.quote(str(cause)) if str(cause) else ""
+    message = f"The connection failed ({type(cause).__name__}) {said}".strip()
+    is_there = self._is_reached or not isinstance(
+      cause, httpx2.ConnectError | httpx2.ConnectTimeout
+    )
+    self._is_reached = is_there
+    return replies.Failure("connection", message, False)
+
+  def _redact(self, content: bytes) -> bytes:
+    """Returns what a server said without the key, should it repeat that."""
+    if self._secret is None:
+      return content
+    return content.replace(self._secret, b"[key]")
+
+
+class _RefusedReplyError(Exception):
+  """A reply that is not read to its end.
+
+  Attributes:
+    response: the reply, its body unread.
+  """
+
+  def __init__(self, message: str, response: httpx2.Response):
+    super().__init__(message)
+    self.response = response
+
+
+class _LimitedStream(httpx2.AsyncByteStream):
+  """A reply's body, cut off with an error after so many bytes."""
+
+  def __init__(self, response: httpx2.Response, max_bytes: int):
+    self._response = response
+    self._stream: Any = response.stream
+    self._max_bytes = max_bytes
+
+  async def __aiter__(self) -> AsyncIterator[bytes]:
+    num_bytes = 0
+    async for chunk in self._stream:
+      num_bytes += len(chunk)
+      if num_bytes > self._max_bytes:
+        raise _RefusedReplyError(
+          f"The reply is longer than {self._max_bytes} bytes"
+          " (MAX_RESPONSE_BYTES)",
+          self._response,
+        )
+      yield chunk
+
+  async def aclose(self) -> None:
+    await self._stream.aclose()
+
+
+def _make_sdk(
+  config: TeacherConfig, key: str, max_bytes: int | None
+) -> openai.AsyncOpenAI:
+  """Makes the SDK's client; replies above `max_bytes` are refused."""
+
+  async def guard(response: httpx2.Response) -> None:
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+      # A few bytes may unpack to any number of them.
+      raise _RefusedReplyError(
+        "The reply is compressed, which was not asked", response
+      )
+    if max_bytes is not None:
+      response.stream = _LimitedStream(response, max_bytes)
+
+  return openai.AsyncOpenAI(
+    api_key=key,
+    base_url=config.base_url,
+    max_retries=0,
+    timeout=config.timeout_seconds,
+    default_headers={"Accept-Encoding": "identity"},
+    http_client=httpx2.AsyncClient(
+      timeout=config.timeout_seconds,
+      # The caller bounds concurrency; a queue here would eat into timeouts.
+      limits=httpx2.Limits(
+        max_connections=None, max_keepalive_connections=config.max_concurrency
+      ),
+      # A redirected POST becomes a GET, or a key goes to another host.
+      follow_redirects=False,
+      event_hooks={"response": [guard]},
+      # A proxy of the environment's cannot reach this machine.
+      trust_env=not config.is_local,
+    ),
+  )
+
+
+async def _split_lines(
+  chunks: AsyncIterator[bytes], max_bytes: int
+) -> AsyncIterator[bytes]:
+  """Yields lines without their ends; only "\n" ends one, as in JSONL.
+
+  Args:
+    chunks: the file.
+    max_bytes: what a line has beyond these is left out.
+  """
+  line = bytearray()
+  async for chunk in chunks:
+    for index, part in enumerate(chunk.split(b"\n")):
+      if index > 0:
+        if line.strip():
+          yield bytes(line)
+        line.clear()
+      line += part[: max_bytes - len(line)]
+  if line.strip():
+    yield bytes(line)

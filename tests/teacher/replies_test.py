@@ -1,0 +1,238 @@
+"""Bodies and statuses, one by one."""
+
+import datetime
+import json
+
+import pytest
+from fault_server import (
+  HTML_PAGE,
+  LLAMA_CPP_CONTEXT_ERROR,
+  OPENAI_CONTEXT_ERROR,
+)
+
+from distill_jax.teacher import replies
+
+NOW = datetime.datetime(2030, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
+
+
+def _chat(content, **choice):
+  message = {"role": "assistant", "content": content}
+  return {"choices": [{"message": message, **choice}]}
+
+
+def _read(body, endpoint="chat"):
+  return replies.read_answer(json.dumps(body).encode(), endpoint)
+
+
+def test_a_chat_answer():
+  body = _chat("So the answer is 3.", finish_reason="stop") | {
+    "model": "m-1",
+    "usage": {"prompt_tokens": 9, "completion_tokens": 6},
+  }
+  assert _read(body) == replies.Answer(
+    "So the answer is 3.", "stop", 9, 6, "m-1"
+  )
+
+
+def test_a_completion_answer():
+  body = {"choices": [{"text": " 3.", "finish_reason": "length"}]}
+  assert _read(body, "completions") == replies.Answer(
+    " 3.", "length", None, None, None
+  )
+
+
+def test_text_is_kept_as_it_is():
+  text = " \t\n<think>{{x}} %s \u2028 \x00 日本 😀\r\n "
+  assert _read(_chat(text)).text == text
+
+
+def test_half_a_surrogate_pair_becomes_a_character_utf8_has():
+  answer = _read(_chat("a\ud800b"))
+  assert answer.text == "a\ufffdb"
+  answer.text.encode()
+  assert _read(_chat("😀")).text == "😀"  # JSON spells it as a pair.
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"usage": None, "model": 7},
+    {"usage": [], "model": None},
+    {"usage": {"prompt_tokens": "9", "completion_tokens": 1.5}},
+    {"usage": {"prompt_tokens": True, "completion_tokens": -1}},
+    {"choices": [{"message": {"content": "x"}, "finish_reason": 5}]},
+  ],
+  ids=str,
+)
+def test_odd_side_fields_are_none(fields):
+  assert _read(_chat("x") | fields) == replies.Answer(
+    "x", None, None, None, None
+  )
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b'"text"',
+    b"{}",
+    b'{"choices": null}',
+    b'{"choices": []}',
+    b'{"choices": {}}',
+    b'{"choices": ["x"]}',
+    b'{"choices": [{}]}',
+    b'{"choices": [{"message": "x"}]}',
+    b'{"choices": [{"message": {"content": "trunc',
+    b'{"error": {"message": "overloaded"}}',
+    b"\xff\xfe{}",
+    b'{"choices": [{"message": {"content": "\xff"}}]}',
+    HTML_PAGE,
+    b"[" * 100_000,
+    b'{"choices": ' + b"9" * 5000 + b"}",
+    b"data: {}\n\ndata: [DONE]\n",
+  ],
+  ids=lambda content: repr(content[:30]),
+)
+def test_a_body_that_is_no_answer_is_asked_for_again(content):
+  failure = replies.read_answer(content, "chat")
+  assert isinstance(failure, replies.Failure)
+  assert (failure.kind, failure.is_final) == ("bad_response", False)
+  assert len(failure.message) < 300 and failure.message.isprintable()
+
+
+@pytest.mark.parametrize(
+  ("message", "said"),
+  [
+    ({"content": None}, "nothing"),
+    ({"content": ""}, "nothing"),
+    ({}, "nothing"),
+    ({"content": ["parts"]}, "nothing"),
+    ({"content": None, "refusal": "I will\nnot"}, "refused: 'I will not'"),
+    ({"content": "", "reasoning_content": "hm"}, "only reasoning"),
+    ({"content": None, "reasoning": "hm"}, "only reasoning"),
+  ],
+  ids=str,
+)
+def test_a_choice_without_text_is_final(message, said):
+  failure = _read({"choices": [{"message": message, "finish_reason": "stop"}]})
+  assert (failure.kind, failure.is_final) == ("bad_response", True)
+  assert said in failure.message and "'stop'" in failure.message
+
+
+def test_reasoning_beside_an_answer_is_left_out():
+  body = _chat("3")
+  body["choices"][0]["message"]["reasoning_content"] = "It is 4."
+  assert _read(body).text == "3"
+
+
+@pytest.mark.parametrize(
+  ("status", "kind", "is_final", "has_hint"),
+  [
+    (302, "rejected", True, True),
+    (400, "rejected", True, False),
+    (401, "unauthorized", True, True),
+    (402, "rejected", True, True),
+    (403, "unauthorized", True, True),
+    (404, "rejected", True, True),
+    (405, "rejected", True, True),
+    (408, "timeout", False, False),
+    (409, "server_error", False, False),
+    (413, "too_large", True, False),
+    (422, "rejected", True, False),
+    (425, "server_error", False, False),
+    (429, "rate_limited", False, False),
+    (451, "rejected", True, False),
+    (500, "server_error", False, False),
+    (502, "server_error", False, False),
+    (503, "server_error", False, False),
+    (529, "server_error", False, False),
+  ],
+)
+@pytest.mark.parametrize(
+  "content",
+  [b"", HTML_PAGE, b'{"error": {"message": "m"}}', b"\xff", b"[" * 9999],
+)
+def test_statuses(status, kind, is_final, has_hint, content):
+  failure = replies.read_error(status, content, 3.0)
+  assert (failure.kind, failure.is_final) == (kind, is_final)
+  assert (failure.hint is not None) == has_hint
+  assert failure.retry_after_seconds == (None if is_final else 3.0)
+  assert failure.message.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize(
+  "body",
+  [
+    LLAMA_CPP_CONTEXT_ERROR,
+    OPENAI_CONTEXT_ERROR,
+    {"object": "error", "message": "maximum context length is 2048", "code": 4},
+    {"error": "prompt exceeds context_length"},
+    {"error": {"code": "context_length_exceeded", "message": None}},
+  ],
+  ids=str,
+)
+def test_a_prompt_beyond_the_context_is_too_large(body):
+  failure = replies.read_error(400, json.dumps(body).encode())
+  assert (failure.kind, failure.is_final) == ("too_large", True)
+  assert failure.hint is None
+
+
+def test_no_credit_is_for_the_user_though_it_is_a_429():
+  body = {"error": {"message": "quota", "code": "insufficient_quota"}}
+  failure = replies.read_error(429, json.dumps(body).encode())
+  assert failure.is_final and failure.hint
+
+
+def test_a_403_about_one_prompt_stops_only_that():
+  body = {"error": {"message": "Your input was flagged by moderation"}}
+  failure = replies.read_error(403, json.dumps(body).encode())
+  assert (failure.kind, failure.is_final) == ("rejected", True)
+  assert failure.hint is None
+
+
+def test_a_prompt_that_is_repeated_cannot_stop_the_run():
+  body = {"error": {"message": "bad: insufficient_quota moderation 401"}}
+  failure = replies.read_error(400, json.dumps(body).encode())
+  assert (failure.kind, failure.hint) == ("rejected", None)
+
+
+@pytest.mark.parametrize(
+  ("headers", "seconds"),
+  [
+    ({}, None),
+    ({"retry-after": "3"}, 3),
+    ({"retry-after": "0.5"}, 0.5),
+    ({"retry-after": "0"}, 0),
+    ({"retry-after": "-1"}, None),
+    ({"retry-after": "nan"}, None),
+    ({"retry-after": "inf"}, None),
+    ({"retry-after": "soon"}, None),
+    ({"retry-after": ""}, None),
+    ({"retry-after": "Tue, 01 Jan 2030 12:00:07 GMT"}, 7),
+    ({"retry-after": "Tue, 01 Jan 2030 11:59:00 GMT"}, 0),
+    ({"retry-after": "Tue, 99 Jan 2030 11:59:00 GMT"}, None),
+    ({"retry-after-ms": "1500"}, 1.5),
+    ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+    ({"retry-after-ms": "x", "retry-after": "2"}, 2),
+  ],
+  ids=str,
+)
+def test_when_to_come_back(headers, seconds):
+  assert replies.get_retry_after_seconds(headers, NOW) == seconds
+
+
+def test_a_date_is_measured_by_the_clock_it_comes_from():
+  headers = {
+    "date": "Tue, 01 Jan 2030 15:00:00 GMT",
+    "retry-after": "Tue, 01 Jan 2030 15:00:05 GMT",
+  }
+  assert replies.get_retry_after_seconds(headers, NOW) == 5
+
+
+def test_quotations_are_short_and_harmless():
+  quoted = replies.quote("\x1b[2J secret\nline " * 10_000)
+  assert len(quoted) < 900 and quoted.isprintable() and quoted.isascii()
+  assert replies.quote("two\n lines") == "'two lines'"

@@ -1,5 +1,6 @@
 """distill-jax: distilling step by step in JAX, one stage a run mode.
 
+  label       questions -> a teacher's answers -> records
   prepare     SeqIO tasks -> token cache
   train       token cache -> checkpoints, metrics.jsonl, TensorBoard events
   eval        checkpoint -> metrics and predictions
@@ -23,6 +24,7 @@ import os
 import pathlib
 import sys
 import textwrap
+from typing import Any
 
 from absl import app, flags
 
@@ -32,6 +34,7 @@ from distill_jax.errors import UserError
 _PACKAGE = pathlib.Path(__file__).parent
 # Run mode -> module with the class of its settings and its `run`.
 _RUN_MODES = {
+  "label": ("distill_jax.label", "LabelRun"),
   "prepare": ("distill_jax.prepare", "PrepareRun"),
   "train": ("distill_jax.train", "TrainRun"),
   "eval": ("distill_jax.eval", "EvalRun"),
@@ -57,13 +60,34 @@ _GIN_BINDINGS = flags.DEFINE_multi_string(
 _GIN_SEARCH_PATHS = flags.DEFINE_list(
   "gin_search_paths", [], "More folders in which gin files are sought."
 )
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run",
+  False,
+  "label: print the first prompts and an estimate of the cost; send nothing.",
+)
+_EVALUATE = flags.DEFINE_bool(
+  "evaluate",
+  False,
+  "label: compare prompts, teachers and temperatures on labelled questions.",
+)
+_REBUILD = flags.DEFINE_bool(
+  "rebuild",
+  False,
+  "label: make the records again from the journal; send nothing.",
+)
+_SHARD = flags.DEFINE_string(
+  "shard",
+  None,
+  "label: i/n; only the questions i, i + n, ... counted from 0. A run without"
+  " it puts the shards together.",
+)
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Replace what an earlier run wrote to the same place."
 )
 
 
-def main(arguments: list[str]) -> None:
-  """Parses the settings and runs the mode."""
+def main(arguments: list[str]) -> int | None:
+  """Parses the settings and runs the mode; returns the exit code, if any."""
   if len(arguments) > 1:
     raise UserError(
       f"Unexpected arguments {arguments[1:]}. Settings are given as"
@@ -79,6 +103,7 @@ def main(arguments: list[str]) -> None:
       f"--gin_file is missing, e.g. --gin_file=gin/runs/{_RUN_MODE.value}.gin."
       " See --help."
     )
+  flags_of_mode = _read_mode_flags()
   module_name, settings_class = _RUN_MODES[_RUN_MODE.value]
   gin_bindings.parse(
     _GIN_FILES.value,
@@ -93,14 +118,48 @@ def main(arguments: list[str]) -> None:
   if _RUN_MODE.value in ("eval", "infer"):
     # A checkpoint knows its model; a model's gin file may still be given.
     gin_bindings.set_default("MODEL_CONFIG", "None")
-  _use_compilation_cache()
+  if _RUN_MODE.value != "label":
+    _use_compilation_cache()
   module = importlib.import_module(module_name)
   run_settings = gin_bindings.build(getattr(module, settings_class))
-  module.run(
+  returned = module.run(
     run_settings,
     operative_config=gin_bindings.operative_config(),
     overwrite=_OVERWRITE.value,
+    **flags_of_mode,
   )
+  # The other modes return what they made.
+  return returned if _RUN_MODE.value == "label" else None
+
+
+def _read_mode_flags() -> dict[str, Any]:
+  """Returns what the flags of one mode say, as arguments of its `run`.
+
+  Raises:
+    UserError: another mode was given one of them, or they exclude each other.
+  """
+  given = [
+    holder.name for holder in (_DRY_RUN, _EVALUATE, _REBUILD) if holder.value
+  ]
+  if _RUN_MODE.value != "label":
+    if _SHARD.value is not None:
+      given.append(_SHARD.name)
+    if given:
+      raise UserError(
+        f"--run_mode={_RUN_MODE.value} does not read --{', --'.join(given)};"
+        " --run_mode=label does. Leave it out."
+      )
+    return {}
+  if len(given) > 1:
+    raise UserError(
+      f"--{' and --'.join(given)} exclude each other. Give one of them."
+    )
+  if _EVALUATE.value and _SHARD.value is not None:
+    raise UserError(
+      "--evaluate compares on few questions and takes no --shard. Leave that"
+      " out."
+    )
+  return {"action": given[0] if given else "label", "shard": _SHARD.value}
 
 
 def run() -> None:
@@ -139,6 +198,10 @@ def _print_help() -> None:
     _GIN_FILES,
     _GIN_BINDINGS,
     _GIN_SEARCH_PATHS,
+    _DRY_RUN,
+    _EVALUATE,
+    _REBUILD,
+    _SHARD,
     _OVERWRITE,
   ):
     described = textwrap.fill(

@@ -1,10 +1,12 @@
 """Tests of main.py: the program as users run it. Each test is a process."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import fault_server
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -15,11 +17,28 @@ _TRAIN = (
 )
 
 
-def _run(*arguments, folder, command=("-m", "distill_jax.main"), stdin=""):
+_LABEL = (
+  "--run_mode=label",
+  "--gin_file=gin/runs/label.gin",
+  "--gin.INPUT_PATH='questions.jsonl'",
+  "--gin.OUTPUT_PATH='out'",
+  "--gin.TEACHER_MODEL='m'",
+  "--gin.PROMPT='svamp'",
+)
+
+
+def _run(
+  *arguments,
+  folder,
+  command=("-m", "distill_jax.main"),
+  stdin="",
+  without=(),
+):
+  kept = {k: v for k, v in os.environ.items() if k not in without}
   return subprocess.run(
     [sys.executable, *command, *arguments],
     cwd=folder,
-    env=os.environ | {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)},
+    env=kept | {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)},
     input=stdin,
     capture_output=True,
     text=True,
@@ -41,8 +60,8 @@ def _assert_mistake(process, *told):
 @pytest.mark.parametrize(
   "arguments, told",
   [
-    ([], "--run_mode is missing; it is one of prepare, train, eval, infer, sw"),
-    (["--run_mode=trian"], "<prepare|train|eval|infer|sweep>"),
+    ([], "--run_mode is missing; it is one of label, prepare, train, eval, in"),
+    (["--run_mode=trian"], "<label|prepare|train|eval|infer|sweep>"),
     (
       ["--run_mode=eval"],
       "--gin_file is missing, e.g. --gin_file=gin/runs/eva",
@@ -62,7 +81,7 @@ def test_mistaken_flags(tmp_path, arguments, told):
 def test_help(tmp_path):
   process = _run("--help", folder=tmp_path)
   assert process.returncode == 0
-  for text in ("A first run", "--run_mode", "--gin_search_paths", "sweep   "):
+  for text in ("A first run", "--run_mode", "--gin_search_paths", "--shard"):
     assert text in process.stdout
 
 
@@ -91,6 +110,88 @@ def test_a_folder_without_a_run(tmp_path):
     stdin="one\n",
   )
   _assert_mistake(process, f"There is no checkpoint at {tmp_path}/absent")
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--dry_run"], "--run_mode=infer does not read --dry_run; --run_mode=lab"),
+    (["--evaluate", "--shard=0/2"], "does not read --evaluate, --shard"),
+    (["--rebuild"], "does not read --rebuild"),
+  ],
+)
+def test_flags_of_another_mode(tmp_path, arguments, told):
+  process = _run(
+    "--run_mode=infer",
+    "--gin_file=gin/runs/infer.gin",
+    "--gin.INPUT_PATH='-'",
+    "--gin.OUTPUT_PATH='-'",
+    *arguments,
+    folder=tmp_path,
+  )
+  _assert_mistake(process, told)
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--dry_run", "--rebuild"], "--dry_run and --rebuild exclude each other"),
+    (["--evaluate", "--shard=0/2"], "--evaluate compares on few questions"),
+    (["--shard=2/2"], "--shard is '2/2'; it is i/n"),
+    (["--gin.MESH=1"], "no gin file given knows MESH"),
+    (["--gin.TEACHER_BASE_URL='ftp://a'"], "TEACHER_BASE_URL is not an addre"),
+    (["--gin.TEACHER_BASE_URL='http://me:pw@a/v1'"], "holds a user name or a"),
+  ],
+)
+def test_mistakes_of_labelling(tmp_path, arguments, told):
+  process = _run(*_LABEL, *arguments, folder=tmp_path)
+  _assert_mistake(process, told)
+  assert "me:pw" not in process.stderr
+
+
+def test_labelling_needs_neither_jax_nor_tensorflow(tmp_path):
+  (tmp_path / "questions.jsonl").write_text('{"id": "a", "input": "1 + 1?"}\n')
+  program = (
+    "import sys\n"
+    "for name in ('jax', 'flax', 'orbax', 'tensorflow', 'seqio'):\n"
+    "  sys.modules[name] = None\n"
+    "from distill_jax import main\n"
+    "main.run()\n"
+  )
+  with fault_server.FaultServer(
+    answer=fault_server.answer("Add. The answer is (1 + 1).")
+  ) as server:
+    process = _run(
+      *_LABEL,
+      f"--gin.TEACHER_BASE_URL='{server.base_url}'",
+      folder=tmp_path,
+      command=("-c", program),
+    )
+  assert process.returncode == 0, process.stderr
+  assert "1 questions: 1 ok" in process.stdout
+  (line,) = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+  assert json.loads(line)["teacher_label"] == "(1 + 1)"
+  # The settings beside the records are those of the run.
+  written = (tmp_path / "out" / "config.gin").read_text()
+  assert "PROMPT = 'svamp'" in written
+  process = _run(
+    "--run_mode=label",
+    f"--gin_file={tmp_path}/out/config.gin",
+    "--rebuild",
+    folder=tmp_path,
+  )
+  assert process.returncode == 0, process.stderr
+
+
+def test_a_questions_file_without_a_server(tmp_path):
+  (tmp_path / "questions.jsonl").write_text('{"id": "a", "input": "1 + 1?"}\n')
+  process = _run(
+    *_LABEL,
+    "--gin.TEACHER_BASE_URL='https://example.invalid/v1'",
+    folder=tmp_path,
+    without=("OPENAI_API_KEY",),
+  )
+  _assert_mistake(process, "variable OPENAI_API_KEY is not set")
 
 
 def test_own_gin_file_and_own_tasks_in_this_folder(tmp_path):

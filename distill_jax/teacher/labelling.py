@@ -1,0 +1,296 @@
+"""Sends many requests over one transport and journals what comes of them.
+
+Owns how many are under way, when to stop and what is brought to the disk when.
+Layer 2; imports errors, exchange and journal. Knows no prompt, file format or
+progress bar. Requests come from an iterator and answers go to the journal, so
+memory does not grow with their number.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+from distill_jax.teacher.exchange import (
+  Request,
+  Response,
+  TeacherError,
+  Transport,
+)
+from distill_jax.teacher.journal import Answers, Journal
+
+# So many requests are passed over before others have their turn.
+_MAX_PASSED_OVER = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """When to send, sync and stop.
+
+  Attributes:
+    max_concurrency: requests under way at once.
+    max_open_failures: nothing more is sent once so many requests in a row
+      failed in a way that might pass: the server is in trouble, and what is
+      left may be asked later.
+    sync_lines: the journal is brought to the disk after so many lines,
+    sync_seconds: and after so long, if it has any new.
+    drain_seconds: how long a stop waits for what is under way.
+    retry_failures: ask again what failed for good in an earlier run.
+  """
+
+  max_concurrency: int
+  max_open_failures: int = 100
+  sync_lines: int = 100
+  sync_seconds: float = 1.0
+  drain_seconds: float = 30.0
+  retry_failures: bool = False
+
+
+@dataclasses.dataclass
+class Progress:
+  """What became of the requests of this run so far.
+
+  Attributes:
+    num_sent: given to the transport.
+    num_answered: with a response.
+    num_failed: failed for good.
+    num_open: failed in a way that might pass.
+    prompt_tokens: of the responses, as far as the server counted.
+    completion_tokens: likewise.
+    is_in_trouble: it stopped because of `Limits.max_open_failures`.
+    last_failure: what the last failure said.
+  """
+
+  num_sent: int = 0
+  num_answered: int = 0
+  num_failed: int = 0
+  num_open: int = 0
+  prompt_tokens: int = 0
+  completion_tokens: int = 0
+  is_in_trouble: bool = False
+  last_failure: str = ""
+
+
+class Stop:
+  """Asks a run to end: first after what is under way, then at once."""
+
+  def __init__(self):
+    self.sending = asyncio.Event()
+    self.waiting = asyncio.Event()
+
+  def ask(self) -> None:
+    """Sends nothing more; asked again, does not wait either."""
+    if self.sending.is_set():
+      self.waiting.set()
+    self.sending.set()
+
+
+def needs_answer(key: str, answers: Answers, retry_failures: bool) -> bool:
+  """Tells whether a request is to be sent.
+
+  Args:
+    key: of the request.
+    answers: of all journals.
+    retry_failures: what failed for good counts as not asked.
+
+  Returns:
+    False where there is a response or a failure that is final.
+  """
+  if answers.has_response(key):
+    return False
+  return retry_failures or not answers.has_final_failure(key)
+
+
+async def answer_requests(
+  requests: Iterable[tuple[Request, str]],
+  transport: Transport,
+  journal: Journal,
+  answers: Answers,
+  limits: Limits,
+  stop: Stop,
+  progress_fn: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+  """Sends what has no answer yet and journals what comes.
+
+  Each request is in the journal before it is sent, and sent once, however often
+  it stands among the requests. Returns after the journal's last line is on the
+  disk.
+
+  Args:
+    requests: each with the id of its question; read as they are needed.
+    transport: the way to the teacher; not closed here.
+    journal: open for writing.
+    answers: of all journals, `journal` among them.
+    limits: see `Limits`.
+    stop: ends the run early.
+    progress_fn: called after each outcome.
+
+  Returns:
+    What became of them. Fewer than all where the run was stopped.
+
+  Raises:
+    UserError: no request can succeed, or the journal cannot be written. What
+      was under way is waited for first.
+  """
+  run = _Run(
+    iter(requests), transport, journal, answers, limits, stop, progress_fn
+  )
+  return await run.run()
+
+
+class _Run:
+  """One call of `answer_requests`."""
+
+  def __init__(
+    self,
+    requests: Iterator[tuple[Request, str]],
+    transport: Transport,
+    journal: Journal,
+    answers: Answers,
+    limits: Limits,
+    stop: Stop,
+    progress_fn: Callable[[Progress], None],
+  ):
+    self._requests = requests
+    self._transport = transport
+    self._journal = journal
+    self._answers = answers
+    self._limits = limits
+    self._stop = stop
+    self._progress_fn = progress_fn
+    self._progress = Progress()
+    self._turn = asyncio.Lock()
+    self._under_way: set[str] = set()
+    # Asked in this run; a failure is not asked twice in one.
+    self._failed: set[bytes] = set()
+    self._num_open_in_a_row = 0
+    self._error: Exception | None = None
+    self._sync_wanted = asyncio.Event()
+
+  async def run(self) -> Progress:
+    workers = [
+      asyncio.create_task(self._work())
+      for _ in range(self._limits.max_concurrency)
+    ]
+    syncing = asyncio.create_task(self._sync_now_and_then())
+    try:
+      await self._wait_for(workers)
+    finally:
+      for task in (*workers, syncing):
+        task.cancel()
+      await asyncio.gather(*workers, syncing, return_exceptions=True)
+    if self._error is None or self._journal.num_unsynced:
+      self._journal.sync()
+    if self._error is not None:
+      raise self._error
+    return self._progress
+
+  async def _wait_for(self, workers: list[asyncio.Task[None]]) -> None:
+    """Waits for all, or, after a stop, for what is under way."""
+    finished = asyncio.ensure_future(asyncio.wait(workers))
+    stopped = asyncio.create_task(self._stop.sending.wait())
+    impatient = asyncio.create_task(self._stop.waiting.wait())
+    try:
+      await asyncio.wait(
+        (finished, stopped), return_when=asyncio.FIRST_COMPLETED
+      )
+      if not finished.done():
+        await asyncio.wait(
+          (finished, impatient),
+          timeout=self._limits.drain_seconds,
+          return_when=asyncio.FIRST_COMPLETED,
+        )
+    finally:
+      for task in (finished, stopped, impatient):
+        task.cancel()
+
+  async def _work(self) -> None:
+    """Sends one request after the other until there is none."""
+    try:
+      while (taken := await self._take()) is not None:
+        request, key, question = taken
+        try:
+          await self._ask(request, key, question)
+        finally:
+          self._under_way.discard(key)
+    # A bug's, too, must end the run.
+    except Exception as error:
+      self._fail(error)
+
+  async def _take(self) -> tuple[Request, str, str] | None:
+    """Returns the next request to be sent; None: there is none."""
+    async with self._turn:
+      num_passed_over = 0
+      while not self._stop.sending.is_set():
+        request, question = next(self._requests, (None, ""))
+        if request is None:
+          return None
+        key = request.key
+        if (
+          needs_answer(key, self._answers, self._limits.retry_failures)
+          and key not in self._under_way
+          and bytes.fromhex(key) not in self._failed
+        ):
+          self._under_way.add(key)
+          return request, key, question
+        num_passed_over += 1
+        if num_passed_over % _MAX_PASSED_OVER == 0:
+          await asyncio.sleep(0)
+      return None
+
+  async def _ask(self, request: Request, key: str, question: str) -> None:
+    progress = self._progress
+    self._journal.append_request(key, request, question)
+    progress.num_sent += 1
+    try:
+      response = await self._transport.send(request)
+    except TeacherError as error:
+      self._journal.append_failure(key, error)
+      self._note_failure(key, error)
+    else:
+      self._journal.append_response(key, response)
+      self._note_response(response)
+    if self._journal.num_unsynced >= self._limits.sync_lines:
+      self._sync_wanted.set()
+    self._progress_fn(progress)
+
+  def _note_response(self, response: Response) -> None:
+    self._num_open_in_a_row = 0
+    self._progress.num_answered += 1
+    self._progress.prompt_tokens += response.prompt_tokens or 0
+    self._progress.completion_tokens += response.completion_tokens or 0
+
+  def _note_failure(self, key: str, error: TeacherError) -> None:
+    self._failed.add(bytes.fromhex(key))
+    self._progress.last_failure = f"{error.kind}: {error}"
+    if error.is_final:
+      # The server did its part.
+      self._num_open_in_a_row = 0
+      self._progress.num_failed += 1
+      return
+    self._progress.num_open += 1
+    self._num_open_in_a_row += 1
+    if self._num_open_in_a_row >= self._limits.max_open_failures:
+      self._progress.is_in_trouble = True
+      self._stop.sending.set()
+
+  def _fail(self, error: Exception) -> None:
+    """Stops the run; of several errors the first is the cause."""
+    if self._error is None:
+      self._error = error
+    self._stop.sending.set()
+
+  async def _sync_now_and_then(self) -> None:
+    try:
+      while True:
+        # Not wait_for, which before Python 3.12 loses a cancellation that comes
+        # as the event does: this task would never end.
+        with contextlib.suppress(TimeoutError):
+          async with asyncio.timeout(self._limits.sync_seconds):
+            await self._sync_wanted.wait()
+        self._sync_wanted.clear()
+        if self._journal.num_unsynced:
+          # In a thread: a slow disk must not hold answers up.
+          await asyncio.to_thread(self._journal.sync)
+    except Exception as error:
+      self._fail(error)

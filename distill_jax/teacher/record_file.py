@@ -1,0 +1,142 @@
+"""Records out of the journal, with their counts, and the counts in words.
+
+Layer 2; imports errors, data.records and, of its own folder, comparison,
+filters, journal, prices, tally and variants. One record is in memory at a time,
+unless filters, which compare records with each other, need all of them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from distill_jax.data import records
+from distill_jax.data.records import Record
+from distill_jax.errors import UserError
+from distill_jax.teacher import comparison, journal, prices, variants
+from distill_jax.teacher.filters import FilterConfig, FilterCount, apply_filters
+from distill_jax.teacher.tally import Tally
+from distill_jax.teacher.variants import Variant
+
+
+def write_records(
+  path: pathlib.Path,
+  questions: Iterable[Record],
+  variant: Variant,
+  answers: journal.Answers,
+  filter_config: FilterConfig,
+  price_table: prices.PriceTable | None,
+  is_partial_good: bool,
+) -> dict[str, Any]:
+  """Writes the records, if all are there or need not be.
+
+  Args:
+    path: the file; replaced in one step, or left as it is.
+    questions: in the order of the records.
+    variant: how they were asked, and are read.
+    answers: the journals.
+    filter_config: what is kept; `answer_form` and `labels` are the variant's.
+    price_table: for the cost; None: it is not known.
+    is_partial_good: write those that have an outcome where some have none.
+
+  Returns:
+    What `Tally.summarize` says; `num_records`, None where nothing was written;
+    `filters`, the counts before and after each.
+
+  Raises:
+    UserError: the file cannot be written or a journal not be read.
+  """
+  tally = Tally(variant, price_table)
+  counts: list[FilterCount] = []
+  num_records: int | None = 0
+
+  def make_records() -> Iterator[Record]:
+    for question in questions:
+      outcome = variants.find_outcome(variant, question, answers)
+      tally.add(outcome)
+      if outcome.record is not None:
+        yield outcome.record
+    if tally.num_open and not is_partial_good:
+      raise _IncompleteError
+
+  def filter_records() -> Iterator[Record]:
+    nonlocal counts, num_records
+    made: Iterable[Record] = make_records()
+    # Filters compare records with each other and need all in memory.
+    if _is_any_on(filter_config):
+      config = dataclasses.replace(
+        filter_config,
+        answer_form=variant.reading.answer_form,
+        labels=variant.reading.labels,
+      )
+      made, counts = apply_filters(list(made), config)
+    for num_records, record in enumerate(made, start=1):  # noqa: B007
+      yield record
+
+  try:
+    records.write_records(path, filter_records())
+  except _IncompleteError:
+    num_records = None
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+  return {
+    **tally.summarize(),
+    "num_records": num_records,
+    "filters": [dataclasses.asdict(count) for count in counts],
+  }
+
+
+def describe(summary: Mapping[str, Any], records_path: pathlib.Path) -> str:
+  """Returns what `write_records` returned in a few lines.
+
+  Args:
+    summary: it.
+    records_path: where the records are.
+
+  Returns:
+    Lines for the screen.
+  """
+  counts = [f"{n} {status}" for status, n in summary["statuses"].items()]
+  for name in ("without_answer", "open"):
+    if summary[f"num_{name}"]:
+      counts.append(f"{summary[f'num_{name}']} {name.replace('_', ' ')}")
+  lines = [f"{summary['num_questions']} questions: {', '.join(counts)}"]
+  if summary["accuracy"] is not None:
+    accuracy = comparison.format_accuracy(summary)
+    lines.append(f"accuracy {accuracy} of {summary['num_gold']} with a label")
+  lines.append(
+    f"tokens: {summary['prompt_tokens']} in,"
+    f" {summary['completion_tokens']} out; cost:"
+    f" {comparison.format_cost(summary)}"
+  )
+  if summary["failures"]:
+    failures = (f"{n} {kind}" for kind, n in summary["failures"].items())
+    lines.append(f"requests that failed for good: {', '.join(failures)}")
+  for count in summary["filters"]:
+    lines.append(
+      f"filter {count['name']}: {count['before']} -> {count['after']}"
+    )
+  if summary["num_records"] is None:
+    lines.append("no records are written before every question has an outcome")
+  else:
+    lines.append(f"{summary['num_records']} records in {records_path}")
+  return "\n".join(lines)
+
+
+def _is_any_on(config: FilterConfig) -> bool:
+  """Tells whether anything but the way to filter is set."""
+  default = FilterConfig()
+  return (
+    dataclasses.replace(
+      config,
+      answer_form=default.answer_form,
+      labels=default.labels,
+      balance_by=default.balance_by,
+      seed=default.seed,
+    )
+    != default
+  )
+
+
+class _IncompleteError(Exception):
+  """Some question has no outcome."""

@@ -1,0 +1,352 @@
+"""Sending: how many at once, each once, and every way to end."""
+
+import asyncio
+import json
+
+import pytest
+
+from distill_jax.errors import UserError
+from distill_jax.teacher import journal, labelling
+from distill_jax.teacher.exchange import Request, Response, TeacherError
+
+LIMITS = labelling.Limits(max_concurrency=3, drain_seconds=10.0)
+
+
+def make_requests(*texts):
+  return [
+    (Request("m", "completions", text, {}), f"id {i}")
+    for i, text in enumerate(texts)
+  ]
+
+
+class FakeTeacher:
+  """Answers in a few turns of the loop; `reply_fn` may raise instead."""
+
+  def __init__(self, reply_fn=str.upper, num_turns=3):
+    self.sent = []
+    self.num_under_way = self.max_under_way = 0
+    self._reply_fn = reply_fn
+    self._num_turns = num_turns
+
+  async def send(self, request):
+    self.sent.append(request.prompt)
+    self.num_under_way += 1
+    self.max_under_way = max(self.max_under_way, self.num_under_way)
+    try:
+      for _ in range(self._num_turns):
+        await asyncio.sleep(0)
+      text = self._reply_fn(request.prompt)
+      if asyncio.iscoroutine(text):
+        text = await text
+      return Response(text, "stop", 10, 2, "m", 0.0, 1)
+    finally:
+      self.num_under_way -= 1
+
+  async def close(self):
+    pass
+
+
+@pytest.fixture(name="own")
+def fixture_own(tmp_path):
+  with journal.Journal(tmp_path / "journal.jsonl") as own:
+    yield own
+
+
+def run(own, requests, teacher, limits=LIMITS, stop_fn=None, progress_fn=None):
+  async def answer():
+    stop = labelling.Stop()
+    if stop_fn is not None:
+      stop_fn(stop)
+    # A run that hangs is to fail.
+    async with asyncio.timeout(60):
+      return await labelling.answer_requests(
+        requests,
+        teacher,
+        own,
+        journal.Answers([own]),
+        limits,
+        stop,
+        progress_fn or (lambda progress: None),
+      )
+
+  return asyncio.run(answer())
+
+
+def fail(kind="server_error", is_final=False):
+  def reply(text):
+    raise TeacherError("no", kind=kind, is_final=is_final, num_attempts=2)
+
+  return reply
+
+
+def _list_events(own):
+  lines = map(json.loads, own.path.read_text().splitlines())
+  return [line["event"] for line in lines]
+
+
+def test_every_request_is_answered_and_few_at_once(own):
+  requests = make_requests(*(f"text {i}" for i in range(20)))
+  teacher = FakeTeacher()
+  progress = run(own, requests, teacher)
+  assert sorted(teacher.sent) == sorted(r.prompt for r, _ in requests)
+  assert teacher.max_under_way == 3
+  for request, _ in requests:
+    assert own.read_response(request.key).text == request.prompt.upper()
+  assert progress == labelling.Progress(
+    num_sent=20, num_answered=20, prompt_tokens=200, completion_tokens=40
+  )
+  assert own.num_unsynced == 0
+
+
+def test_a_request_is_journaled_before_it_is_sent(own):
+  (request, _), *_ = requests = make_requests("one")
+
+  def look(text):
+    assert own.get_num_asked(request.key) == 1
+    assert _list_events(own) == ["request"]
+    return text
+
+  run(own, requests, FakeTeacher(look))
+  assert _list_events(own) == ["request", "response"]
+
+
+def test_what_is_answered_is_not_sent_again(own):
+  requests = make_requests(*(f"text {i}" for i in range(200)))
+  run(own, requests[:150:2], FakeTeacher())
+  teacher = FakeTeacher()
+  run(own, requests, teacher)
+  expected = {r.prompt for r, _ in requests} - {
+    r.prompt for r, _ in requests[:150:2]
+  }
+  assert sorted(teacher.sent) == sorted(expected)
+
+
+def test_equal_requests_are_sent_once(own):
+  requests = make_requests("same", "same", "other", "same") * 3
+  teacher = FakeTeacher()
+  run(own, requests, teacher)
+  assert sorted(teacher.sent) == ["other", "same"]
+
+
+def test_a_failure_is_not_tried_twice_in_one_run(own):
+  requests = make_requests("same") * 4
+  teacher = FakeTeacher(fail())
+  progress = run(
+    own, requests, teacher, labelling.Limits(1), progress_fn=lambda p: None
+  )
+  assert teacher.sent == ["same"]
+  assert progress.num_open == 1
+
+
+@pytest.mark.parametrize(
+  "is_final, retry_failures, num_sent",
+  [(False, False, 1), (True, False, 0), (True, True, 1)],
+)
+def test_failures_of_an_earlier_run(own, is_final, retry_failures, num_sent):
+  requests = make_requests("one")
+  progress = run(own, requests, FakeTeacher(fail(is_final=is_final)))
+  assert (progress.num_failed, progress.num_open) == (is_final, not is_final)
+  assert progress.last_failure == "server_error: no"
+  teacher = FakeTeacher()
+  limits = labelling.Limits(2, retry_failures=retry_failures)
+  run(own, requests, teacher, limits)
+  assert len(teacher.sent) == num_sent
+  assert own.has_response(requests[0][0].key) == bool(num_sent)
+
+
+def test_a_server_in_trouble_is_left_alone(own):
+  requests = make_requests(*(f"text {i}" for i in range(50)))
+  teacher = FakeTeacher(fail())
+  limits = labelling.Limits(1, max_open_failures=4)
+  progress = run(own, requests, teacher, limits)
+  assert progress.is_in_trouble
+  assert len(teacher.sent) == 4
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+def test_only_failures_in_a_row_that_might_pass_are_trouble(own, is_final):
+  def reply(text):
+    number = int(text)
+    if number % 4:
+      fail(is_final=is_final)(text)
+    return text
+
+  requests = make_requests(*map(str, range(40)))
+  progress = run(
+    own, requests, FakeTeacher(reply), labelling.Limits(1, max_open_failures=4)
+  )
+  assert not progress.is_in_trouble
+  assert progress.num_sent == 40
+
+
+def test_no_request_can_succeed(own):
+  def refuse(text):
+    if text != "text 0":
+      raise UserError("no key")
+    return text
+
+  requests = make_requests(*(f"text {i}" for i in range(50)))
+  teacher = FakeTeacher(refuse)
+  with pytest.raises(UserError, match="no key"):
+    run(own, requests, teacher)
+  assert len(teacher.sent) <= 4
+  # What was under way is kept.
+  assert own.has_response(requests[0][0].key)
+  assert own.num_unsynced == 0
+
+
+def test_a_bug_ends_the_run_and_is_told(own):
+  def break_down(text):
+    raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    run(own, make_requests("a", "b"), FakeTeacher(break_down))
+
+
+def test_a_bad_question_on_the_way_ends_the_run(own):
+  def list_requests():
+    yield from make_requests("a")
+    raise UserError("line 2")
+
+  with pytest.raises(UserError, match="line 2"):
+    run(own, list_requests(), FakeTeacher())
+  assert own.has_response(make_requests("a")[0][0].key)
+
+
+def test_a_stop_waits_for_what_is_under_way(own):
+  stops = []
+
+  async def take_time(text):
+    await asyncio.sleep(0.01)
+    return text
+
+  def reply(text):
+    if text == "text 0":
+      stops[0].ask()
+      return text
+    return take_time(text)
+
+  requests = make_requests(*(f"text {i}" for i in range(50)))
+  teacher = FakeTeacher(reply)
+  progress = run(own, requests, teacher, stop_fn=stops.append)
+  assert progress.num_answered == progress.num_sent == len(teacher.sent)
+  assert 3 <= len(teacher.sent) <= 4
+
+
+@pytest.mark.parametrize("num_stops, drain_seconds", [(2, 1000.0), (1, 0.0)])
+def test_a_stop_without_patience(own, num_stops, drain_seconds):
+  stops = []
+
+  async def hang():
+    await asyncio.Event().wait()
+
+  def reply(text):
+    if text != "text 0":
+      return hang()
+    for _ in range(num_stops):
+      stops[0].ask()
+    return text
+
+  requests = make_requests(*(f"text {i}" for i in range(50)))
+  progress = run(
+    own,
+    requests,
+    FakeTeacher(reply),
+    labelling.Limits(3, drain_seconds=drain_seconds),
+    stop_fn=stops.append,
+  )
+  assert progress.num_answered == 1
+  assert own.has_response(requests[0][0].key)
+  assert not own.has_response(requests[1][0].key)
+  assert own.num_unsynced == 0
+
+
+def test_a_full_disk_ends_the_run(own, monkeypatch):
+  def refuse(descriptor, content):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(journal.append_file, "write_all", refuse)
+  teacher = FakeTeacher()
+  with pytest.raises(UserError, match="No space left"):
+    run(own, make_requests("a", "b", "c", "d", "e"), teacher)
+  assert teacher.sent == []
+
+
+def test_lines_are_synced_on_the_way(own, monkeypatch):
+  num_unsynced = []
+  sync = own.sync
+
+  def note():
+    num_unsynced.append(own.num_unsynced)
+    sync()
+
+  monkeypatch.setattr(own, "sync", note)
+
+  async def take_time():
+    await asyncio.sleep(0.002)
+    return "text"
+
+  requests = make_requests(*(f"text {i}" for i in range(60)))
+  limits = labelling.Limits(3, sync_lines=10, sync_seconds=1000.0)
+  run(own, requests, FakeTeacher(lambda _: take_time()), limits)
+  assert len(num_unsynced) > 4
+  assert own.num_unsynced == 0
+
+
+@pytest.mark.parametrize("num_requests", [1, 2])
+def test_the_last_line_may_be_due_when_the_run_ends(
+  own, monkeypatch, num_requests
+):
+  """A sync that is asked for and called off in one turn of the loop."""
+  for num_turns in range(12):
+
+    async def call_slowly(function, num_turns=num_turns):
+      for _ in range(num_turns):
+        await asyncio.sleep(0)
+      function()
+
+    monkeypatch.setattr(labelling.asyncio, "to_thread", call_slowly)
+    texts = [f"{num_turns} {i}" for i in range(num_requests)]
+    limits = labelling.Limits(1, sync_lines=1, sync_seconds=1000.0)
+    progress = run(own, make_requests(*texts), FakeTeacher(), limits)
+    assert progress.num_answered == num_requests
+    assert own.num_unsynced == 0
+
+
+def test_a_disk_that_refuses_ends_the_run(own, monkeypatch):
+  def refuse():
+    raise UserError("Input/output error")
+
+  monkeypatch.setattr(own, "sync", refuse)
+  requests = make_requests(*(f"text {i}" for i in range(10)))
+  with pytest.raises(UserError, match="Input/output error"):
+    run(own, requests, FakeTeacher(), labelling.Limits(2, sync_lines=2))
+
+
+def test_progress_is_told_after_each_outcome(own):
+  seen = []
+  run(
+    own,
+    make_requests("a", "b", "c"),
+    FakeTeacher(),
+    progress_fn=lambda progress: seen.append(progress.num_answered),
+  )
+  assert seen == [1, 2, 3]
+
+
+def test_requests_are_read_as_they_are_needed(own):
+  num_read = 0
+
+  def list_requests():
+    nonlocal num_read
+    for pair in make_requests(*(f"text {i}" for i in range(30))):
+      num_read += 1
+      yield pair
+
+  def look(text):
+    assert num_read <= len(teacher.sent) + 1
+    return text
+
+  teacher = FakeTeacher(look)
+  run(own, list_requests(), teacher)
+  assert num_read == 30

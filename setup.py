@@ -22,7 +22,7 @@ GIN_PACKAGES = {
   if folder.is_dir()
 }
 
-REFERENCE = ["torch>=2.4", "transformers>=4.46"]
+REFERENCE = ["torch>=2.6", "transformers>=4.46"]
 # openai speaks through httpx2, whose streams and errors are ours to handle.
 TEACHER = ["datasketch>=1.6", "httpx2>=2.12", "openai>=3.54"]
 

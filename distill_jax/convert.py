@@ -23,8 +23,10 @@ import argparse
 import logging
 import os
 import pathlib
+import re
 import resource
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -66,7 +68,12 @@ DTYPES = {
   "float16": np.dtype(np.float16),
 }
 MODEL_GIN = "model.gin"
-VOCABULARY = "spiece.model"
+# All that a conversion leaves in its folder.
+_WRITTEN = re.compile(
+  r"model\.gin|model_config\.json|config\.json|generation_config\.json|state"
+  r"|spiece\.model|tokenizer\.json|tokenizer_config\.json|checkpoint_0"
+  r"|model.*\.safetensors|model\.safetensors\.index\.json"
+)
 
 
 def convert(
@@ -97,27 +104,22 @@ def convert(
     UserError: the source is missing, damaged, no T5 or of another form; the
       vocabulary does not fit; the destination exists or cannot be written.
   """
-  folder = pathlib.Path(destination).expanduser().absolute()
   if "://" in destination:
     raise UserError(f"DST is {destination}; it must be a local folder.")
-  _check_destination(folder, overwrite)
-  stored = formats.open_checkpoint(source)
-  if source_format not in (None, stored.file_format):
-    raise UserError(
-      f"--from={source_format}, but {stored.path} is of the form"
-      f" {stored.file_format!r}."
-    )
-  if pathlib.Path(stored.path).is_relative_to(folder):
+  folder = _check_destination(destination, overwrite)
+  stored = formats.open_checkpoint(source, source_format)
+  if pathlib.Path(stored.path).resolve().is_relative_to(folder.resolve()):
     raise UserError(f"SRC {stored.path} lies in DST {folder}.")
   abstract, _ = state_lib.abstract_params(T5(stored.config))
   shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
   check_tensors(stored, shapes)
   vocabulary_path = _choose_vocabulary(stored, vocab_path)
+  header = f"{describe_sizes(stored.config)}, converted from {stored.path}."
+  model_gin = make_model_gin(stored.config, header)
   _log.info("Converting %s", stored.describe())
-  writing = folder.with_name(f".writing-{folder.name}")
+  # Of this process alone: another may be converting to the same place.
+  writing = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
   try:
-    # A killed conversion may have left one.
-    shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     with tqdm.tqdm(
       total=sum(tensor.num_bytes for tensor in stored.tensors.values()),
@@ -133,11 +135,8 @@ def convert(
         DTYPES[dtype],
         vocabulary_path,
       )
-    header = f"{describe_sizes(stored.config)}, converted from {stored.path}."
-    (writing / MODEL_GIN).write_text(make_model_gin(stored.config, header))
-    if folder.exists():
-      shutil.rmtree(folder)
-    os.replace(writing, folder)
+    (writing / MODEL_GIN).write_text(model_gin, encoding="utf-8")
+    _move_into_place(writing, folder)
   except Exception as error:
     if not isinstance(error, OSError) and not manager.is_full_disk(error):
       raise
@@ -174,11 +173,16 @@ def main(arguments: Sequence[str]) -> None:
 def run() -> None:
   """Entry point of the `distill-jax-convert` command."""
   console_logging.set_up()
+  # As for Ctrl-C: what is half-written is removed on the way out.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     main(sys.argv[1:])
   except UserError as error:
     print(f"distill-jax-convert: {error}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    print("distill-jax-convert: stopped; nothing was written.", file=sys.stderr)
+    sys.exit(130)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -221,16 +225,49 @@ def _make_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _check_destination(folder: pathlib.Path, overwrite: bool) -> None:
-  if not folder.exists():
-    return
+def _check_destination(destination: str, overwrite: bool) -> pathlib.Path:
+  """Returns the folder to make, once nothing of a user's is in its place."""
+  try:
+    folder = pathlib.Path(destination).expanduser().absolute()
+    folder.resolve()  # finds out what is no path at all
+    exists = folder.exists() or folder.is_symlink()
+    others = sorted(
+      child.name
+      for child in (folder.iterdir() if folder.is_dir() else ())
+      if not _WRITTEN.fullmatch(child.name)
+    )
+  except (OSError, ValueError) as error:
+    raise UserError(f"DST {destination!r} cannot be used: {error}") from error
+  if not exists:
+    return folder
   if not overwrite:
     raise UserError(f"{folder} exists. Add --overwrite to replace it.")
-  if not (folder / MODEL_GIN).is_file():
+  if folder.is_symlink() or not (folder / MODEL_GIN).is_file():
     raise UserError(
-      f"{folder} is no earlier conversion (it has no {MODEL_GIN}); it is not"
-      " replaced. Give another DST."
+      f"{folder} is no earlier conversion (it has no {MODEL_GIN}, or is a"
+      " link); it is not replaced. Give another DST."
     )
+  if others:
+    raise UserError(
+      f"{folder} holds more than a conversion writes: {', '.join(others[:5])}."
+      " It is not replaced. Move these away, or give another DST."
+    )
+  return folder
+
+
+def _move_into_place(writing: pathlib.Path, folder: pathlib.Path) -> None:
+  """Puts what is complete where it belongs; what was there goes last."""
+  if not folder.exists():
+    os.rename(writing, folder)
+    return
+  replaced = folder.with_name(f".replaced-{folder.name}-{os.getpid()}")
+  os.rename(folder, replaced)
+  try:
+    os.rename(writing, folder)
+  except OSError:
+    os.rename(replaced, folder)
+    raise
+  shutil.rmtree(replaced)
 
 
 def _choose_vocabulary(
@@ -268,8 +305,7 @@ def _write(
     t5x.write_t5x(folder, tensors, dtype)
   else:
     orbax_params.write_orbax(folder, stored.config, tensors, dtype)
-  if vocabulary_path is not None:
-    shutil.copyfile(vocabulary_path, folder / VOCABULARY)
+  hf_tokenizer.keep_vocabulary(folder, vocabulary_path, stored.uses_bytes)
 
 
 def _report_reads(

@@ -1,14 +1,14 @@
 """The paper's objective over one batch that holds label and rationale rows.
 
 Layer 1; imports losses, data.batch. Knows no model and no optimizer: logits
-in, one scalar and its parts out.
+in, or what they are made of, one scalar and its parts out.
 
 Source: Distilling Step-by-Step, section 3.2, equations 3 and 4:
 L = L_label + lambda * L_rationale, each a mean cross-entropy over its tokens.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -82,24 +82,43 @@ def compute_loss(
     cross-entropies, unweighted; 0 over no tokens) and `z_loss` (weighted),
     float32 scalars.
   """
-  cross_entropy, squared_normalizers = losses.token_cross_entropy(
+  token_losses = losses.token_cross_entropy(
     logits, batch[batch_lib.DECODER_TARGET_TOKENS]
   )
-  weights = _task_weights(batch)
+  return _sum_terms(token_losses, batch, token_counts, objective)
 
-  def compute_mean(values, name):
-    return jnp.sum(values * weights[name]) / jnp.maximum(token_counts[name], 1)
 
-  label_loss = compute_mean(cross_entropy, "label")
-  rationale_loss = compute_mean(cross_entropy, "rationale")
-  z_loss = objective.z_loss * compute_mean(squared_normalizers, "all")
-  loss = label_loss + objective.rationale_loss_weight * rationale_loss + z_loss
-  return loss, {
-    "loss": loss,
-    "label_loss": label_loss,
-    "rationale_loss": rationale_loss,
-    "z_loss": z_loss,
-  }
+def compute_chunked_loss(
+  hidden: Float[Array, "batch length embed"],
+  compute_logits_fn: Callable[[Array], Array],
+  batch: Mapping[str, Array],
+  token_counts: Mapping[str, Float[Array, ""]],
+  objective: Objective,
+  chunk_tokens: int | None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+  """Computes the same without the logits of all tokens at once.
+
+  Args:
+    hidden: what the logits are made of, compute dtype.
+    compute_logits_fn: makes them, [batch, some length, vocab] float32.
+    batch: as for `compute_loss`.
+    token_counts: likewise.
+    objective: likewise.
+    chunk_tokens: how many tokens have their logits at once; None: all.
+
+  Returns:
+    As `compute_loss`.
+  """
+  if chunk_tokens is None:
+    logits = compute_logits_fn(hidden)
+    return compute_loss(logits, batch, token_counts, objective)
+  token_losses = losses.chunked_token_cross_entropy(
+    hidden,
+    batch[batch_lib.DECODER_TARGET_TOKENS],
+    compute_logits_fn,
+    chunk_tokens,
+  )
+  return _sum_terms(token_losses, batch, token_counts, objective)
 
 
 def score_targets(
@@ -130,4 +149,24 @@ def _task_weights(batch):
     "label": weights * (task_ids == batch_lib.LABEL_TASK_ID),
     "rationale": weights * (task_ids == batch_lib.RATIONALE_TASK_ID),
     "all": weights,
+  }
+
+
+def _sum_terms(token_losses, batch, token_counts, objective):
+  """Weighs the losses of the tokens, [batch, length] each, and adds up."""
+  cross_entropy, squared_normalizers = token_losses
+  weights = _task_weights(batch)
+
+  def compute_mean(values, name):
+    return jnp.sum(values * weights[name]) / jnp.maximum(token_counts[name], 1)
+
+  label_loss = compute_mean(cross_entropy, "label")
+  rationale_loss = compute_mean(cross_entropy, "rationale")
+  z_loss = objective.z_loss * compute_mean(squared_normalizers, "all")
+  loss = label_loss + objective.rationale_loss_weight * rationale_loss + z_loss
+  return loss, {
+    "loss": loss,
+    "label_loss": label_loss,
+    "rationale_loss": rationale_loss,
+    "z_loss": z_loss,
   }

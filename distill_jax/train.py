@@ -4,7 +4,10 @@ Layer 4; no maths and no TensorFlow. The step is in `training.step`, the loop in
 `training.loop`, what happens between steps in `training.hooks`.
 
 Where parameters come from, first that applies: the newest checkpoint in
-MODEL_DIR (resume), INITIAL_CHECKPOINT_PATH, the seed.
+MODEL_DIR that is whole (resume), INITIAL_CHECKPOINT_PATH, the seed.
+
+SIGTERM or SIGINT ends it after the step under way, saved, with exit code 143 or
+130: see `training.preemption`.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ import optax
 
 from distill_jax import prepare
 from distill_jax.checkpoint import formats, manager
+from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
@@ -31,10 +35,13 @@ from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import (
+  data_guard,
   hooks,
   loop,
   metric_files,
   model_dir,
+  nonfinite,
+  preemption,
   progress,
   run_record,
 )
@@ -63,11 +70,18 @@ class TrainRun:
     mesh: devices along each axis, see `partitioning.mesh`.
     seed: of initialization and dropout; the order of examples has `feed.seed`.
     num_microbatches: parts a batch is cut into to save memory.
+    loss_chunk_tokens: target tokens of a micro-batch whose logits are in memory
+      at once; None: all.
     eval_period: steps between evaluations on validation.
     checkpoint_period: steps between checkpoints; None: as `eval_period`, so
       that each can be the best.
     log_period: steps between lines of metrics.
     keep_checkpoints: how many of the newest to keep, besides the best.
+    on_nonfinite_loss: "stop" the run at a loss or gradient that is no number,
+      or "skip" the update of that step; see `training.nonfinite`.
+    max_skipped_steps: in the whole run; one more ends it.
+    preemption_save_seconds: the longest to wait for the checkpoint that a
+      signal asks for.
     eval_batch_rows: rows a batch in evaluation; None: as in training.
     max_eval_examples: of each validation split; None: all.
     initial_checkpoint_path: parameters to start from, in any form that
@@ -90,10 +104,14 @@ class TrainRun:
   )
   seed: int = 0
   num_microbatches: int = 1
+  loss_chunk_tokens: int | None = None
   eval_period: int = 1000
   checkpoint_period: int | None = None
   log_period: int = 10
   keep_checkpoints: int = 2
+  on_nonfinite_loss: str = "stop"
+  max_skipped_steps: int = 10
+  preemption_save_seconds: int = 300
   eval_batch_rows: int | None = None
   max_eval_examples: int | None = None
   initial_checkpoint_path: str | None = None
@@ -104,10 +122,13 @@ class TrainRun:
     for field, least, macro in (
       ("train_steps", 1, "TRAIN_STEPS"),
       ("num_microbatches", 1, "NUM_MICROBATCHES"),
+      ("loss_chunk_tokens", 1, "LOSS_CHUNK_TOKENS"),
       ("eval_period", 1, "EVAL_PERIOD"),
       ("checkpoint_period", 1, "CHECKPOINT_PERIOD"),
       ("log_period", 1, "LOG_PERIOD"),
       ("keep_checkpoints", 1, "KEEP_CHECKPOINTS"),
+      ("max_skipped_steps", 0, "MAX_SKIPPED_STEPS"),
+      ("preemption_save_seconds", 1, "PREEMPTION_SAVE_SECONDS"),
       ("eval_batch_rows", 1, "EVAL_BATCH_SIZE"),
       ("max_eval_examples", 1, "MAX_EVAL_EXAMPLES"),
       ("seed", 0, "SEED"),
@@ -119,6 +140,11 @@ class TrainRun:
         raise UserError(
           f"{macro} is {value!r}; it must be a whole number >= {least}."
         )
+    if self.on_nonfinite_loss not in nonfinite.POLICIES:
+      raise UserError(
+        f"ON_NONFINITE_LOSS is {self.on_nonfinite_loss!r}; it must be one of"
+        f" {', '.join(map(repr, nonfinite.POLICIES))}."
+      )
     if not isinstance(self.model_dir, str):
       raise UserError(f"MODEL_DIR is {self.model_dir!r}; it must be a path.")
 
@@ -142,7 +168,8 @@ def run(
 
   Raises:
     UserError: settings, data or MODEL_DIR do not fit; the loss is not finite;
-      the disk is full.
+      the disk is full; no checkpoint is whole; the data was changed.
+    SystemExit: a signal came, and the run is saved; see `training.preemption`.
   """
   if jax.process_count() > 1:
     raise UserError(
@@ -169,8 +196,13 @@ def run(
   resumes = model_dir.check(folder, record, overwrite)
   with contextlib.ExitStack() as stack:
     batches = stack.enter_context(
-      contextlib.closing(pipeline.make_train_iterator(cache, settings.feed))
+      contextlib.closing(
+        pipeline.make_train_iterator(
+          cache, settings.feed, with_example_ids=True
+        )
+      )
     )
+    data = data_guard.DataGuard(cache, batches)
     # Only now, when nothing can refuse the run any more, is anything written.
     if resumes:
       initial_params = None
@@ -184,7 +216,11 @@ def run(
       )
       model_dir.begin(folder, record, operative_config, cache.vocabulary_path)
     checkpoints = stack.enter_context(
-      contextlib.closing(manager.Checkpoints(folder, settings.keep_checkpoints))
+      contextlib.closing(
+        manager.Checkpoints(
+          folder, settings.keep_checkpoints, may_set_aside=True
+        )
+      )
     )
     if checkpoints.latest_step is None:
       start_step = 0
@@ -198,12 +234,11 @@ def run(
       if initial_params is not None:
         state = state.replace(params=initial_params)
     else:
-      start_step = checkpoints.latest_step
-      _log.info("Resuming from the checkpoint of step %d", start_step)
-      state, data_iterator_state = checkpoints.restore(
-        start_step, jax.tree.map(_with_sharding, abstract, shardings)
+      start_step, state, data_state = checkpoints.restore_newest(
+        jax.tree.map(_with_sharding, abstract, shardings)
       )
-      batches.set_state(data_iterator_state)
+      _log.info("Resuming from the checkpoint of step %d", start_step)
+      data.set_state(data_state)
     _log.info("%s", _describe(settings, folder, record))
     if start_step >= settings.train_steps:
       _log.info("Step %d is reached already; nothing to train.", start_step)
@@ -213,21 +248,23 @@ def run(
     step_fn = step_lib.compile_train_step(
       mesh,
       shardings,
+      skips_nonfinite=settings.on_nonfinite_loss == "skip",
       model=model,
       optimizer=settings.optimizer,
       objective=settings.objective,
       num_microbatches=settings.num_microbatches,
       seed=settings.seed,
+      loss_chunk_tokens=settings.loss_chunk_tokens,
     )
     evaluate_fn = _make_evaluate_fn(settings, cache, model, mesh, vocabulary)
     return loop.run_loop(
       state,
       batches,
       step_fn,
-      lambda batch: sharding.to_global(batch, mesh),
-      _make_hooks(
-        settings, folder, start_step, evaluate_fn, checkpoints, batches
+      lambda batch: sharding.to_global(
+        batch_lib.split_example_ids(batch)[0], mesh
       ),
+      _make_hooks(settings, folder, start_step, evaluate_fn, checkpoints, data),
       start_step,
       settings.train_steps,
     )
@@ -310,6 +347,7 @@ def _make_record(settings, cache, abstract, mesh) -> run_record.RunRecord:
     "feed": dataclasses.asdict(settings.feed),
     "objective": dataclasses.asdict(settings.objective),
     "num_microbatches": settings.num_microbatches,
+    "loss_chunk_tokens": settings.loss_chunk_tokens,
     "seed": settings.seed,
     "initial_checkpoint_path": settings.initial_checkpoint_path,
     "optimizer_updates": _probe_optimizer(settings.optimizer),
@@ -359,6 +397,12 @@ def _load_initial_params(
 def _check_initial_vocabulary(stored, vocabulary: vocab.Vocabulary) -> None:
   """Refuses ids that mean other words than those the checkpoint learned."""
   if stored.vocabulary_path is None and not stored.uses_bytes:
+    _log.warning(
+      "No vocabulary lies beside %s: that its ids are those of %s is for you to"
+      " know.",
+      stored.path,
+      vocabulary.path or vocab.BYTES,
+    )
     return
   theirs = vocab.load_vocabulary(
     vocab.BYTES if stored.uses_bytes else str(stored.vocabulary_path)
@@ -399,9 +443,12 @@ def _with_sharding(leaf, leaf_sharding):
 
 
 def _make_hooks(
-  settings, folder, start_step, evaluate_fn, checkpoints, batches
+  settings, folder, start_step, evaluate_fn, checkpoints, data
 ) -> list[loop.Hook]:
   train_steps = settings.train_steps
+  watch = nonfinite.NonfiniteHook(
+    folder, settings.on_nonfinite_loss, settings.max_skipped_steps, start_step
+  )
   files = metric_files.MetricFiles(folder, start_step)
   log = hooks.LogHook(
     files,
@@ -409,19 +456,28 @@ def _make_hooks(
     settings.learning_rate,
     settings.log_period,
     train_steps,
+    watch,
   )
   evaluation = hooks.EvalHook(
     evaluate_fn, files, settings.eval_period, train_steps, log.paused
   )
   checkpoint = hooks.CheckpointHook(
     checkpoints,
-    batches.get_state,
+    data.get_state,
     evaluation,
     settings.checkpoint_period or settings.eval_period,
     train_steps,
+    watch,
     log.paused,
   )
-  return [log, evaluation, checkpoint]
+  # Last, so that the step it stops after has its evaluation.
+  stop = preemption.PreemptionHook(
+    checkpoint.save,
+    checkpoints.wait,
+    train_steps,
+    settings.preemption_save_seconds,
+  )
+  return [watch, log, evaluation, checkpoint, stop]
 
 
 def _make_evaluate_fn(settings, cache, model, mesh, vocabulary):

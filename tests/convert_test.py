@@ -1,10 +1,13 @@
 """Tests of convert.py: every way there and back, and nothing half-written."""
 
+import dataclasses
 import errno
 import json
 import os
 import pathlib
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -78,14 +81,32 @@ def test_the_gin_file_beside_the_weights_fits(hf_folder, tmp_path):
 
 @pytest.mark.parametrize("destination_format", convert.FORMATS)
 def test_a_run_keeps_its_vocabulary(model_dir, tmp_path, destination_format):
-  destination = tmp_path / "student"
+  """Bytes, by way of another form, as far as Hugging Face's."""
+  there, back = tmp_path / "there", tmp_path / "back"
   convert.convert(
-    str(model_dir), str(destination), destination_format=destination_format
+    str(model_dir), str(there), destination_format=destination_format
   )
-  if destination_format == "hf":
-    settings = json.loads((destination / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "ByT5Tokenizer"
-    assert formats.open_checkpoint(destination).uses_bytes
+  assert formats.open_checkpoint(there).uses_bytes
+  convert.convert(str(there), str(back), destination_format="hf")
+  settings = json.loads((back / "tokenizer_config.json").read_text())
+  assert settings["tokenizer_class"] == "ByT5Tokenizer"
+
+
+@pytest.mark.parametrize("destination_format", convert.FORMATS)
+def test_a_sentencepiece_model_comes_along(tmp_path, destination_format):
+  config = dataclasses.replace(stored_models.GATED, vocab_size=1024)
+  source = tmp_path / "source"
+  source.mkdir()
+  tensors = stored_models.make_tensors(config)
+  hf.write_hf(source, config, tensors, np.dtype(np.float32))
+  shutil.copyfile(WORD_PROBLEMS, source / "spiece.model")
+  there = tmp_path / "there"
+  convert.convert(
+    str(source), str(there), destination_format=destination_format
+  )
+  stored = formats.open_checkpoint(there)
+  assert stored.vocabulary_path is not None
+  assert stored.vocabulary_path.read_bytes() == WORD_PROBLEMS.read_bytes()
 
 
 def test_the_wrong_vocabulary_is_refused(hf_folder, tmp_path):
@@ -96,7 +117,7 @@ def test_the_wrong_vocabulary_is_refused(hf_folder, tmp_path):
 
 
 def test_the_form_given_must_be_the_form_found(hf_folder, tmp_path):
-  with pytest.raises(UserError, match="--from=t5x, but .* form 'hf'"):
+  with pytest.raises(UserError, match="There is no checkpoint at"):
     convert.convert(str(hf_folder), str(tmp_path / "t5"), source_format="t5x")
 
 
@@ -122,11 +143,109 @@ def test_an_earlier_conversion_is_replaced_when_asked(hf_folder, tmp_path):
   assert formats.open_checkpoint(destination).file_format == "t5x"
 
 
-def test_a_source_inside_the_destination_is_refused(hf_folder):
-  (hf_folder.parent / "model.gin").write_text("")
+def test_what_conversions_do_not_write_is_not_deleted(hf_folder, tmp_path):
+  destination = tmp_path / "t5"
+  convert.convert(str(hf_folder), str(destination))
+  (destination / "thesis.tex").write_text("mine")
+  with pytest.raises(UserError, match=r"holds more than .* thesis.tex"):
+    convert.convert(str(hf_folder), str(destination), overwrite=True)
+  assert (destination / "thesis.tex").read_text() == "mine"
+
+
+def make_conversion_with_source(tmp_path, hf_folder):
+  """A conversion's folder, and in it, under a name of its own, a source."""
+  destination = tmp_path / "t5"
+  convert.convert(str(hf_folder), str(destination), destination_format="t5x")
+  return destination, destination / "checkpoint_0"
+
+
+@pytest.mark.parametrize("way", ["plain", "dots", "link"])
+def test_a_source_inside_the_destination_is_refused(hf_folder, tmp_path, way):
+  destination, source = make_conversion_with_source(tmp_path, hf_folder)
+  if way == "dots":
+    source = hf_folder / ".." / "t5" / "checkpoint_0"
+  if way == "link":
+    source = tmp_path / "link"
+    source.symlink_to(destination / "checkpoint_0")
   with pytest.raises(UserError, match=r"SRC .* lies in DST"):
-    convert.convert(str(hf_folder), str(hf_folder.parent), overwrite=True)
-  assert (hf_folder / "config.json").is_file()
+    convert.convert(str(source), str(destination), overwrite=True)
+  assert (destination / "checkpoint_0" / "checkpoint").is_file()
+
+
+def test_a_failed_replacement_leaves_the_old_one(
+  hf_folder, tmp_path, monkeypatch
+):
+  destination = tmp_path / "t5"
+  convert.convert(str(hf_folder), str(destination))
+  rename = os.rename
+
+  def fail(source, target):
+    if pathlib.Path(source).name.startswith(".writing-"):
+      raise OSError(errno.EIO, "gone")
+    rename(source, target)
+
+  monkeypatch.setattr(os, "rename", fail)
+  with pytest.raises(UserError, match="cannot be written"):
+    convert.convert(
+      str(hf_folder), str(destination), destination_format="t5x", overwrite=True
+    )
+  assert formats.open_checkpoint(destination).file_format == "orbax"
+  assert sorted(tmp_path.iterdir()) == sorted([destination, hf_folder])
+
+
+def test_a_link_is_not_replaced(hf_folder, tmp_path):
+  real = tmp_path / "real"
+  convert.convert(str(hf_folder), str(real))
+  (tmp_path / "link").symlink_to(real)
+  with pytest.raises(UserError, match="or is a link"):
+    convert.convert(str(hf_folder), str(tmp_path / "link"), overwrite=True)
+
+
+def test_numbers_too_large_for_the_type_are_refused(tmp_path):
+  tensors = stored_models.make_tensors(stored_models.GATED)
+  name = "decoder/decoder_norm/scale"
+  tensors[name] = stored_models.wrap(name, np.full(16, 1e6, np.float32))
+  source = tmp_path / "source"
+  source.mkdir()
+  hf.write_hf(source, stored_models.GATED, tensors, np.dtype(np.float32))
+  with pytest.raises(UserError, match="too large for float16; the largest"):
+    convert.convert(str(source), str(tmp_path / "t5"), dtype="float16")
+  assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_an_odd_path_ends_up_as_a_comment(hf_folder, tmp_path):
+  odd = tmp_path / os.fsdecode(b"caf\xe9\nimport os")
+  hf_folder.rename(odd)
+  convert.convert(str(odd), str(tmp_path / "t5"))
+  text = (tmp_path / "t5" / "model.gin").read_text(encoding="utf-8")
+  assert "import os" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_cannot_be_is_refused(hf_folder, tmp_path, name):
+  with pytest.raises(UserError, match="cannot be"):
+    convert.convert(str(hf_folder), f"{tmp_path}/{name}")
+  with pytest.raises(UserError, match=r"cannot be|no checkpoint at"):
+    convert.convert(f"{tmp_path}/{name}", str(tmp_path / "t5"))
+
+
+def test_stopped_by_a_signal(hf_folder, tmp_path, monkeypatch, capsys):
+  def stop(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(hf, "write_hf", stop)
+  monkeypatch.setattr(
+    sys, "argv", ["x", "--to=hf", str(hf_folder), str(tmp_path / "t5")]
+  )
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    with pytest.raises(SystemExit) as ended:
+      convert.run()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert ended.value.code == 130
+  assert "nothing was written" in capsys.readouterr().err
+  assert sorted(tmp_path.iterdir()) == [hf_folder]
 
 
 @pytest.mark.parametrize("destination_format", convert.FORMATS)
@@ -152,7 +271,7 @@ def test_a_full_disk_leaves_nothing(
   def fail(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(os, "replace", fail)
+  monkeypatch.setattr(os, "rename", fail)
   with pytest.raises(UserError, match=r"t5 cannot be written: .*No space"):
     convert.convert(
       str(hf_folder),

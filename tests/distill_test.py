@@ -1,5 +1,7 @@
 """The objective against numpy, the authors' formula and separate forwards."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,9 @@ from distill_jax.data import batch as batch_lib
 from distill_jax.data import packing
 from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
 LABEL, RATIONALE = batch_lib.LABEL_TASK_ID, batch_lib.RATIONALE_TASK_ID
@@ -157,3 +162,51 @@ def test_scores_are_sums_over_each_row(logits, batch):
 def test_negative_weights_are_refused(field):
   with pytest.raises(UserError, match=f"{field} is -0.5"):
     distill.Objective(**{field: -0.5})
+
+
+@pytest.mark.parametrize(
+  "mesh_axes", [None, {"data": 2, "fsdp": 2, "model": 2}]
+)
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_chunks_of_logits_change_nothing(is_tied, mesh_axes):
+  """Packed rows, through the model: loss and all gradients."""
+  config = dataclasses.replace(tiny_student.CONFIG, tie_embeddings=is_tied)
+  batch = tiny_student.make_batch()
+  params = tiny_student.make_params(config)
+  objective = distill.Objective(0.5, 1e-2)
+  devices = jax.devices() if mesh_axes else jax.devices()[:1]
+  mesh = mesh_lib.make_mesh(mesh_axes or {}, devices)
+  model = T5(config, sharding.make_constrain_fn(mesh))
+  shapes, logical_axes = state_lib.abstract_params(model)
+
+  def differentiate(chunk_tokens):
+    def loss_fn(params, batch):
+      return distill.compute_chunked_loss(
+        step_lib.apply_model(
+          model, params, batch, enable_dropout=False, method="compute_hidden"
+        ),
+        lambda x: model.apply({"params": params}, x, method="compute_logits"),
+        batch,
+        distill.count_tokens(batch),
+        objective,
+        chunk_tokens,
+      )
+
+    return jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
+      jax.device_put(params, sharding.shard_params(logical_axes, shapes, mesh)),
+      sharding.to_global(batch, mesh),
+    )
+
+  (loss, parts), gradients = differentiate(None)
+  (chunked_loss, chunked_parts), chunked_gradients = differentiate(40)
+  np.testing.assert_allclose(chunked_loss, loss, rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+    chunked_parts,
+    parts,
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    chunked_gradients,
+    gradients,
+  )

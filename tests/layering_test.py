@@ -17,13 +17,13 @@ _LAYERS = {
   0: """
     data.answer_choices data.arithmetic data.batch data.records data.settings
     data.splits data.task_kinds data.word_problem_templates
-    model.config model.constraint
+    model.config model.constraint model.layer_stack
     partitioning.axes
     teacher.exchange
   """,
   1: """
     distill losses
-    checkpoint.hf_names checkpoint.stored_model
+    checkpoint.checksums checkpoint.hf_names checkpoint.stored_model
     config.console_logging config.gin_bindings config.model_gin
     data.packing data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
@@ -32,22 +32,28 @@ _LAYERS = {
     model.t5
     optim.factory optim.schedules
     partitioning.mesh partitioning.sharding
-    teacher.batch_api teacher.batch_replies teacher.batch_state teacher.client
-    teacher.config teacher.connection teacher.parsing teacher.prices
-    teacher.rate_limits teacher.replies teacher.voting
-    training.metric_files training.progress training.run_record
+    teacher.append_file teacher.batch_api teacher.batch_replies
+    teacher.batch_state teacher.client teacher.config teacher.connection
+    teacher.journal teacher.parsing teacher.prices teacher.rate_limits
+    teacher.replies teacher.voting
+    training.metric_files training.nonfinite training.preemption
+    training.progress training.run_record
   """,
   2: """
-    checkpoint.formats checkpoint.hf checkpoint.hf_tokenizer checkpoint.manager
-    checkpoint.orbax_params checkpoint.t5x checkpoint.zarr_arrays
+    checkpoint.formats checkpoint.hf checkpoint.hf_pickle
+    checkpoint.hf_tokenizer checkpoint.manager checkpoint.orbax_params
+    checkpoint.t5x checkpoint.zarr_arrays
     data.datasets data.official data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
     data.seqio_source
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
     decoding.strategy
     evaluation.choices
-    teacher.filters teacher.prompts
-    training.accumulate training.model_dir training.state training.step
+    teacher.comparison teacher.filters teacher.labelling teacher.output_folder
+    teacher.preview teacher.prompts teacher.record_file teacher.session
+    teacher.tally teacher.variants
+    training.accumulate training.data_guard training.model_dir training.state
+    training.step
   """,
   3: """
     run_loading t5x_bridge
@@ -57,7 +63,7 @@ _LAYERS = {
     training.hooks training.loop
   """,
   4: """
-    convert eval infer prepare train
+    convert eval infer label prepare train
     experiments.aggregation experiments.plots experiments.report
     experiments.results
   """,

@@ -1,14 +1,19 @@
 """Tests of train.py: what a run refuses, and where its parameters come from."""
 
 import dataclasses
+import itertools
+import json
 import logging
 import pathlib
 import shutil
+import time
+from collections.abc import Callable
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+import synthetic_cache
 from synthetic_cache import VOCABULARY, make_cache
 from tiny_run import (
   CONFIG,
@@ -19,11 +24,16 @@ from tiny_run import (
 from distill_jax import convert, prepare, train
 from distill_jax.checkpoint import formats, manager
 from distill_jax.checkpoint.stored_model import flatten_params
+from distill_jax.data import batch as batch_lib
 from distill_jax.data.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.training import metric_files
+from distill_jax.training import step as step_lib
 
 WORD_PROBLEMS = pathlib.Path(prepare.__file__).parent.joinpath(
   "data", "word_problems.model"
@@ -58,6 +68,9 @@ def fixture_cache(tmp_path):
   [
     ({"train_steps": 0}, "TRAIN_STEPS is 0"),
     ({"eval_period": 1.5}, "EVAL_PERIOD is 1.5"),
+    ({"on_nonfinite_loss": "ignore"}, "ON_NONFINITE_LOSS is 'ignore'"),
+    ({"max_skipped_steps": -1}, "MAX_SKIPPED_STEPS is -1"),
+    ({"preemption_save_seconds": 0}, "PREEMPTION_SAVE_SECONDS is 0"),
     ({"num_microbatches": 3}, "BATCH_SIZE is 8; it must divide"),
     ({"mesh": {"data": 3}}, "MESH is"),
     (
@@ -169,10 +182,8 @@ def test_parameters_start_from_any_form(
   expected = formats.open_checkpoint(model_dir).tensors
   for name, leaf in flatten_params(state.params).items():
     np.testing.assert_array_equal(leaf, expected[name].read())
-  assert (
-    f"Starting from the {file_format} checkpoint {source}: {len(expected)}"
-    " tensors" in caplog.text
-  )
+  assert f"Starting from the {file_format} checkpoint {source}" in caplog.text
+  assert f": {len(expected)} tensors, " in caplog.text
   assert "0 missing, 0 unexpected" in caplog.text
 
 
@@ -190,3 +201,210 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(
 
 def test_vocabularies_up_to_the_embedding_fit():
   train.check_vocabulary(VOCABULARY, CONFIG)
+
+
+def make_long_run(model_dir, train_steps=5, **changes):
+  return make_run(
+    model_dir,
+    train_steps=train_steps,
+    checkpoint_period=1,
+    log_period=1,
+    **changes,
+  )
+
+
+def read_lines(model_dir):
+  """The lines of a run, without its speed."""
+  return [
+    {key: row[key] for key in row if "_per_second" not in key}
+    for row in metric_files.read_metrics(model_dir)
+  ]
+
+
+_compiled: dict[bool, Callable] = {}
+
+
+@pytest.fixture(name="quick_start")
+def fixture_quick_start(monkeypatch):
+  """One device, and a step that is compiled once for all of these runs."""
+  make_mesh = mesh_lib.make_mesh
+  compile_step = step_lib.compile_train_step
+
+  def compile_once(*args, skips_nonfinite, **kwargs):
+    if skips_nonfinite not in _compiled:
+      _compiled[skips_nonfinite] = compile_step(
+        *args, skips_nonfinite=skips_nonfinite, **kwargs
+      )
+    return _compiled[skips_nonfinite]
+
+  monkeypatch.setattr(
+    mesh_lib, "make_mesh", lambda sizes: make_mesh(sizes, jax.devices()[:1])
+  )
+  monkeypatch.setattr(step_lib, "compile_train_step", compile_once)
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(tmp_path):
+  settings = make_long_run(tmp_path / "run")
+  state = train.run(settings)
+  expected = read_lines(tmp_path / "run")
+  folder = tmp_path / "run" / "checkpoints"
+  (folder / "5" / "data_iterator" / "metadata").write_text("{}")
+  found = train.run(settings)
+  jax.tree.map(np.testing.assert_array_equal, found, state)
+  assert read_lines(tmp_path / "run") == expected
+  superseded = (tmp_path / "run" / "metrics.superseded.jsonl").read_text()
+  assert [json.loads(row)["step"] for row in superseded.splitlines()] == [5]
+  assert sorted(path.name for path in folder.iterdir()) == [
+    "4",
+    "5",
+    "damaged-5",
+  ]
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_without_a_whole_checkpoint_a_run_does_not_begin_anew(tmp_path):
+  settings = make_long_run(tmp_path / "run", 2)
+  train.run(settings)
+  lines = read_lines(tmp_path / "run")
+  for path in tmp_path.glob("run/checkpoints/*/state/_METADATA"):
+    path.write_text("")
+  for _ in range(2):
+    with pytest.raises(UserError, match="No checkpoint in .* is whole"):
+      train.run(settings)
+  assert read_lines(tmp_path / "run") == lines
+
+
+class _Broken:
+  """Puts batches on the mesh, one of them so that its loss is no number."""
+
+  def __init__(self, step):
+    self._step, self._tokens, self._calls = step, None, 0
+    self._to_global = sharding.to_global
+
+  def __call__(self, batch, mesh):
+    self._calls += 1
+    tokens = batch[batch_lib.ENCODER_INPUT_TOKENS]
+    if self._calls == self._step:
+      self._tokens = tokens.tobytes()
+    # By what it holds, so that it is the same one after a restart.
+    if tokens.tobytes() == self._tokens:
+      weights = batch[batch_lib.DECODER_LOSS_WEIGHTS] * np.float32(np.nan)
+      batch = batch | {batch_lib.DECODER_LOSS_WEIGHTS: weights}
+    return self._to_global(batch, mesh)
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+  settings = make_long_run(tmp_path / "run")
+  with mock.patch.object(sharding, "to_global", _Broken(3)):
+    with pytest.raises(UserError, match="loss is nan.* at step 3.*/3.json"):
+      train.run(settings)
+  rows = read_lines(tmp_path / "run")
+  assert [row["step"] for row in rows] == [1, 2, 3]
+  assert manager.find_checkpoint(tmp_path / "run").name == "2"
+  record = json.loads((tmp_path / "run" / "nonfinite" / "3.json").read_text())
+  ids = {name for row in record["example_ids"] for name in row}
+  assert ids == {f"toy-{index}" for index in range(5)}
+  with np.load(tmp_path / "run" / "nonfinite" / "3.npz") as batch:
+    assert set(batch.files) == set(batch_lib.DTYPES)
+  # The same command goes on from the step before, and may do so without it.
+  with mock.patch.object(sharding, "to_global", _Broken(1)):
+    train.run(dataclasses.replace(settings, on_nonfinite_loss="skip"))
+  assert [row["step"] for row in read_lines(tmp_path / "run")] == [
+    1,
+    2,
+    3,
+    4,
+    5,
+  ]
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_run_that_skips_a_step_resumes_as_if_never_stopped(tmp_path):
+  def run(name, broken, *all_train_steps):
+    for train_steps in all_train_steps:
+      with mock.patch.object(sharding, "to_global", broken):
+        state = train.run(
+          make_long_run(tmp_path / name, train_steps, on_nonfinite_loss="skip")
+        )
+    return state
+
+  expected = run("whole", _Broken(2), 5)
+  found = run("parts", _Broken(2), 3, 5)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  rows = read_lines(tmp_path / "whole")
+  assert rows == read_lines(tmp_path / "parts")
+  assert [row["loss"] is None for row in rows] == [False, True] + 3 * [False]
+  assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 1, 1]
+  # Adam has counted the updates that were made.
+  counts = [
+    int(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected.opt_state)
+    if jax.tree_util.keystr(path).endswith("count")
+  ]
+  assert counts and set(counts) == {4}
+  assert int(expected.step) == 5
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_too_many_skipped_steps_end_the_run(tmp_path):
+  with mock.patch.object(sharding, "to_global", _Broken(2)):
+    with pytest.raises(UserError, match="MAX_SKIPPED_STEPS allows 0"):
+      train.run(
+        make_long_run(
+          tmp_path / "run", on_nonfinite_loss="skip", max_skipped_steps=0
+        )
+      )
+  assert manager.find_checkpoint(tmp_path / "run").name == "1"
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_data_changed_under_the_run_stops_it(tmp_path, cache):
+  calls, to_global = [], sharding.to_global
+
+  def change(batch, mesh):
+    calls.append(batch)
+    if len(calls) == 3:
+      (cache.path / "toy_label-train.array_record").unlink()
+    return to_global(batch, mesh)
+
+  with mock.patch.object(sharding, "to_global", change):
+    with pytest.raises(UserError, match="changed under the running job"):
+      train.run(make_long_run(tmp_path / "run"))
+  assert manager.find_checkpoint(tmp_path / "run").name == "2"
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_run_is_not_resumed_on_other_data(tmp_path, cache):
+  train.run(make_long_run(tmp_path / "run", 2))
+  # The same settings, names and sizes; other bytes.
+  make_example = synthetic_cache.make_example
+
+  def change(*arguments):
+    example = make_example(*arguments)
+    return dataclasses.replace(example, targets_text="another")
+
+  with mock.patch.object(synthetic_cache, "make_example", change):
+    other = make_cache(tmp_path / "other", 5)
+  assert other.fingerprint == cache.fingerprint
+  with mock.patch.object(prepare, "find_or_prepare", lambda *_: other):
+    with pytest.raises(UserError, match="other bytes than those the run was"):
+      train.run(make_long_run(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):
+  expected = train.run(make_long_run(tmp_path / "whole"))
+  seconds = itertools.count(2_000_000_000, -1000)
+  monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+  monkeypatch.setattr(time, "time_ns", lambda: next(seconds) * 10**9)
+  for train_steps in (2, 5):
+    found = train.run(make_long_run(tmp_path / "run", train_steps))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert read_lines(tmp_path / "run") == read_lines(tmp_path / "whole")
+  rates = [
+    row["examples_per_second"]
+    for row in metric_files.read_metrics(tmp_path / "run")
+  ]
+  assert min(rates) > 0

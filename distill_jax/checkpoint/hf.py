@@ -1,22 +1,20 @@
 """Hugging Face's T5 folders: `config.json`, safetensors, `spiece.model`.
 
-Layer 2; imports hf_names, stored_model, the model's config. Nothing in a folder
-is executed or trusted: sizes are checked, an index may only name files beside
-it, and a pickled `pytorch_model.bin` is read by torch's weights-only loader.
+Layer 2; imports hf_names, hf_pickle, hf_tokenizer, stored_model. Nothing in a
+folder is executed or trusted: sizes are checked, an index may only name files
+beside it, and pickles are left to `hf_pickle`.
 """
 
 import json
 import pathlib
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from distill_jax.checkpoint import hf_pickle, hf_tokenizer
 from distill_jax.checkpoint.hf_names import (
   EMBEDDING,
   IGNORED,
@@ -24,6 +22,7 @@ from distill_jax.checkpoint.hf_names import (
   make_names,
 )
 from distill_jax.checkpoint.stored_model import (
+  FLOATS,
   Index,
   LazyTensor,
   StoredModel,
@@ -32,24 +31,24 @@ from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
 
 CONFIG = "config.json"
-VOCABULARY = "spiece.model"
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # Each type's `feed_forward_proj` where a configuration does not say.
 _MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
-_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
-_FLOATS = {
-  "F64": np.dtype(np.float64),
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
+# safetensors' words for the types it stores.
+_DTYPES = {
+  "F64": "float64",
+  "F32": "float32",
+  "F16": "float16",
+  "BF16": "bfloat16",
 }
+_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 
 
 def is_hf(path: pathlib.Path) -> bool:
-  """Whether a folder looks like Hugging Face's."""
-  return (path / CONFIG).is_file() and not (path / "state").exists()
+  """Whether a folder is Hugging Face's, by its `config.json`."""
+  return (path / CONFIG).is_file()
 
 
 def open_hf(path: str | pathlib.Path) -> StoredModel:
@@ -85,15 +84,13 @@ def open_hf(path: str | pathlib.Path) -> StoredModel:
   }
   unexpected = files.keys() - {name for name, _ in names.values()} - ignored
   tensors |= {name: files[name] for name in unexpected}
-  vocabulary = folder / VOCABULARY
   return StoredModel(
     "hf",
     str(folder),
     config,
     tensors,
     tuple(sorted(ignored)),
-    vocabulary if vocabulary.is_file() else None,
-    _uses_bytes(folder),
+    *hf_tokenizer.find_vocabulary(folder),
   )
 
 
@@ -141,7 +138,7 @@ def write_hf(
     arrays = {}
     for ours in shard:
       name, is_transposed = names[ours]
-      array = tensors[ours].read().astype(dtype, copy=False)
+      array = tensors[ours].read_as(dtype)
       arrays[name] = np.ascontiguousarray(array.T if is_transposed else array)
       weight_map[name] = file
       total_bytes += array.nbytes
@@ -290,18 +287,11 @@ def _is_tied(
   return True
 
 
-def _uses_bytes(folder: pathlib.Path) -> bool:
-  path = folder / "tokenizer_config.json"
-  if not path.is_file():
-    return False
-  return str(_read_json(path).get("tokenizer_class")).startswith("ByT5")
-
-
 def _open_files(folder: pathlib.Path) -> dict[str, LazyTensor]:
   """Opens the weights' files, safetensors before pickles."""
   for (file, index), open_fn in (
     (_SAFETENSORS, _open_safetensors),
-    (_PICKLED, _open_pickled),
+    (_PICKLED, hf_pickle.open_pickled),
   ):
     if (folder / file).is_file():
       return open_fn(folder / file)
@@ -320,23 +310,32 @@ def _open_shards(
   weight_map = _read_json(index).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise UserError(f"{index} has no weight_map.")
-  tensors = {}
+  shards = {}
   for file in sorted({str(file) for file in weight_map.values()}):
-    if pathlib.PurePath(file).name != file or "\\" in file:
-      raise UserError(f"{index} names {file!r}, which is no file beside it.")
-    if not (index.parent / file).is_file():
+    if pathlib.PurePath(file).name != file or "\\" in file or "\0" in file:
       raise UserError(
-        f"The shard {file} that {index} names is missing. Copy or download it"
-        " again."
+        f"{index} names {file[:100]!r}, which is no file beside it."
       )
-    tensors |= open_fn(index.parent / file)
-  missing = sorted(weight_map.keys() - tensors.keys())
+    try:
+      is_there = (index.parent / file).is_file()
+    except OSError:  # a name too long
+      is_there = False
+    if not is_there:
+      raise UserError(
+        f"The shard {file[:100]} that {index} names is missing. Copy or"
+        " download it again."
+      )
+    shards[file] = open_fn(index.parent / file)
+  # A shard may hold more; what counts is where the index says a tensor is.
+  missing = sorted(
+    name for name, file in weight_map.items() if name not in shards[str(file)]
+  )
   if missing:
     raise UserError(
-      f"{index} promises {len(missing)} tensors that no shard holds, such as"
-      f" {missing[0]}."
+      f"{index} promises {len(missing)} tensors that their shards do not hold,"
+      f" such as {missing[0]}."
     )
-  return tensors
+  return {name: shards[str(file)][name] for name, file in weight_map.items()}
 
 
 def _open_safetensors(path: pathlib.Path) -> dict[str, LazyTensor]:
@@ -362,11 +361,11 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, LazyTensor]:
 def _map_tensor(
   path: pathlib.Path, name: str, entry: Mapping[str, Any], start: int
 ) -> LazyTensor:
-  dtype = _FLOATS.get(entry["dtype"])
+  dtype = FLOATS.get(_DTYPES.get(entry["dtype"], ""))
   if dtype is None:
     raise UserError(
       f"{path}: tensor {name} is {entry['dtype']}; read are"
-      f" {', '.join(_FLOATS)}. Quantized weights must be restored first."
+      f" {', '.join(_DTYPES)}. Quantized weights must be restored first."
     )
   shape = tuple(entry["shape"])
   offset = start + entry["data_offsets"][0]
@@ -380,63 +379,6 @@ def _map_tensor(
 
 def _num_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
   return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-
-
-def _open_pickled(path: pathlib.Path) -> dict[str, LazyTensor]:
-  """Opens a pickle by torch's loader that knows tensors and nothing else."""
-  try:
-    import torch  # pyright: ignore[reportMissingImports]: the extra `hf`
-  except ImportError as error:
-    raise UserError(
-      f"{path} is a pickle, which needs torch to be read: pip install"
-      " 'distill_jax[hf]'. A folder with model.safetensors does not."
-    ) from error
-  try:
-    state = torch.load(
-      path,
-      map_location="cpu",
-      weights_only=True,
-      mmap=zipfile.is_zipfile(path),
-    )
-  except pickle.UnpicklingError as error:
-    raise UserError(
-      f"{path} holds more than weights, and nothing of it was run. What was"
-      f" found: {str(error)[:300]}"
-    ) from error
-  # Each way of being damaged fails in its own way.
-  except Exception as error:
-    raise UserError(
-      f"{path} is damaged: {str(error)[:300]}. Copy or download it again."
-    ) from error
-  if not isinstance(state, dict) or not all(
-    isinstance(tensor, torch.Tensor) for tensor in state.values()
-  ):
-    raise UserError(f"{path} holds no table of tensors.")
-  return {name: _wrap_torch(path, name, state[name]) for name in state}
-
-
-def _wrap_torch(path: pathlib.Path, name: str, tensor: Any) -> LazyTensor:
-  kind = str(tensor.dtype).removeprefix("torch.")
-  dtype = {
-    "float64": _FLOATS["F64"],
-    "float32": _FLOATS["F32"],
-    "float16": _FLOATS["F16"],
-    "bfloat16": _FLOATS["BF16"],
-  }.get(kind)
-  if dtype is None:
-    raise UserError(
-      f"{path}: tensor {name} is {kind}; read are {', '.join(_FLOATS)}."
-    )
-
-  def read(index: Index) -> np.ndarray:
-    part = tensor[index].contiguous()
-    if kind == "bfloat16":  # NumPy knows no such torch dtype.
-      import torch  # pyright: ignore[reportMissingImports]: the extra `hf`
-
-      return part.view(torch.uint16).numpy().view(dtype).copy()
-    return part.numpy().copy()
-
-  return LazyTensor(name, tuple(tensor.shape), dtype, read)
 
 
 def _transpose(tensor: LazyTensor) -> LazyTensor:

@@ -19,6 +19,8 @@ from distill_jax.errors import UserError
 
 _SPACE = "▁"
 _SENTINELS = 100
+VOCABULARY = "spiece.model"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def make_tokenizer(model_path: pathlib.Path, vocab_size: int) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def write_tokenizer(
     (folder / "tokenizer.json").write_text(
       json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8"
     )
-    (folder / "spiece.model").write_bytes(model_path.read_bytes())
+    (folder / VOCABULARY).write_bytes(model_path.read_bytes())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
   else:
     return
@@ -136,9 +138,54 @@ def write_tokenizer(
     "unk_token": "<unk>",
     "clean_up_tokenization_spaces": False,
   }
-  (folder / "tokenizer_config.json").write_text(
-    json.dumps(settings, indent=2) + "\n"
+  (folder / _TOKENIZER_CONFIG).write_text(
+    json.dumps(settings, indent=2) + "\n", encoding="utf-8"
   )
+
+
+def keep_vocabulary(
+  folder: pathlib.Path, model_path: pathlib.Path | None, uses_bytes: bool
+) -> None:
+  """Puts the vocabulary beside a checkpoint that is not Hugging Face's.
+
+  Args:
+    folder: of the checkpoint.
+    model_path: sentencepiece model to copy; None: none.
+    uses_bytes: the vocabulary is ByT5's.
+  """
+  if uses_bytes:
+    write_tokenizer(folder, None, True, 0)
+  elif model_path is not None:
+    (folder / VOCABULARY).write_bytes(model_path.read_bytes())
+
+
+def find_vocabulary(
+  *folders: pathlib.Path,
+) -> tuple[pathlib.Path | None, bool]:
+  """Finds the vocabulary that was put beside a checkpoint.
+
+  Args:
+    *folders: to look in, the first that has one counts.
+
+  Returns:
+    The sentencepiece model or None, and whether the vocabulary is ByT5's bytes.
+
+  Raises:
+    UserError: a `tokenizer_config.json` cannot be read.
+  """
+  for folder in folders:
+    if (folder / VOCABULARY).is_file():
+      return folder / VOCABULARY, False
+    path = folder / _TOKENIZER_CONFIG
+    if path.is_file():
+      try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        name = str(settings.get("tokenizer_class"))
+      except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+      if name.startswith("ByT5"):
+        return None, True
+  return None, False
 
 
 def _make_unigram(

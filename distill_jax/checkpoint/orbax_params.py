@@ -19,11 +19,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from distill_jax.checkpoint import t5x, zarr_arrays
+from distill_jax.checkpoint import hf_tokenizer, t5x, zarr_arrays
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
   infer_config,
+  unstack_layers,
 )
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
@@ -31,7 +32,6 @@ from distill_jax.training import run_record
 
 STATE = "state"
 MODEL_CONFIG = "model_config.json"
-VOCABULARY = "spiece.model"
 _OURS, _T5X = "params.", "target."
 # A sharded restore reads chunks; each device would read a larger one whole.
 _CHUNK_BYTES = 2**26
@@ -65,11 +65,17 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
     if tensors and prefix == _T5X:
       return t5x.make_stored_model(path, tensors)
     if tensors:
+      tensors = unstack_layers(tensors)
       config = _read_config(path)
       if config is None:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = infer_config(shapes, path)
       vocabulary_path, uses_bytes = _find_vocabulary(path)
+      # How a run computed is no property of what it saved, and the layers of a
+      # scan are apart now.
+      config = dataclasses.replace(
+        config, scan_layers=False, remat_policy="none"
+      )
       return StoredModel(
         "orbax", path, config, tensors, (), vocabulary_path, uses_bytes
       )
@@ -126,14 +132,16 @@ def write_orbax(
 
 def _read_config(path: str) -> T5Config | None:
   """Finds the architecture beside a converted checkpoint or in its run."""
+  content = zarr_arrays.read_file(path, MODEL_CONFIG)
+  if content is not None:
+    try:
+      return T5Config(**json.loads(content))
+    except (ValueError, TypeError) as error:
+      raise UserError(
+        f"{path}/{MODEL_CONFIG} cannot be read: {error}"
+      ) from error
   if path.startswith("gs://"):
     return None
-  file = pathlib.Path(path) / MODEL_CONFIG
-  if file.is_file():
-    try:
-      return T5Config(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
-      raise UserError(f"{file} cannot be read: {error}") from error
   record = run_record.read_record(pathlib.Path(path).parent.parent)
   if record is None:
     return None
@@ -144,9 +152,9 @@ def _find_vocabulary(path: str) -> tuple[pathlib.Path | None, bool]:
   """Returns the sentencepiece model, and whether it is ByT5's bytes."""
   if path.startswith("gs://"):
     return None, False
-  copied = pathlib.Path(path) / VOCABULARY
-  if copied.is_file():
-    return copied, False
+  found = hf_tokenizer.find_vocabulary(pathlib.Path(path))
+  if found != (None, False):
+    return found
   model_dir = pathlib.Path(path).parent.parent
   record = run_record.read_record(model_dir)
   if record is None:
@@ -171,7 +179,7 @@ class _LazyTensorHandler(ocp.type_handlers.NumpyHandler):
     """Writes one tensor after another; all are written when it returns."""
     args = args or [ocp.SaveArgs()] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
-      array = value.read().astype(self._dtype, copy=False)
+      array = value.read_as(self._dtype)
       for future in await super().serialize([array], [info], [arg]):
         await asyncio.to_thread(future.result)
     return []

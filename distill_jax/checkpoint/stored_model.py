@@ -1,28 +1,38 @@
 """A model as some file format keeps it: tensors by name, not yet read.
 
-Layer 1; imports errors and the model's config. What the formats share: names
-are our parameters' paths, "encoder/layers_0/attention/query/kernel", layouts
-are ours, and a tensor is read when asked, a slice at a time if need be, so that
-converting or sharding an 11B model needs memory for a few tensors only.
+Layer 1; imports errors, the model's config and layer_stack. What the formats
+share: names are our parameters' paths, "encoder/layers_0/mlp/wo/kernel",
+layouts are ours, and a tensor is read when asked, a slice at a time if need be,
+so that converting or sharding an 11B model needs memory for a few tensors only.
+Whether the layers of a stack are scanned is no property of a stored model: it
+always has every layer's tensors apart.
 """
 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model import layer_stack
+from distill_jax.model.config import MAX_LAYERS, T5Config
 
 # What indexes a whole tensor, or the part of it a device holds.
 Index = tuple[slice, ...]
 
-_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/")
+_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
 _MAX_SHOWN = 8
+FLOATS = {
+  "float64": np.dtype(np.float64),
+  "float32": np.dtype(np.float32),
+  "float16": np.dtype(np.float16),
+  "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +44,14 @@ class LazyTensor:
     shape: in our layout, which may be the transpose of the file's.
     dtype: as stored.
     read_fn: reads the part that an index names.
+    stacked: the tensor of all layers that this is one layer of, if any.
   """
 
   stored_name: str
   shape: tuple[int, ...]
   dtype: np.dtype
   read_fn: Callable[[Index], np.ndarray]
+  stacked: "LazyTensor | None" = None
 
   def read(self, index: Index | None = None) -> np.ndarray:
     """Reads the tensor, or a part of it.
@@ -54,6 +66,30 @@ class LazyTensor:
       UserError: the file is damaged.
     """
     return self.read_fn(index or (slice(None),) * len(self.shape))
+
+  def read_as(self, dtype: np.dtype, index: Index | None = None) -> np.ndarray:
+    """Reads the tensor, or a part of it, as another type.
+
+    Args:
+      dtype: of the array returned.
+      index: as for `read`.
+
+    Raises:
+      UserError: the file is damaged, or a number is too large for `dtype`.
+    """
+    value = self.read(index)
+    if value.dtype == dtype:
+      return value
+    with np.errstate(over="ignore"):
+      cast = value.astype(dtype)
+    narrower = np.dtype(dtype).itemsize < value.dtype.itemsize
+    if narrower and np.any(np.isinf(cast) & ~np.isinf(value)):
+      raise UserError(
+        f"Tensor {self.stored_name} has numbers too large for {dtype}; the"
+        f" largest is {np.max(np.abs(value)):.4g}. Choose another dtype, such"
+        " as bfloat16 or float32."
+      )
+    return cast
 
   @property
   def num_bytes(self) -> int:
@@ -106,6 +142,104 @@ def flatten_params(tree: Any) -> dict[str, Any]:
   return dict(traverse_util.flatten_dict(tree, sep="/"))
 
 
+def unstack_layers(
+  tensors: Mapping[str, LazyTensor],
+) -> dict[str, LazyTensor]:
+  """Takes the layers of scanned stacks apart; leaves all else as it is.
+
+  `encoder/encoder/mlp/wo/kernel` [mlp, layers, embed] becomes
+  `encoder/layers_<i>/mlp/wo/kernel` [mlp, embed].
+
+  Args:
+    tensors: by path.
+  """
+  unstacked = {}
+  for name, tensor in tensors.items():
+    parts = name.split("/")
+    if (
+      not layer_stack.is_scanned(parts)
+      or len(tensor.shape) <= layer_stack.SCAN_AXIS
+      or tensor.shape[layer_stack.SCAN_AXIS] > MAX_LAYERS
+    ):
+      unstacked[name] = tensor
+      continue
+    rest = "/".join(parts[2:])
+    for layer in range(tensor.shape[layer_stack.SCAN_AXIS]):
+      unstacked[f"{parts[0]}/layers_{layer}/{rest}"] = _select_layer(
+        tensor, layer
+      )
+  return unstacked
+
+
+def stack_layers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+  """Joins the tensors of layers as a scan has them: undoes `unstack_layers`.
+
+  Layers whose numbers have gaps or whose shapes differ stay apart.
+
+  Args:
+    tensors: by path.
+  """
+  stacked = dict(tensors)
+  layers: dict[str, dict[int, LazyTensor]] = {}
+  for name, tensor in tensors.items():
+    if found := _LAYER.fullmatch(name):
+      stack, layer, rest = found.groups()
+      joined_name = f"{stack}/{stack}/{rest}"
+      layers.setdefault(joined_name, {})[int(layer)] = tensor
+  for name, by_number in layers.items():
+    parts = [by_number[number] for number in sorted(by_number)]
+    has_gaps = sorted(by_number) != list(range(len(parts)))
+    if has_gaps or len({(part.shape, part.dtype) for part in parts}) > 1:
+      continue
+    stack, _, rest = name.split("/", 2)
+    for number in by_number:
+      del stacked[f"{stack}/layers_{number}/{rest}"]
+    stacked[name] = _join_layers(parts)
+  return stacked
+
+
+def _select_layer(stacked: LazyTensor, layer: int) -> LazyTensor:
+  axis = layer_stack.SCAN_AXIS
+
+  def read(index: Index) -> np.ndarray:
+    one = slice(layer, layer + 1)
+    whole = stacked.read((*index[:axis], one, *index[axis:]))
+    return np.squeeze(whole, axis=axis)
+
+  return LazyTensor(
+    f"{stacked.stored_name}[layer {layer}]",
+    stacked.shape[:axis] + stacked.shape[axis + 1 :],
+    stacked.dtype,
+    read,
+    stacked=stacked,
+  )
+
+
+def _join_layers(parts: Sequence[LazyTensor]) -> LazyTensor:
+  axis = layer_stack.SCAN_AXIS
+  source = parts[0].stacked
+  # All layers of one stored array are that array: read at once, not a layer at
+  # a time.
+  if (
+    source is not None
+    and source.shape[axis] == len(parts)
+    and all(part.stacked is source for part in parts)
+  ):
+    return source
+
+  def read(index: Index) -> np.ndarray:
+    within = (*index[:axis], *index[axis + 1 :])
+    return np.stack([part.read(within) for part in parts[index[axis]]], axis)
+
+  shape = parts[0].shape
+  return LazyTensor(
+    f"{parts[0].stored_name} and {len(parts) - 1} more",
+    (*shape[:axis], len(parts), *shape[axis:]),
+    parts[0].dtype,
+    read,
+  )
+
+
 def check_tensors(
   stored: StoredModel, wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -116,9 +250,16 @@ def check_tensors(
     wanted: shape of every parameter of the model, by path.
 
   Raises:
-    UserError: counts the tensors that are missing, unexpected or of another
-      shape, and names the first of them with both shapes.
+    UserError: a tensor is not of floats; or counts those that are missing,
+      unexpected or of another shape, and names the first with both shapes.
   """
+  for name, tensor in stored.tensors.items():
+    if tensor.dtype not in FLOATS.values():
+      raise UserError(
+        f"The {stored.file_format} checkpoint {stored.path} holds {name}"
+        f" ({tensor.stored_name}) as {tensor.dtype}; weights are"
+        f" {', '.join(FLOATS)}."
+      )
   found = {name: tensor.shape for name, tensor in stored.tensors.items()}
   missing = sorted(wanted.keys() - found.keys())
   unexpected = sorted(found.keys() - wanted.keys())

@@ -10,7 +10,6 @@ name follows from the parameter's.
 """
 
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +18,10 @@ from flax import serialization, traverse_util
 
 from distill_jax.checkpoint import zarr_arrays
 from distill_jax.checkpoint.stored_model import (
-  Index,
   LazyTensor,
   StoredModel,
   infer_config,
+  unstack_layers,
 )
 from distill_jax.errors import UserError
 
@@ -30,9 +29,6 @@ INDEX = "checkpoint"
 FOLDER = "checkpoint_"
 _TARGET = "target"
 _MIN_DIM_SIZE_TO_FACTOR = 128
-_STACK = re.compile(r"(encoder|decoder)/(?:encoder|decoder)/")
-# scalable_t5 lays the layers of a scan along this axis of every parameter.
-_SCAN_AXIS = 1
 
 
 def open_t5x(path: str | pathlib.Path) -> StoredModel:
@@ -79,7 +75,7 @@ def make_stored_model(
   Raises:
     UserError: these are not a T5's.
   """
-  unscanned = _unscan(tensors)
+  unscanned = unstack_layers(tensors)
   shapes = {name: tensor.shape for name, tensor in unscanned.items()}
   return StoredModel("t5x", path, infer_config(shapes, path), unscanned)
 
@@ -103,7 +99,7 @@ def write_t5x(
   param_states: dict[str, Any] = {}
   for name, tensor in tensors.items():
     array_name = f"{_TARGET}.{name.replace('/', '.')}"
-    value = np.ascontiguousarray(tensor.read().astype(dtype, copy=False))
+    value = np.ascontiguousarray(tensor.read_as(dtype))
     metadata = zarr_arrays.write_array(folder, array_name, value)
     target[name] = {
       "driver": "zarr",
@@ -178,38 +174,4 @@ def _open_leaf(
   value = np.asarray(leaf)
   return LazyTensor(
     f"{_TARGET}/{name}", value.shape, value.dtype, lambda index: value[index]
-  )
-
-
-def _unscan(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-  """Takes the layers of a scanned stack apart.
-
-  `encoder/encoder/mlp/wo/kernel` [mlp, layers, embed] becomes
-  `encoder/layers_<i>/mlp/wo/kernel` [mlp, embed]. Source: T5X scalable_t5
-  `network.py`, `param_scan_axis`.
-  """
-  unscanned = {}
-  for name, tensor in tensors.items():
-    stack = _STACK.match(name)
-    if not stack or len(tensor.shape) <= _SCAN_AXIS:
-      unscanned[name] = tensor
-      continue
-    for layer in range(tensor.shape[_SCAN_AXIS]):
-      layer_name = f"{stack[1]}/layers_{layer}/{name[stack.end() :]}"
-      unscanned[layer_name] = _select_layer(tensor, layer)
-  return unscanned
-
-
-def _select_layer(tensor: LazyTensor, layer: int) -> LazyTensor:
-  def read(index: Index) -> np.ndarray:
-    whole = (
-      *index[:_SCAN_AXIS],
-      slice(layer, layer + 1),
-      *index[_SCAN_AXIS:],
-    )
-    return np.squeeze(tensor.read(whole), axis=_SCAN_AXIS)
-
-  shape = tensor.shape[:_SCAN_AXIS] + tensor.shape[_SCAN_AXIS + 1 :]
-  return LazyTensor(
-    f"{tensor.stored_name}[layer {layer}]", shape, tensor.dtype, read
   )

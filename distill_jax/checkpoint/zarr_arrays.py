@@ -21,6 +21,16 @@ _GCS = "gs://"
 _OCDBT_MANIFEST = "manifest.ocdbt"
 _ARRAY_MARK = "/.zarray"
 _MAX_CHUNK_BYTES = 2**26
+# Without a network, credentials alone would be sought for ever.
+_MAX_SECONDS = 60
+_MAX_DATA_SECONDS = 1800
+_REMOTE_CONTEXT = {
+  "gcs_request_retries": {
+    "max_retries": 5,
+    "initial_delay": "1s",
+    "max_delay": "10s",
+  }
+}
 
 
 def normalize(path: str | pathlib.Path) -> str:
@@ -30,7 +40,7 @@ def normalize(path: str | pathlib.Path) -> str:
     path: what a user gave.
 
   Raises:
-    UserError: a URL of another kind.
+    UserError: a URL of another kind, or no path at all.
   """
   text = str(path)
   if text.startswith(_GCS):
@@ -39,7 +49,12 @@ def normalize(path: str | pathlib.Path) -> str:
     raise UserError(
       f"{text}: only local paths and gs://bucket/folder can be read."
     )
-  return str(pathlib.Path(text).expanduser().absolute())
+  path = pathlib.Path(text).expanduser()
+  try:
+    # TensorStore takes no "..", and a link's folder is not the name's.
+    return str(path.resolve() if ".." in path.parts else path.absolute())
+  except (OSError, ValueError) as error:
+    raise UserError(f"{text!r} cannot be read: {error}") from error
 
 
 def read_file(folder: str, name: str) -> bytes | None:
@@ -53,7 +68,7 @@ def read_file(folder: str, name: str) -> bytes | None:
     UserError: it cannot be read.
   """
   with _explain_unreadable(f"{folder}/{name}"):
-    found = _open_store(folder).read(name).result()
+    found = _open_store(folder).read(name).result(timeout=_MAX_SECONDS)
   return bytes(found.value) if found.state == "value" else None
 
 
@@ -76,8 +91,9 @@ class ArrayFolder:
       self._store = base
       if is_ocdbt:
         self._store = tensorstore.KvStore.open(
-          {"driver": "ocdbt", "base": base.spec().to_json()}
-        ).result()
+          {"driver": "ocdbt", "base": base.spec().to_json()},
+          context=_make_context(folder),
+        ).result(timeout=_MAX_SECONDS)
 
   def list_names(self) -> list[str]:
     """Returns the names of all arrays, sorted.
@@ -86,7 +102,7 @@ class ArrayFolder:
       UserError: the folder cannot be read.
     """
     with _explain_unreadable(self._folder):
-      keys = self._store.list().result()
+      keys = self._store.list().result(timeout=_MAX_SECONDS)
     names = [key.decode("utf-8", "replace") for key in keys]
     return sorted(
       name.removesuffix(_ARRAY_MARK)
@@ -111,11 +127,11 @@ class ArrayFolder:
         kvstore=self._store / f"{name}/",
         open=True,
         read=True,
-      ).result()
+      ).result(timeout=_MAX_SECONDS)
 
     def read(index: Index) -> np.ndarray:
       with _explain_unreadable(where):
-        return np.asarray(array[index].read().result())
+        return np.asarray(array[index].read().result(timeout=_MAX_DATA_SECONDS))
 
     dtype = array.dtype.numpy_dtype
     return LazyTensor(name, tuple(array.shape), dtype, read)
@@ -172,7 +188,14 @@ def _open_store(folder: str) -> tensorstore.KvStore:
     }
   else:
     spec = {"driver": "file", "path": f"{folder}/"}
-  return tensorstore.KvStore.open(spec).result()
+  return tensorstore.KvStore.open(spec, context=_make_context(folder)).result(
+    timeout=_MAX_SECONDS
+  )
+
+
+def _make_context(folder: str) -> tensorstore.Context:
+  remote = folder.startswith(_GCS)
+  return tensorstore.Context(_REMOTE_CONTEXT if remote else {})
 
 
 @contextlib.contextmanager
@@ -183,5 +206,5 @@ def _explain_unreadable(path: str) -> Iterator[None]:
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(
       f"{path} cannot be read: it is missing, damaged, or access is denied."
-      f" What was found: {str(error)[:300]}"
+      f" What was found: {str(error)[:300] or 'no answer in time'}"
     ) from error

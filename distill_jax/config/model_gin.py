@@ -13,6 +13,8 @@ _MACROS = {
   "vocab_size": "VOCAB_SIZE",
   "dropout_rate": "DROPOUT_RATE",
   "dtype": "ACTIVATION_DTYPE",
+  "scan_layers": "SCAN_LAYERS",
+  "remat_policy": "REMAT_POLICY",
 }
 
 
@@ -32,8 +34,8 @@ def make_model_gin(config: T5Config, header: str) -> str:
     f"  {name} = {'%' + _MACROS[name] if name in _MACROS else repr(value)}"
     for name, value in values.items()
   ]
-  # Whatever a path holds, a header of one line stays a comment.
-  header = " ".join(header.split())
+  # Whatever a path holds, a header of one line stays a comment, and is UTF-8.
+  header = " ".join(header.split()).encode("utf-8", "backslashreplace").decode()
   return "\n".join(
     [
       f"# {header}",

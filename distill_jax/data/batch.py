@@ -4,6 +4,9 @@ Layer 0; imports numpy only. The names are SeqIO's; `decoder_task_ids` is ours.
 All arrays are numpy, one row a packed (or single) example.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 ENCODER_INPUT_TOKENS = "encoder_input_tokens"
@@ -15,6 +18,9 @@ DECODER_LOSS_WEIGHTS = "decoder_loss_weights"
 DECODER_SEGMENT_IDS = "decoder_segment_ids"
 DECODER_POSITIONS = "decoder_positions"
 DECODER_TASK_IDS = "decoder_task_ids"
+
+# Which examples a row holds: names for people, which never enter the step.
+EXAMPLE_IDS = "example_ids"
 
 PADDING_TASK_ID, LABEL_TASK_ID, RATIONALE_TASK_ID = 0, 1, 2
 
@@ -33,6 +39,22 @@ DTYPES = {
 }
 
 Batch = dict[str, np.ndarray]
+
+
+def split_example_ids(
+  batch: Mapping[str, Any],
+) -> tuple[Batch, list[list[str]] | None]:
+  """Parts a batch from the ids of its examples.
+
+  Args:
+    batch: arrays, and maybe `EXAMPLE_IDS`.
+
+  Returns:
+    The arrays alone, and the ids of each row's segments in order; None where
+    the batch came without.
+  """
+  arrays = {key: value for key, value in batch.items() if key != EXAMPLE_IDS}
+  return arrays, batch.get(EXAMPLE_IDS)
 
 
 def make_empty_batch(

@@ -9,6 +9,7 @@ that go into the same batch or wait for the next one together.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -24,11 +25,13 @@ class Segment:
     inputs: [input_length] int32.
     targets: [target_length] int32, EOS included.
     task_id: `LABEL_TASK_ID` or `RATIONALE_TASK_ID`.
+    example_id: of the record it was made from.
   """
 
   inputs: np.ndarray
   targets: np.ndarray
   task_id: int
+  example_id: str = ""
 
 
 Unit = Sequence[Segment]
@@ -74,6 +77,7 @@ class BatchPacker:
     self._decoder_used = np.zeros(config.batch_rows, np.int32)
     self._segments = np.zeros(config.batch_rows, np.int32)
     self._num_units = 0
+    self._example_ids: list[list[str]] = [[] for _ in range(config.batch_rows)]
 
   def add(self, unit: Unit) -> bool:
     """Adds all segments of a unit, or none of them.
@@ -133,6 +137,7 @@ class BatchPacker:
     batch[batch_lib.DECODER_SEGMENT_IDS][place] = segment_id
     batch[batch_lib.DECODER_POSITIONS][place] = np.arange(len(targets))
     batch[batch_lib.DECODER_TASK_IDS][place] = segment.task_id
+    self._example_ids[row].append(segment.example_id)
 
   @property
   def num_units(self) -> int:
@@ -144,16 +149,35 @@ class BatchPacker:
     """The batch as filled so far; see `data.batch` for keys and shapes."""
     return self._batch
 
+  @property
+  def example_ids(self) -> list[list[str]]:
+    """For each row the ids of its segments, in their order."""
+    return self._example_ids
+
 
 class PackIterDataset(grain.IterDataset):
   """Packs a Grain data set of units into batches."""
 
-  def __init__(self, parent: grain.IterDataset, config: PackingConfig):
+  def __init__(
+    self,
+    parent: grain.IterDataset,
+    config: PackingConfig,
+    with_example_ids: bool = False,
+  ):
+    """Wraps a data set.
+
+    Args:
+      parent: of units.
+      config: shape of the batches.
+      with_example_ids: whether batches have `EXAMPLE_IDS` besides the arrays.
+    """
     super().__init__(parent)
-    self._config = config
+    self._config, self._with_example_ids = config, with_example_ids
 
   def __iter__(self) -> grain.DatasetIterator:
-    return _PackDatasetIterator(iter(self._parent), self._config)
+    return _PackDatasetIterator(
+      iter(self._parent), self._config, self._with_example_ids
+    )
 
   def __str__(self) -> str:
     return f"PackIterDataset({self._config})"
@@ -165,13 +189,18 @@ class _PackDatasetIterator(grain.DatasetIterator):
   So nothing half-packed is ever saved: the unit that did not fit is read again.
   """
 
-  def __init__(self, parent: grain.DatasetIterator, config: PackingConfig):
+  def __init__(
+    self,
+    parent: grain.DatasetIterator,
+    config: PackingConfig,
+    with_example_ids: bool,
+  ):
     super().__init__(parent)
-    self._config = config
+    self._config, self._with_example_ids = config, with_example_ids
     self._overflow: Unit | None = None
     self._overflow_state = None
 
-  def __next__(self) -> batch_lib.Batch:
+  def __next__(self) -> dict[str, Any]:
     packer = BatchPacker(self._config)
     if self._overflow is not None:
       self._add_first(packer, self._overflow)
@@ -182,13 +211,18 @@ class _PackDatasetIterator(grain.DatasetIterator):
         unit = next(self._parent)
       except StopIteration:
         if packer.num_units:
-          return packer.batch
+          return self._take_batch(packer)
         raise
       if packer.num_units == 0:
         self._add_first(packer, unit)
       elif not packer.add(unit):
         self._overflow, self._overflow_state = unit, state
-        return packer.batch
+        return self._take_batch(packer)
+
+  def _take_batch(self, packer: BatchPacker) -> dict[str, Any]:
+    if not self._with_example_ids:
+      return packer.batch
+    return {**packer.batch, batch_lib.EXAMPLE_IDS: packer.example_ids}
 
   def _add_first(self, packer: BatchPacker, unit: Unit) -> None:
     if not packer.add(unit):

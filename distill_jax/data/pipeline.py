@@ -81,7 +81,10 @@ class FeedConfig:
 
 
 def make_train_iterator(
-  cache: TokenCache, config: FeedConfig, split: str = "train"
+  cache: TokenCache,
+  config: FeedConfig,
+  split: str = "train",
+  with_example_ids: bool = False,
 ) -> grain.DatasetIterator:
   """Returns an endless iterator of training batches.
 
@@ -89,6 +92,8 @@ def make_train_iterator(
     cache: where the tokens are.
     config: see `FeedConfig`.
     split: which split to train on.
+    with_example_ids: whether batches have `batch.EXAMPLE_IDS` besides the
+      arrays: for each row the ids of its segments; padding has none.
 
   Returns:
     A Grain iterator of numpy batches (`data.batch`), [batch_rows, length]
@@ -104,7 +109,7 @@ def make_train_iterator(
   else:
     units = _mixed_units(cache, config, split)
   dataset = units.to_iter_dataset(grain.ReadOptions(num_threads=1))
-  dataset = packing.PackIterDataset(dataset, config.packing)
+  dataset = packing.PackIterDataset(dataset, config.packing, with_example_ids)
   dataset = grain.experimental.ThreadPrefetchIterDataset(
     dataset, prefetch_buffer_size=2
   )
@@ -196,6 +201,7 @@ def _to_segment(
     task_id=(
       batch_lib.RATIONALE_TASK_ID if is_rationale else batch_lib.LABEL_TASK_ID
     ),
+    example_id=example.id,
   )
 
 

@@ -5,6 +5,7 @@ it, gin fills it. Named sizes are gin files, `gin/models/<family>/<size>.gin`.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from distill_jax.errors import UserError
@@ -20,6 +21,9 @@ _POSITIVE_INTEGERS = (
 )
 _ACTIVATIONS = ("relu", "gelu", "linear")
 _DTYPES = ("float32", "bfloat16")
+# A damaged file must not make a model without end.
+MAX_LAYERS = 1000
+REMAT_POLICIES = ("none", "full", "minimal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,11 @@ class T5Config:
     relative_attention_max_distance: from here on all tokens share a bucket.
     layer_norm_epsilon: added to the mean square before its root.
     dtype: of the activations, "float32" or "bfloat16".
+    scan_layers: compile one layer of a stack and loop over it, see
+      `model.layer_stack`.
+    remat_policy: what the forward pass keeps for the backward pass, in T5X's
+      words: "none" computes nothing again, "full" keeps the layers' inputs and
+      computes all else again, "minimal" keeps products with parameters too.
 
   Raises:
     UserError: a value no model can be built from.
@@ -69,6 +78,8 @@ class T5Config:
   relative_attention_max_distance: int = 128
   layer_norm_epsilon: float = 1e-6
   dtype: str = "float32"
+  scan_layers: bool = False
+  remat_policy: str = "none"
 
   def __post_init__(self):
     # A list, as gin and JSON write it, would make the config unhashable.
@@ -78,6 +89,12 @@ class T5Config:
       if not isinstance(value, int) or value < 1:
         raise UserError(
           f"T5Config.{field} is {value!r}; it must be a whole number from 1."
+        )
+    for field in ("num_encoder_layers", "num_decoder_layers"):
+      if getattr(self, field) > MAX_LAYERS:
+        raise UserError(
+          f"T5Config.{field} is {getattr(self, field)}; no T5 has more than"
+          f" {MAX_LAYERS}."
         )
     unknown = set(self.mlp_activations) - set(_ACTIVATIONS)
     if unknown or not self.mlp_activations:
@@ -95,6 +112,24 @@ class T5Config:
         f"ACTIVATION_DTYPE is {self.dtype!r}; it must be one of"
         f" {', '.join(_DTYPES)}."
       )
+    if not isinstance(self.scan_layers, bool):
+      raise UserError(
+        f"SCAN_LAYERS is {self.scan_layers!r}; it must be True or False."
+      )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise UserError(
+        f"REMAT_POLICY is {self.remat_policy!r}; it must be one of"
+        f" {', '.join(REMAT_POLICIES)}."
+      )
+    for field in (
+      "relative_attention_num_buckets",
+      "relative_attention_max_distance",
+    ):
+      if not isinstance(getattr(self, field), int):
+        raise UserError(
+          f"T5Config.{field} is {getattr(self, field)!r}; it must be a whole"
+          " number."
+        )
     num_buckets = self.relative_attention_num_buckets
     if num_buckets < 4 or num_buckets % 2:
       raise UserError(
@@ -107,7 +142,7 @@ class T5Config:
         f" {self.relative_attention_max_distance}; it must exceed"
         f" {num_buckets // 2}, the distances with a bucket of their own."
       )
-    if self.layer_norm_epsilon <= 0:
+    if not 0 < self.layer_norm_epsilon < math.inf:
       raise UserError(
         f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}; it must be"
         " above 0."

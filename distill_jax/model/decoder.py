@@ -12,7 +12,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from distill_jax.model import masks
+from distill_jax.model import layer_stack, masks
 from distill_jax.model.attention import Attention, KeyValue
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
@@ -166,7 +166,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-  """The stack of decoder layers, from tokens to logits."""
+  """The stack of decoder layers, and the logits."""
 
   config: T5Config
   token_embedder: Embedding
@@ -176,10 +176,13 @@ class Decoder(nn.Module):
     cfg = self.config
     if not cfg.per_layer_relative_bias:
       self.relpos_bias = RelativeBias(cfg, is_bidirectional=False)
-    self.layers = [
-      DecoderLayer(cfg, self.constrain_fn)
-      for _ in range(cfg.num_decoder_layers)
-    ]
+    if cfg.scan_layers:
+      self.decoder = DecoderLayer(cfg, self.constrain_fn)
+    else:
+      self.layers = [
+        DecoderLayer(cfg, self.constrain_fn)
+        for _ in range(cfg.num_decoder_layers)
+      ]
     self.decoder_norm = RMSNorm(cfg)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
     if not cfg.tie_embeddings:
@@ -195,8 +198,8 @@ class Decoder(nn.Module):
     encoder_segment_ids: Int[Array, "batch encoder_length"],
     *,
     enable_dropout: bool,
-  ) -> Float[Array, "batch length vocab"]:
-    """Scores the next token at every index: [batch, length, vocab] float32."""
+  ) -> Float[Array, "batch length embed"]:
+    """Returns what the logits of every index are made of."""
     length = tokens.shape[1]
     self_bias = masks.make_segment_bias(
       segment_ids, segment_ids, is_causal=True
@@ -212,12 +215,16 @@ class Decoder(nn.Module):
       self.token_embedder(tokens), deterministic=not enable_dropout
     )
     x = self.constrain_fn(x, _RESIDUAL)
-    for layer in self.layers:
-      x = layer(
+    x = layer_stack.run_layers(
+      lambda layer, x: layer(
         x, encoded, self_bias, cross_bias, enable_dropout=enable_dropout
-      )
-    x = self.dropout(self.decoder_norm(x), deterministic=not enable_dropout)
-    return self._compute_logits(x)
+      ),
+      self.decoder if self.config.scan_layers else self.layers,
+      x,
+      self.config.num_decoder_layers,
+      self.config.remat_policy,
+    )
+    return self.dropout(self.decoder_norm(x), deterministic=not enable_dropout)
 
   def start_decoding(
     self,
@@ -236,7 +243,7 @@ class Decoder(nn.Module):
       self_attention=(KeyValue(buffer, buffer),) * cfg.num_decoder_layers,
       cross_attention=tuple(
         layer.encoder_decoder_attention.project_key_value(encoded)
-        for layer in self.layers
+        for layer in self._list_layers()
       ),
       cross_bias=masks.make_segment_bias(
         jnp.ones_like(is_token[:, :1]), is_token, is_causal=False
@@ -260,22 +267,34 @@ class Decoder(nn.Module):
     x = self.constrain_fn(x, _RESIDUAL)
     written = []
     for layer, cached, cross in zip(
-      self.layers, cache.self_attention, cache.cross_attention, strict=True
+      self._list_layers(),
+      cache.self_attention,
+      cache.cross_attention,
+      strict=True,
     ):
       x, cached = layer.decode_step(
         x, step, cached, cross, self_bias, cache.cross_bias
       )
       written.append(cached)
-    logits = self._compute_logits(self.decoder_norm(x))
+    logits = self.compute_logits(self.decoder_norm(x))
     return logits[:, 0], dataclasses.replace(
       cache, self_attention=tuple(written)
     )
 
-  def _compute_logits(
+  def compute_logits(
     self, x: Float[Array, "batch length embed"]
   ) -> Float[Array, "batch length vocab"]:
+    """Scores every token: [batch, length, vocab] float32."""
     if self.config.tie_embeddings:
       logits = self.token_embedder.compute_logits(x)
     else:
       logits = self.logits_dense(x.astype(jnp.float32))
     return self.constrain_fn(logits, ("batch", "length", "vocab"))
+
+  def _list_layers(self) -> list[nn.Module]:
+    if not self.config.scan_layers:
+      return list(self.layers)
+    return [
+      layer_stack.select_layer(self.decoder, index)
+      for index in range(self.config.num_decoder_layers)
+    ]

@@ -1,6 +1,6 @@
 """Token ids to vectors and, where tied, vectors to logits.
 
-Layer 1; imports the model's config and parameter.
+Layer 1; imports the model's config, constraint and parameter.
 """
 
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from distill_jax.model.config import T5Config
+from distill_jax.model.constraint import ConstrainFn, leave_free
 from distill_jax.model.parameter import make_parameter
 
 
@@ -15,6 +16,7 @@ class Embedding(nn.Module):
   """The table shared by encoder, decoder and, in T5 1.0, the logits."""
 
   config: T5Config
+  constrain_fn: ConstrainFn = leave_free
 
   def setup(self):
     self.embedding = make_parameter(
@@ -40,7 +42,11 @@ class Embedding(nn.Module):
     Returns:
       [batch, length, embed] in the config's dtype.
     """
-    vectors = jnp.take(self.embedding, tokens, axis=0)
+    # A row must be whole where it is looked up. Left to itself the compiler
+    # looks up parts of rows, and then finds no better way from parts of rows
+    # to parts of the batch than to copy all of them to every device.
+    table = self.constrain_fn(self.embedding, ("vocab", "embed"))
+    vectors = jnp.take(table, tokens, axis=0)  # [batch, length, embed]
     return vectors.astype(self.config.dtype)
 
   def compute_logits(

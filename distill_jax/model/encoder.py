@@ -6,7 +6,7 @@ Layer 1; imports the model's own layers.
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from distill_jax.model import masks
+from distill_jax.model import layer_stack, masks
 from distill_jax.model.attention import Attention
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
@@ -80,10 +80,13 @@ class Encoder(nn.Module):
     cfg = self.config
     if not cfg.per_layer_relative_bias:
       self.relpos_bias = RelativeBias(cfg, is_bidirectional=True)
-    self.layers = [
-      EncoderLayer(cfg, self.constrain_fn)
-      for _ in range(cfg.num_encoder_layers)
-    ]
+    if cfg.scan_layers:
+      self.encoder = EncoderLayer(cfg, self.constrain_fn)
+    else:
+      self.layers = [
+        EncoderLayer(cfg, self.constrain_fn)
+        for _ in range(cfg.num_encoder_layers)
+      ]
     self.encoder_norm = RMSNorm(cfg)
     self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
 
@@ -107,6 +110,11 @@ class Encoder(nn.Module):
       self.token_embedder(tokens), deterministic=not enable_dropout
     )
     x = self.constrain_fn(x, _RESIDUAL)
-    for layer in self.layers:
-      x = layer(x, bias, enable_dropout=enable_dropout)
+    x = layer_stack.run_layers(
+      lambda layer, x: layer(x, bias, enable_dropout=enable_dropout),
+      self.encoder if self.config.scan_layers else self.layers,
+      x,
+      self.config.num_encoder_layers,
+      self.config.remat_policy,
+    )
     return self.dropout(self.encoder_norm(x), deterministic=not enable_dropout)

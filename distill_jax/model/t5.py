@@ -29,7 +29,7 @@ class T5(nn.Module):
   constrain_fn: ConstrainFn = leave_free
 
   def setup(self):
-    self.token_embedder = Embedding(self.config)
+    self.token_embedder = Embedding(self.config, self.constrain_fn)
     self.encoder = Encoder(self.config, self.token_embedder, self.constrain_fn)
     self.decoder = Decoder(self.config, self.token_embedder, self.constrain_fn)
 
@@ -57,6 +57,36 @@ class T5(nn.Module):
     Returns:
       [batch, decoder_length, vocab] float32; meaningless on padding.
     """
+    hidden = self.compute_hidden(
+      encoder_input_tokens,
+      decoder_input_tokens,
+      encoder_segment_ids,
+      decoder_segment_ids,
+      enable_dropout=enable_dropout,
+    )
+    return self.compute_logits(hidden)
+
+  def compute_hidden(
+    self,
+    encoder_input_tokens: Int[Array, "batch encoder_length"],
+    decoder_input_tokens: Int[Array, "batch decoder_length"],
+    encoder_segment_ids: Int[Array, "batch encoder_length"],
+    decoder_segment_ids: Int[Array, "batch decoder_length"],
+    *,
+    enable_dropout: bool,
+  ) -> Float[Array, "batch decoder_length embed"]:
+    """Runs all of the model but its last product, the largest array by far.
+
+    Args:
+      encoder_input_tokens: as for the whole model, like those that follow.
+      decoder_input_tokens: likewise.
+      encoder_segment_ids: likewise.
+      decoder_segment_ids: likewise.
+      enable_dropout: whether to draw from the "dropout" stream.
+
+    Returns:
+      [batch, decoder_length, embed], compute dtype.
+    """
     encoded = self.encode(
       encoder_input_tokens, encoder_segment_ids, enable_dropout=enable_dropout
     )
@@ -67,6 +97,19 @@ class T5(nn.Module):
       encoder_segment_ids,
       enable_dropout=enable_dropout,
     )
+
+  def compute_logits(
+    self, hidden: Float[Array, "batch length embed"]
+  ) -> Float[Array, "batch length vocab"]:
+    """Scores every token at each position by itself.
+
+    Args:
+      hidden: [batch, length, embed]: of `compute_hidden`, any part of it.
+
+    Returns:
+      [batch, length, vocab] float32.
+    """
+    return self.decoder.compute_logits(hidden)
 
   def encode(
     self,

@@ -1,16 +1,21 @@
 """Optimizers, on optax, with the settings of T5X and of the authors' code.
 
-Layer 1; imports optim.schedules through its arguments only.
+Layer 1; imports model.layer_stack, and optim.schedules through its arguments
+only. Parameters that hold all layers of a scan are treated as those of each
+layer by itself, so that a scanned model trains as one that is not.
 """
 
 import jax
 import optax
 
+from distill_jax.errors import UserError
+from distill_jax.model import layer_stack
+
 
 def adafactor(
   learning_rate: optax.Schedule,
   decay_rate: float = 0.8,
-  clipping_threshold: float = 1.0,
+  clipping_threshold: float | None = 1.0,
   multiply_by_parameter_scale: bool = True,
   min_dim_size_to_factor: int = 128,
   max_grad_norm: float | None = None,
@@ -21,23 +26,29 @@ def adafactor(
     learning_rate: schedule; relative to the parameter's scale where
       `multiply_by_parameter_scale`.
     decay_rate: exponent of the second moment's decay, 1 - step**-rate.
-    clipping_threshold: of the update's root mean square.
+    clipping_threshold: of the update's root mean square; None: do not clip.
     multiply_by_parameter_scale: multiply updates by the parameter's root mean
       square, at least 1e-3.
     min_dim_size_to_factor: factor the second moments of matrices whose sides
       are both at least this long.
     max_grad_norm: clip the global gradient norm first; None: do not.
   """
-  return _with_clipping(
-    optax.adafactor(
-      learning_rate,
-      min_dim_size_to_factor=min_dim_size_to_factor,
-      decay_rate=decay_rate,
-      clipping_threshold=clipping_threshold,
-      multiply_by_parameter_scale=multiply_by_parameter_scale,
+  # The steps of `optax.adafactor` in its order, those that look at a whole
+  # parameter once a layer.
+  steps = [
+    _factoring_within_layers(
+      optax.scale_by_factored_rms(
+        decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor
+      ),
+      min_dim_size_to_factor,
     ),
-    max_grad_norm,
-  )
+  ]
+  if clipping_threshold is not None:
+    steps.append(_each_layer_apart(optax.clip_by_block_rms(clipping_threshold)))
+  steps.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+  if multiply_by_parameter_scale:
+    steps.append(_each_layer_apart(optax.scale_by_param_block_rms()))
+  return _with_clipping(optax.chain(*steps, optax.scale(-1)), max_grad_norm)
 
 
 def adamw(
@@ -61,7 +72,9 @@ def adamw(
   """
 
   def decay_mask(params):
-    return jax.tree.map(lambda param: param.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(
+      lambda path, param: param.ndim - layer_stack.is_scanned(path) > 1, params
+    )
 
   return _with_clipping(
     optax.adamw(
@@ -80,3 +93,50 @@ def _with_clipping(optimizer, max_grad_norm):
   if max_grad_norm is None:
     return optimizer
   return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
+
+
+def _factoring_within_layers(
+  scale: optax.GradientTransformation, min_dim_size_to_factor: int
+) -> optax.GradientTransformation:
+  """Checks that factoring takes no axis of layers for one of a matrix.
+
+  optax factors over the two largest dimensions, if both reach the least size,
+  and keeps statistics apart along all others: fewer layers than that size are
+  never taken, and each is treated as it would be alone.
+  """
+
+  def init(params):
+    for path, param in jax.tree_util.tree_leaves_with_path(params):
+      if layer_stack.is_scanned(path):
+        num_layers = param.shape[layer_stack.SCAN_AXIS]
+        if num_layers >= min_dim_size_to_factor:
+          raise UserError(
+            f"SCAN_LAYERS is True for a stack of {num_layers} layers, which"
+            " Adafactor would take for the side of a matrix. Give"
+            " adafactor.min_dim_size_to_factor a higher number than"
+            f" {min_dim_size_to_factor}, or SCAN_LAYERS = False."
+          )
+    return scale.init(params)
+
+  return optax.GradientTransformation(init, scale.update)
+
+
+def _each_layer_apart(
+  stateless: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Applies what treats every parameter by itself to every layer by itself."""
+
+  def update(updates, state, params=None):
+    def update_one(update, param):
+      return stateless.update(update, state, param)[0]
+
+    def update_leaf(path, update, param):
+      if not layer_stack.is_scanned(path):
+        return update_one(update, param)
+      axis = layer_stack.SCAN_AXIS
+      return jax.vmap(update_one, in_axes=axis, out_axes=axis)(update, param)
+
+    new = jax.tree_util.tree_map_with_path(update_leaf, updates, params)
+    return new, state
+
+  return optax.GradientTransformation(stateless.init, update)

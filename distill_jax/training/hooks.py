@@ -1,13 +1,13 @@
 """What happens between steps: logging, evaluation, checkpoints.
 
-Layer 3; imports checkpoint.manager, data.pipeline, training.metric_files and
-training.progress. Each hook is given callables and knows neither gin nor a file
+Layer 3; imports checkpoint.manager, data.pipeline, training.metric_files,
+training.nonfinite and training.progress. Signals are `training.preemption`'s.
+Each hook is given callables and knows neither gin nor a file
 format. Order matters: evaluation comes before the checkpoint that stores its
 metrics.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,8 +16,8 @@ import jax
 
 from distill_jax.checkpoint.manager import Checkpoints
 from distill_jax.data import pipeline
-from distill_jax.errors import UserError
 from distill_jax.training.metric_files import MetricFiles
+from distill_jax.training.nonfinite import NonfiniteHook
 from distill_jax.training.progress import ProgressReporter
 
 PyTree = Any
@@ -35,6 +35,7 @@ class LogHook:
     learning_rate: Callable[[int], Any],
     log_period: int,
     train_steps: int,
+    nonfinite: NonfiniteHook,
   ):
     """Starts the clock.
 
@@ -44,7 +45,10 @@ class LogHook:
       learning_rate: schedule, of the number of updates made before.
       log_period: steps.
       train_steps: the last step, which is logged whatever the period.
+      nonfinite: a hook called before this one; it ends the run where a loss
+        that was logged must.
     """
+    self._nonfinite = nonfinite
     self._files, self._progress = files, progress
     self._learning_rate = learning_rate
     self._log_period, self._train_steps = log_period, train_steps
@@ -80,17 +84,20 @@ class LogHook:
     # Waits for the device; between two logs it runs ahead of this process.
     values = {k: float(v) for k, v in jax.device_get(dict(metrics)).items()}
     seconds = time.perf_counter() - self._since
+    skipped = self._nonfinite.metrics()
+    num_updates = step - int(skipped.get("skipped_steps", 0))
     values |= {
-      "learning_rate": float(self._learning_rate(step - 1)),
+      "learning_rate": float(self._learning_rate(max(num_updates - 1, 0))),
       "padding_share": self._padding_share / self._steps,
       "examples_per_second": self._examples / seconds,
       "tokens_per_second": self._tokens / seconds,
+      **skipped,
     }
     self._files.write(step, "train", values)
     shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
              "tokens_per_second")  # fmt: skip
     self._progress.update(step, {name: values[name] for name in shown})
-    _raise_if_not_finite(values["loss"], step)
+    self._nonfinite.check()
     self._forget()
 
   def close(self) -> None:
@@ -151,6 +158,7 @@ class CheckpointHook:
     evaluation: EvalHook | None,
     checkpoint_period: int,
     train_steps: int,
+    nonfinite: NonfiniteHook,
     paused_fn: PausedFn = contextlib.nullcontext,
   ):
     """Remembers what to save.
@@ -161,9 +169,12 @@ class CheckpointHook:
       evaluation: its metrics of the same step are stored, to find the best.
       checkpoint_period: steps.
       train_steps: the last step.
+      nonfinite: looks at every loss before a state is saved.
       paused_fn: `LogHook.paused`.
     """
     self._checkpoints = checkpoints
+    self._nonfinite = nonfinite
+    self._saved_step: int | None = None
     self._data_iterator_state_fn = data_iterator_state_fn
     self._evaluation = evaluation
     self._period, self._train_steps = checkpoint_period, train_steps
@@ -173,10 +184,24 @@ class CheckpointHook:
     """See `loop.Hook`."""
     del batch
     self._checkpoints.raise_if_failed()
-    if step % self._period and step != self._train_steps:
+    if step % self._period == 0 or step == self._train_steps:
+      self.save(step, state, metrics)
+
+  def save(self, step: int, state: PyTree, metrics: PyTree) -> None:
+    """Starts to save a step, if that was not done.
+
+    Args:
+      step: updates made.
+      state: the state after the step.
+      metrics: of the step.
+
+    Raises:
+      UserError: a loss is not finite, the data was changed, the disk is full.
+    """
+    if self._saved_step == step:
       return
     # Not every step is logged; a broken state must not displace a good one.
-    _raise_if_not_finite(float(metrics["loss"]), step)
+    self._nonfinite.check()
     latest = self._evaluation.latest if self._evaluation else None
     with self._paused_fn(metrics):
       self._checkpoints.save(
@@ -185,16 +210,8 @@ class CheckpointHook:
         self._data_iterator_state_fn(),
         latest[1] if latest and latest[0] == step else None,
       )
+    self._saved_step = step
 
   def close(self) -> None:
     """See `loop.Hook`."""
     self._checkpoints.wait()
-
-
-def _raise_if_not_finite(loss: float, step: int) -> None:
-  if not math.isfinite(loss):
-    raise UserError(
-      f"The loss is {loss} at step {step}. A lower LEARNING_RATE, gradient"
-      " clipping or float32 activations usually mend that; the checkpoints so"
-      " far are intact."
-    )

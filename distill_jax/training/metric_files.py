@@ -45,11 +45,10 @@ class MetricFiles:
       UserError: the folder cannot be written.
     """
     self._folder = folder = pathlib.Path(model_dir)
-    name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
     with _explain_unwritable(folder):
       _move_later_lines(folder, start_step)
       self._file = open(folder / _METRICS, "a", encoding="utf-8")
-      self._events = RecordWriter(str(folder / name))
+      self._events = RecordWriter(str(_name_events(folder)))
       self._write_event(file_version="brain.Event:2")
       # TensorBoard drops what earlier files have from this step on.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -96,7 +95,7 @@ class MetricFiles:
 def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
   """Returns the lines of `metrics.jsonl`, [] when there is none.
 
-  A last line that was cut off by a crash is left out.
+  Lines that are none, as the last after a crash may be, are left out.
 
   Args:
     model_dir: folder of the run.
@@ -105,12 +104,31 @@ def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text(encoding="utf-8").splitlines():
+  for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
     try:
-      rows.append(json.loads(line))
+      row = json.loads(line)
     except ValueError:
       continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      rows.append(row)
   return rows
+
+
+def _name_events(folder: pathlib.Path) -> pathlib.Path:
+  """Names a new file of events so that it sorts after those that are there.
+
+  TensorBoard reads them in the order of their names, where the number is a time
+  in seconds by custom. Clocks run backwards, and differ between the machines a
+  run is resumed on; the order of the files must not.
+  """
+  prefix = "events.out.tfevents."
+  numbers = [
+    int(number)
+    for path in folder.glob(f"{prefix}*")
+    if (number := path.name.removeprefix(prefix).partition(".")[0]).isdecimal()
+  ]
+  number = max([int(time.time()), *(before + 1 for before in numbers)])
+  return folder / f"{prefix}{number:010}.{socket.gethostname()}"
 
 
 @contextlib.contextmanager

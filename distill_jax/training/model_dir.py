@@ -22,6 +22,7 @@ _RUN_FILES = (
   "metrics*.jsonl",
   "events.*",
   "checkpoints",
+  "nonfinite",
   "eval",
 )
 # A crash may leave a file that was not renamed yet.

@@ -6,9 +6,11 @@ with `compile_train_step`; what they cost is seen in one screen.
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -31,6 +33,7 @@ def train_step(
   objective: distill.Objective,
   num_microbatches: int,
   seed: int,
+  loss_chunk_tokens: int | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Makes one update.
 
@@ -45,6 +48,8 @@ def train_step(
       dropout the update is the same for any number, whatever tokens each part
       holds.
     seed: of dropout; the step is folded in.
+    loss_chunk_tokens: target tokens whose logits are in memory at once; None:
+      those of the whole micro-batch.
 
   Returns:
     The state after, and float32 scalars: the parts of the loss (see
@@ -54,12 +59,13 @@ def train_step(
   token_counts = distill.count_tokens(batch)
   dropout_rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
-  def loss_fn(params, microbatch, rng):
-    logits = apply_model(
-      model, params, microbatch, enable_dropout=True, rngs={"dropout": rng}
-    )
-    return distill.compute_loss(logits, microbatch, token_counts, objective)
-
+  loss_fn = functools.partial(
+    compute_loss,
+    model=model,
+    token_counts=token_counts,
+    objective=objective,
+    loss_chunk_tokens=loss_chunk_tokens,
+  )
   gradients, metrics = accumulate.sum_gradients(
     loss_fn, state.params, batch, dropout_rng, num_microbatches
   )
@@ -75,17 +81,64 @@ def train_step(
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l v"]:
+def compute_loss(
+  params,
+  microbatch: Mapping[str, Array],
+  dropout_rng: Array,
+  *,
+  model: nn.Module,
+  token_counts: Mapping[str, Float[Array, ""]],
+  objective: distill.Objective,
+  loss_chunk_tokens: int | None,
+) -> tuple[Float[Array, ""], Metrics]:
+  """Runs the model with dropout, and scores what it says.
+
+  Args:
+    params: parameters.
+    microbatch: some rows of a batch.
+    dropout_rng: key.
+    model: as for `train_step`.
+    token_counts: of the whole batch, see `distill.count_tokens`.
+    objective: as for `train_step`.
+    loss_chunk_tokens: likewise.
+
+  Returns:
+    The loss and its parts, see `distill.compute_loss`.
+  """
+
+  def compute_logits(x: Array) -> Any:
+    return model.apply({"params": params}, x, method="compute_logits")
+
+  hidden = apply_model(
+    model,
+    params,
+    microbatch,
+    enable_dropout=True,
+    rngs={"dropout": dropout_rng},
+    method="compute_hidden",
+  )
+  return distill.compute_chunked_loss(
+    hidden,
+    compute_logits,
+    microbatch,
+    token_counts,
+    objective,
+    loss_chunk_tokens,
+  )
+
+
+def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l d"]:
   """Runs the model on the keys of a batch that it reads.
 
   Args:
     model: a `model.t5.T5`.
     params: its parameters.
     batch: keys of `data.batch`, [batch, length] each.
-    **kwargs: `enable_dropout`, and `rngs` where it is set.
+    **kwargs: `enable_dropout`, `rngs` where it is set, and `method`, if not
+      the whole model.
 
   Returns:
-    Logits, [batch, decoder_length, vocab] float32.
+    Logits, [batch, decoder_length, vocab] float32, or what `method` returns.
   """
   rngs = kwargs.pop("rngs", None)
   return model.apply(
@@ -117,18 +170,51 @@ def eval_step(
   return distill.score_targets(logits, batch)
 
 
+def skip_nonfinite(
+  step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+  """Makes a step leave everything as it was when its loss is no number.
+
+  Args:
+    step_fn: (state, batch) -> (state, metrics), with `loss` and
+      `gradient_norm` among the metrics.
+
+  Returns:
+    The same, but where one of the two is not finite only `step` moves on:
+    parameters and optimizer state are those before. The choice is made on the
+    devices; the host sees it in the metrics and waits for nothing.
+  """
+
+  def guarded_step(state, batch):
+    updated, metrics = step_fn(state, batch)
+    is_finite = jnp.isfinite(metrics["loss"])
+    is_finite &= jnp.isfinite(metrics["gradient_norm"])
+    kept = jax.tree.map(
+      lambda after, before: jnp.where(is_finite, after, before), updated, state
+    )
+    return kept.replace(step=updated.step), metrics
+
+  return guarded_step
+
+
 def compile_train_step(
-  mesh: Mesh, state_shardings: TrainState, **step_arguments
+  mesh: Mesh,
+  state_shardings: TrainState,
+  *,
+  skips_nonfinite: bool = False,
+  **step_arguments,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]:
   """Returns the jitted train step; it donates the state it is given.
 
   Args:
     mesh: the mesh.
     state_shardings: see `state.shard_state`.
+    skips_nonfinite: see `skip_nonfinite`.
     **step_arguments: the keyword arguments of `train_step`.
   """
+  step_fn = functools.partial(train_step, **step_arguments)
   return jax.jit(
-    functools.partial(train_step, **step_arguments),
+    skip_nonfinite(step_fn) if skips_nonfinite else step_fn,
     in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
     out_shardings=(state_shardings, sharding.replicated(mesh)),
     donate_argnums=0,

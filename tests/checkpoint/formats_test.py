@@ -1,5 +1,6 @@
 """Tests of formats.py: any checkpoint opens, and loads onto any mesh."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -8,8 +9,8 @@ import pytest
 import stored_models
 from tiny_run import fixture_model_dir as fixture_model_dir
 
-from distill_jax.checkpoint import formats, hf, orbax_params, t5x
-from distill_jax.checkpoint.stored_model import flatten_params
+from distill_jax.checkpoint import formats, hf, orbax_params, t5x, zarr_arrays
+from distill_jax.checkpoint.stored_model import flatten_params, stack_layers
 from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
@@ -65,6 +66,53 @@ def test_every_device_gets_its_part(tmp_path, file_format, mesh_axes):
     assert leaf.sharding == flatten_params(target)[name].sharding
 
 
+@pytest.mark.parametrize(
+  "mesh_axes", [{"data": 4, "model": 2}, {"data": 2, "fsdp": 2, "model": 2}]
+)
+def test_each_byte_is_read_once(tmp_path, mesh_axes):
+  write(tmp_path, "hf")
+  stored, num_read = formats.open_checkpoint(tmp_path), []
+
+  def watch(tensor):
+    def read(index):
+      value = tensor.read_fn(index)
+      num_read.append(value.size)
+      return value
+
+    return dataclasses.replace(tensor, read_fn=read)
+
+  stored = dataclasses.replace(
+    stored,
+    tensors={name: watch(tensor) for name, tensor in stored.tensors.items()},
+  )
+  formats.load_params(stored, make_target(CONFIG, mesh_axes))
+  assert sum(num_read) == sum(
+    np.prod(tensor.shape) for tensor in stored.tensors.values()
+  )
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_weights_that_are_no_floats_are_refused(tmp_path, dtype):
+  tensors = stored_models.make_tensors(CONFIG)
+  name = "token_embedder/embedding"
+  value = tensors[name].read().astype(dtype)
+  t5x.write_t5x(tmp_path, tensors, FLOAT32)
+  folder = tmp_path / "checkpoint_0"
+  shutil.rmtree(folder / "target.token_embedder.embedding")
+  zarr_arrays.write_array(folder, "target.token_embedder.embedding", value)
+  with pytest.raises(UserError, match=f"{name} .* as {dtype}; weights are"):
+    formats.load_params(
+      formats.open_checkpoint(tmp_path), make_target(CONFIG, {"data": 8})
+    )
+
+
+def test_other_programs_files_beside_do_not_mislead(tmp_path):
+  write(tmp_path, "hf")
+  (tmp_path / "state").mkdir()
+  (tmp_path / "checkpoint").write_text('model_checkpoint_path: "x"')
+  assert formats.open_checkpoint(tmp_path).file_format == "hf"
+
+
 def test_a_run_means_its_best_checkpoint(model_dir):
   stored = formats.open_checkpoint(model_dir)
   assert stored.path == str(model_dir / "checkpoints" / "2")
@@ -104,3 +152,39 @@ def test_another_model_is_refused(tmp_path):
 def test_nothing_there(tmp_path, path):
   with pytest.raises(UserError, match="There is no checkpoint at"):
     formats.open_checkpoint(tmp_path / path)
+
+
+@pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax", "scanned"])
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_a_model_may_scan_what_was_stored_otherwise(
+  tmp_path, file_format, is_scanned
+):
+  tensors = stored_models.make_tensors(CONFIG)
+  scanned = dataclasses.replace(CONFIG, scan_layers=True)
+  if file_format == "scanned":
+    # What a run that scans its layers saves.
+    orbax_params.write_orbax(tmp_path, scanned, stack_layers(tensors), FLOAT32)
+  else:
+    write(tmp_path, file_format)
+  stored = formats.open_checkpoint(tmp_path)
+  assert not stored.config.scan_layers
+  stored_models.assert_same_tensors(stored.tensors, tensors)
+  mesh_axes = {"data": 2, "fsdp": 2, "model": 2}
+  target = make_target(scanned if is_scanned else CONFIG, mesh_axes)
+  params = flatten_params(formats.load_params(stored, target))
+  expected = stack_layers(tensors) if is_scanned else tensors
+  assert params.keys() == expected.keys()
+  for name, leaf in params.items():
+    np.testing.assert_array_equal(leaf, expected[name].read())
+    assert leaf.sharding == flatten_params(target)[name].sharding
+
+
+def test_a_scanned_model_of_more_layers_is_refused(tmp_path):
+  write(tmp_path, "hf")
+  config = dataclasses.replace(CONFIG, scan_layers=True, num_encoder_layers=4)
+  with pytest.raises(
+    UserError, match=r"shape found \(12, 2, 16\), expected \(12, 4, 16\)"
+  ):
+    formats.load_params(
+      formats.open_checkpoint(tmp_path), make_target(config, {"data": 8})
+    )

@@ -3,6 +3,7 @@
 What needs no torch is in hf_golden_test.py.
 """
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -12,9 +13,12 @@ import hf_golden
 import jax
 import numpy as np
 import pytest
+from tiny_run import fixture_model_dir as fixture_model_dir
 
-from distill_jax.checkpoint import hf
+from distill_jax import convert
+from distill_jax.checkpoint import formats, hf
 from distill_jax.data.vocab import ByteVocabulary
+from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.model.t5 import T5
 
@@ -116,12 +120,14 @@ def test_logits_are_those_of_torch(original):
   )
 
 
-@pytest.mark.shared
-@pytest.mark.skipif(
+NUM_STEPS, NUM_BEAMS = 16, 3
+needs_questions = pytest.mark.skipif(
   not _QUESTIONS.exists(), reason="no official data beside this checkout"
 )
-def test_greedy_tokens_on_real_questions_are_those_of_torch(original):
-  model, stored = original
+
+
+def _read_questions():
+  """Returns the ids of real questions [6, length] int32."""
   vocabulary = ByteVocabulary()
   with _QUESTIONS.open(encoding="utf-8") as file:
     rows = [
@@ -131,25 +137,98 @@ def test_greedy_tokens_on_real_questions_are_those_of_torch(original):
   tokens = np.zeros((len(rows), max(map(len, rows))), np.int32)
   for row, ids in zip(tokens, rows, strict=True):
     row[: len(ids)] = ids
-  num_steps = 16
+  return tokens
+
+
+def _generate(model, tokens, **settings):
+  """Returns torch's tokens [rows, NUM_STEPS] int32."""
   inputs = torch.from_numpy(tokens.astype(np.int64))
   generated = model.generate(
     inputs,
     attention_mask=(inputs > 0).long(),
-    max_new_tokens=num_steps,
+    max_new_tokens=NUM_STEPS,
     do_sample=False,
     pad_token_id=0,
     use_cache=False,  # See make_golden.py.
+    **settings,
   )
-  expected = np.zeros((len(rows), num_steps), np.int32)
-  expected[:, : generated.shape[1] - 1] = generated[:, 1:]
+  tokens = np.zeros((len(generated), NUM_STEPS), np.int32)
+  tokens[:, : generated.shape[1] - 1] = generated[:, 1:]
+  return tokens
+
+
+@pytest.mark.shared
+@needs_questions
+def test_greedy_tokens_on_real_questions_are_those_of_torch(original):
+  model, stored = original
+  tokens = _read_questions()
+  expected = _generate(model, tokens)
   found = hf_golden.decode_tokens(
     stored.config,
     hf_golden.read_params(stored),
     tokens,
-    num_steps,
+    NUM_STEPS,
     greedy_decode,
   )
   np.testing.assert_array_equal(found, expected)
   # Not one token repeated, nor one answer to all.
   assert len(np.unique(expected)) > 3
+
+
+@pytest.mark.shared
+@needs_questions
+def test_beams_on_real_questions_are_those_of_torch(original):
+  """Without an end token, as in the golden files, where it says why."""
+  model, stored = original
+  tokens = _read_questions()
+  expected = _generate(
+    model,
+    tokens,
+    num_beams=NUM_BEAMS,
+    num_return_sequences=NUM_BEAMS,
+    eos_token_id=None,
+    length_penalty=0.0,
+  )
+  found, _ = hf_golden.decode_tokens(
+    stored.config,
+    hf_golden.read_params(stored),
+    tokens,
+    NUM_STEPS,
+    functools.partial(
+      beam_decode, num_beams=NUM_BEAMS, length_penalty=0.0, eos_id=-1
+    ),
+  )
+  np.testing.assert_array_equal(
+    np.asarray(found).reshape(-1, NUM_STEPS), expected
+  )
+
+
+def test_a_trained_student_predicts_the_same_in_transformers(
+  model_dir, tmp_path
+):
+  """From a run of ours, by way of convert, to `generate`."""
+  convert.convert(
+    str(model_dir), str(tmp_path / "student"), destination_format="hf"
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "student")
+  model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    tmp_path / "student"
+  ).eval()
+  stored = formats.open_checkpoint(model_dir)
+  texts = ["predict: 3 apples and 4 more?", "explain: a", "Größe?"]
+  encoded = tokenizer(texts, return_tensors="pt", padding=True)
+  expected = _generate(model, encoded["input_ids"].numpy())
+  vocabulary = ByteVocabulary()
+  tokens = np.zeros(encoded["input_ids"].shape, np.int32)
+  for row, text in zip(tokens, texts, strict=True):
+    ids = [*vocabulary.encode_inputs(text), vocabulary.eos_id]
+    row[: len(ids)] = ids
+  np.testing.assert_array_equal(tokens, encoded["input_ids"].numpy())
+  found = hf_golden.decode_tokens(
+    stored.config,
+    hf_golden.read_params(stored),
+    tokens,
+    NUM_STEPS,
+    greedy_decode,
+  )
+  np.testing.assert_array_equal(found, expected)

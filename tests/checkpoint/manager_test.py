@@ -3,7 +3,12 @@
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
+import pathlib
+import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -11,7 +16,7 @@ import numpy as np
 import pytest
 import tiny_student
 
-from distill_jax.checkpoint import manager
+from distill_jax.checkpoint import checksums, manager
 from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
 from distill_jax.training import state as state_lib
@@ -339,3 +344,263 @@ def test_a_damaged_newest_checkpoint_names_the_one_before(
     ),
   ):
     checkpoints.restore(10, to_abstract(make_state(0)))
+
+
+def restore_newest(folder):
+  """Resumes as a run does; returns the step, the damaged, what is left."""
+  with open_run(folder, may_set_aside=True) as checkpoints:
+    step, state, data_iterator_state = checkpoints.restore_newest(
+      to_abstract(make_state(0))
+    )
+  assert_trees_equal(state, make_state(step))
+  assert data_iterator_state == {"position": step}
+  names = [path.name for path in (folder / manager.FOLDER).iterdir()]
+  return step, sorted(name for name in names if "damaged" in name)
+
+
+def list_files(folder):
+  return sorted(
+    path.relative_to(folder) for path in folder.rglob("*") if path.is_file()
+  )
+
+
+def test_every_file_of_a_checkpoint_has_a_checksum(tmp_path):
+  save_steps(tmp_path, {1: 0.5, 2: None})
+  for step in (1, 2):
+    folder = tmp_path / "checkpoints" / str(step)
+    names = {str(name) for name in list_files(folder)}
+    sums = checksums._read(folder / checksums.MANIFEST)
+    assert set(sums) == names - {checksums.MANIFEST}
+    assert {"_CHECKPOINT_METADATA", "state/_METADATA"} < set(sums)
+  assert restore_newest(tmp_path) == (2, [])
+
+
+def test_checksums_are_there_before_the_folder_has_its_name(
+  tmp_path, monkeypatch
+):
+  found, rename = [], os.rename
+
+  def note(source, target):
+    path = tmp_path / "checkpoints" / os.path.basename(target)
+    if os.fspath(target) == str(path):
+      manifest = pathlib.Path(source) / checksums.MANIFEST
+      found.append(set(checksums._read(manifest)))
+    rename(source, target)
+
+  monkeypatch.setattr(os, "rename", note)
+  save_steps(tmp_path, {1: None})
+  (names,) = found
+  assert "state/_METADATA" in names
+  assert any(name.startswith("state/d/") for name in names)
+
+
+def test_one_flipped_byte_anywhere_falls_back_loudly(tmp_path, caplog):
+  """Each file of the newest in turn; nothing is deleted."""
+  save_steps(tmp_path, {9: 0.1, 10: 0.2})
+  folder = tmp_path / "checkpoints"
+  files = list_files(folder / "10")
+  assert len(files) > 8
+  for file in files:
+    path = folder / "10" / file
+    content = path.read_bytes()
+    assert content
+    place = len(content) // 2
+    flip = bytes([content[place] ^ 1])
+    path.write_bytes(content[:place] + flip + content[place + 1 :])
+    with capture_log(caplog):
+      assert restore_newest(tmp_path) == (9, ["damaged-10"]), file
+    assert "checkpoints/10 cannot be read as a checkpoint" in caplog.text
+    assert f"kept as {folder}/damaged-10" in caplog.text
+    assert list_files(folder / "damaged-10") == files
+    path = folder / "damaged-10" / file
+    path.write_bytes(content)
+    (folder / "damaged-10").rename(folder / "10")
+  assert restore_newest(tmp_path) == (10, [])
+
+
+@contextlib.contextmanager
+def capture_log(caplog):
+  caplog.clear()
+  logger = logging.getLogger("distill_jax")
+  before, logger.propagate = logger.propagate, True
+  with caplog.at_level("INFO", "distill_jax"):
+    yield
+  logger.propagate = before
+
+
+@pytest.mark.parametrize("lost", ["emptied", "gone"])
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_without_checksums_what_cannot_be_read_is_damaged(
+  tmp_path, lost, has_checksums, caplog
+):
+  save_steps(tmp_path, {9: None, 10: None})
+  damaged = tmp_path / "checkpoints" / "10"
+  if not has_checksums:
+    (damaged / checksums.MANIFEST).unlink()
+    with capture_log(caplog):
+      assert restore_newest(tmp_path) == (10, [])
+    assert "10 has no checksums" in caplog.text
+  for path in (damaged / "data_iterator").iterdir():
+    path.write_bytes(b"") if lost == "emptied" else path.unlink()
+  assert restore_newest(tmp_path) == (9, ["damaged-10"])
+
+
+def test_the_step_of_a_damaged_checkpoint_is_saved_again(tmp_path):
+  save_steps(tmp_path, {9: 0.1, 10: 0.9})
+  for expected in (["damaged-10"], ["damaged-10", "damaged-10-2"]):
+    (tmp_path / "checkpoints" / "10" / "state" / "_METADATA").unlink()
+    with open_run(tmp_path, may_set_aside=True) as checkpoints:
+      step, *_ = checkpoints.restore_newest(to_abstract(make_state(0)))
+      assert (step, checkpoints.latest_step, checkpoints.best_step) == (9, 9, 9)
+      checkpoints.save(10, make_state(10), {"position": 10}, None)
+    assert restore_newest(tmp_path) == (10, expected)
+
+
+def test_damaged_metrics_fall_back_too(tmp_path):
+  save_steps(tmp_path, {9: 0.1, 10: 0.2})
+  (tmp_path / "checkpoints" / "10" / "metrics" / "metrics").write_text("3")
+  assert restore_newest(tmp_path) == (9, ["damaged-10"])
+
+
+@pytest.mark.parametrize("file", ["metrics/metrics", "state/_METADATA"])
+def test_when_none_is_whole_all_stay_where_they_are(tmp_path, file):
+  save_steps(tmp_path, {9: 0.1, 10: 0.2})
+  folder = tmp_path / "checkpoints"
+  for step in ("9", "10"):
+    (folder / step / file).write_text("{")
+  with pytest.raises(UserError, match="checkpoints/10 cannot be read"):
+    restore_newest(tmp_path)
+  assert sorted(path.name for path in folder.iterdir()) == ["10", "9"]
+
+
+def test_another_shape_is_no_damage(tmp_path):
+  save_steps(tmp_path, {9: None, 10: None})
+  other = to_abstract(make_state(0, width=5))
+  with open_run(tmp_path, may_set_aside=True) as checkpoints:
+    with pytest.raises(UserError, match="does not fit the model") as error:
+      checkpoints.restore_newest(other)
+  assert not isinstance(error.value, manager.DamagedCheckpointError)
+  assert list_steps(tmp_path) == [9, 10]
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    PermissionError(errno.EACCES, "no"),
+    ValueError("UNAVAILABLE: try again"),
+    # Its bytes are those that were saved: what fails is something else.
+    KeyError("an Orbax of another version"),
+  ],
+)
+def test_what_is_no_damage_renames_nothing(tmp_path, monkeypatch, error):
+  save_steps(tmp_path, {9: None, 10: None})
+  with open_run(tmp_path, may_set_aside=True) as checkpoints:
+    with monkeypatch.context() as patch:
+      patch.setattr(manager, "_check_shapes", raise_(error))
+      with pytest.raises(UserError, match="no damage was found"):
+        checkpoints.restore_newest(to_abstract(make_state(0)))
+  assert list_steps(tmp_path) == [9, 10]
+
+
+def raise_(error):
+  def fail(*args, **kwargs):
+    raise error
+
+  return fail
+
+
+@pytest.mark.parametrize("is_run", [True, False])
+def test_a_reader_names_the_damaged_and_the_one_before(tmp_path, is_run):
+  save_steps(tmp_path, {9: 0.1, 10: 0.2})
+  folder = tmp_path / "checkpoints"
+  assert manager.find_checkpoint(tmp_path) == folder / "10"
+  (path,) = list((folder / "10" / "state" / "d").iterdir())[:1]
+  path.write_bytes(path.read_bytes()[:-1] + b"?")
+  with pytest.raises(UserError, match="checkpoints/10 cannot .* step 9[.]"):
+    manager.find_checkpoint(tmp_path if is_run else folder / "10")
+  with open_run(tmp_path) as checkpoints, pytest.raises(UserError):
+    checkpoints.restore_newest(to_abstract(make_state(0)))
+  assert list_steps(tmp_path) == [9, 10]
+  assert manager.find_checkpoint(folder / "9") == folder / "9"
+
+
+def test_a_wait_has_an_end(tmp_path, monkeypatch):
+  rename, is_blocked = os.rename, [True]
+
+  def hang(*args):
+    while is_blocked[0]:
+      time.sleep(0.01)
+    rename(*args)
+
+  with open_run(tmp_path) as checkpoints:
+    monkeypatch.setattr(os, "rename", hang)
+    checkpoints.save(1, make_state(1), {}, None)
+    assert not checkpoints.wait(timeout_seconds=0.1)
+    is_blocked[0] = False
+    assert checkpoints.wait(timeout_seconds=60.0)
+  assert checksums.verify(tmp_path / "checkpoints" / "1")
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):
+  seconds = iter(range(2_000_000_000, 0, -1000))
+  monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+  monkeypatch.setattr(time, "time_ns", lambda: next(seconds) * 10**9)
+  metrics = {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.4}
+  save_steps(tmp_path, metrics, keep_last=2)
+  assert list_steps(tmp_path) == [2, 4, 5]
+  for age, step in enumerate((5, 4, 2)):
+    for path in (tmp_path / "checkpoints" / str(step)).rglob("*"):
+      os.utime(path, (10**9 + age, 10**9 + age))
+  assert restore_newest(tmp_path) == (5, [])
+  assert manager.find_checkpoint(tmp_path).name == "2"
+  save_steps(tmp_path, {6: 0.5}, keep_last=2)
+  assert list_steps(tmp_path) == [2, 5, 6]
+
+
+# Dies where it is told to, in the thread that saves step 2.
+_DYING = """
+import os, signal, sys
+import jax, numpy as np
+from distill_jax.checkpoint import checksums, manager
+from distill_jax.training.state import TrainState
+
+def make_state(step):
+  kernel = np.arange(12, dtype=np.float32).reshape(4, 3) + step
+  return TrainState(
+    np.int32(step),
+    {"mlp": {"kernel": jax.device_put(kernel)}},
+    (jax.device_put(kernel**2),),
+  )
+
+checkpoints = manager.Checkpoints(sys.argv[1])
+checkpoints.save(1, make_state(1), {"position": 1}, None)
+checkpoints.wait()
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write, rename = checksums.write, os.rename
+if sys.argv[2] == "after checksums":
+  checksums.write = lambda *args, **kwargs: (write(*args, **kwargs), die())
+elif sys.argv[2] == "before its name":
+  os.rename = die
+else:
+  os.rename = lambda a, b: (rename(a, b), str(b).endswith("/2") and die())
+checkpoints.save(2, make_state(2), {"position": 2}, None)
+checkpoints.wait()
+"""
+
+
+@pytest.mark.parametrize(
+  "where,newest",
+  [
+    ("after checksums", 1),
+    ("before its name", 1),
+    ("after its name", 2),
+  ],
+)
+def test_killed_in_the_midst_of_a_save(tmp_path, where, newest):
+  process = subprocess.run(
+    [sys.executable, "-c", _DYING, tmp_path, where], capture_output=True
+  )
+  assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+  assert restore_newest(tmp_path) == (newest, [])
+  save_steps(tmp_path, {newest + 1: None})
+  assert restore_newest(tmp_path) == (newest + 1, [])

@@ -1,15 +1,21 @@
 """Tests of stored_model.py: what fits, and what the shapes tell."""
 
 import dataclasses
+import itertools
+import re
 
+import numpy as np
 import pytest
 import stored_models
 
 from distill_jax.checkpoint.stored_model import (
+  LazyTensor,
   StoredModel,
   check_tensors,
   flatten_params,
   infer_config,
+  stack_layers,
+  unstack_layers,
 )
 from distill_jax.errors import UserError
 
@@ -95,3 +101,85 @@ def test_what_does_not_fit_is_counted_and_named(changes, lines):
 
 def test_flatten_params():
   assert flatten_params({"a": {"b": 1}, "c": 2}) == {"a/b": 1, "c": 2}
+
+
+def stack_arrays(tensors):
+  """What `stack_layers` must read, made by numpy."""
+  stacked = {}
+  for name, tensor in tensors.items():
+    found = re.fullmatch(r"(encoder|decoder)/layers_(\d+)/(.*)", name)
+    if not found:
+      stacked[name] = tensor.read()
+    elif found[2] == "0":
+      layers = itertools.takewhile(
+        lambda layer_name: layer_name in tensors,
+        (f"{found[1]}/layers_{i}/{found[3]}" for i in itertools.count()),
+      )
+      stacked[f"{found[1]}/{found[1]}/{found[3]}"] = np.stack(
+        [tensors[layer_name].read() for layer_name in layers], axis=1
+      )
+  return stacked
+
+
+@pytest.mark.parametrize("name", stored_models.CONFIGS)
+def test_layers_stack_and_come_apart_again(name):
+  tensors = stored_models.make_tensors(stored_models.CONFIGS[name])
+  expected = stack_arrays(tensors)
+  assert "decoder/decoder/mlp/wo/kernel" in expected
+  stacked = stack_layers(tensors)
+  assert_reads(stacked, expected)
+  # As a scanned checkpoint has them: arrays of their own.
+  stored = {
+    name: stored_models.wrap(name, array) for name, array in expected.items()
+  }
+  apart = unstack_layers(stored)
+  stored_models.assert_same_tensors(apart, tensors)
+  # Stacked once more they are what was stored, read in one piece.
+  again = stack_layers(apart)
+  assert_reads(again, expected)
+  kernel = "encoder/encoder/mlp/wo/kernel"
+  assert again[kernel] is stored[kernel]
+
+
+def assert_reads(tensors, arrays):
+  assert tensors.keys() == arrays.keys()
+  for name, tensor in tensors.items():
+    array = arrays[name]
+    assert tensor.shape == array.shape
+    np.testing.assert_array_equal(tensor.read(), array, err_msg=name)
+    for start, stop in ((1, None), (0, 1), (None, None)):
+      index = tuple(slice(start, stop) for _ in array.shape)
+      np.testing.assert_array_equal(tensor.read(index), array[index])
+
+
+def test_a_part_of_a_stack_reads_the_layers_it_needs():
+  read = []
+
+  def make(layer):
+    array = np.full((4, 6), layer, np.float32)
+
+    def read_fn(index):
+      read.append((layer, index))
+      return array[index]
+
+    return LazyTensor(f"stored_{layer}", array.shape, array.dtype, read_fn)
+
+  stacked = stack_layers(
+    {f"encoder/layers_{i}/mlp/wo/kernel": make(i) for i in range(12)}
+  )
+  (tensor,) = stacked.values()
+  assert tensor.shape == (4, 12, 6)
+  part = tensor.read((slice(0, 2), slice(10, 12), slice(3, 6)))
+  np.testing.assert_array_equal(part, np.full((2, 2, 3), [[[10], [11]]] * 2))
+  within = (slice(0, 2), slice(3, 6))
+  assert read == [(10, within), (11, within)]
+
+
+def test_layers_with_a_gap_stay_apart():
+  tensors = stored_models.make_tensors(stored_models.GATED)
+  lost = "decoder/layers_1/mlp/wo/kernel"
+  del tensors[lost]
+  stacked = stack_layers(tensors)
+  assert "decoder/layers_2/mlp/wo/kernel" in stacked
+  assert "decoder/decoder/mlp/wo/kernel" not in stacked
+  assert "decoder/decoder/mlp/wi_0/kernel" in stacked

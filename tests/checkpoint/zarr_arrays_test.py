@@ -8,9 +8,10 @@ import urllib.parse
 
 import numpy as np
 import pytest
+import stored_models
 import tensorstore
 
-from distill_jax.checkpoint import zarr_arrays
+from distill_jax.checkpoint import formats, orbax_params, t5x, zarr_arrays
 from distill_jax.errors import UserError
 
 
@@ -167,3 +168,27 @@ def test_a_bucket_is_read_like_a_folder(bucket, array, is_ocdbt):
   opened = zarr_arrays.ArrayFolder("gs://bucket/run/state")
   assert opened.list_names() == ["a"]
   np.testing.assert_array_equal(opened.open("a").read(), array)
+
+
+def test_a_checkpoint_in_a_bucket_opens(bucket):
+  tensors = stored_models.make_tensors(stored_models.GATED)
+  dtype = np.dtype(np.float32)
+  for folder in ("theirs", "ours"):
+    (bucket / folder).mkdir()
+  t5x.write_t5x(bucket / "theirs", tensors, dtype)
+  orbax_params.write_orbax(bucket / "ours", stored_models.GATED, tensors, dtype)
+  for path, file_format in (("theirs/checkpoint_0", "t5x"), ("ours", "orbax")):
+    stored = formats.open_checkpoint(f"gs://bucket/{path}")
+    assert stored.file_format == file_format
+    stored_models.assert_same_tensors(stored.tensors, tensors)
+  with pytest.raises(UserError, match="no T5X or Orbax checkpoint at gs://"):
+    formats.open_checkpoint("gs://bucket/nothing")
+
+
+def test_a_bucket_that_does_not_answer(monkeypatch):
+  # Nobody listens on port 1.
+  monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://127.0.0.1:1")
+  monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+  monkeypatch.setattr(zarr_arrays, "_MAX_SECONDS", 0.2)
+  with pytest.raises(UserError, match=r"gs://bucket/.* cannot be read"):
+    formats.open_checkpoint("gs://bucket/t5")

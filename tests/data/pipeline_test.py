@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from synthetic_cache import make_cache
 
+from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline
 from distill_jax.errors import UserError
 
@@ -162,3 +163,29 @@ def test_a_pair_needs_two_rows_when_rows_hold_one_example(tmp_path):
   config = pipeline.FeedConfig(LENGTHS, 1, packed=False)
   with pytest.raises(UserError, match="need two"):
     pipeline.make_train_iterator(cache, config)
+
+
+@pytest.mark.parametrize("pairing", ["paired", "mixed"])
+def test_ids_of_the_examples_travel_beside_the_arrays(tmp_path, pairing):
+  cache = make_cache(tmp_path, num_examples=20)
+  config = pipeline.FeedConfig(LENGTHS, 4, pairing=pairing)
+  plain, state = take_batches(cache, config, 5)
+  iterator = pipeline.make_train_iterator(cache, config, with_example_ids=True)
+  found = list(itertools.islice(iterator, 5))
+  # The order and the place to resume from are those of a run without ids.
+  assert iterator.get_state() == state
+  iterator.close()
+  for batch, expected in zip(found, plain, strict=True):
+    arrays, example_ids = batch_lib.split_example_ids(batch)
+    assert batch_lib.split_example_ids(expected) == (expected, None)
+    assert arrays.keys() == expected.keys()
+    for key in expected:
+      np.testing.assert_array_equal(arrays[key], expected[key])
+    assert len(example_ids) == 4
+    for row, row_ids in enumerate(example_ids):
+      segment_ids = arrays["encoder_segment_ids"][row]
+      tags = [
+        arrays["encoder_input_tokens"][row][segment_ids == segment][0]
+        for segment in range(1, segment_ids.max() + 1)
+      ]
+      assert row_ids == [f"toy-{tag - 10}" for tag in tags]

@@ -85,16 +85,50 @@ def test_killed_and_restarted_equals_uninterrupted(
 ):
   model_dir = tmp_path / "run"
   process = start(cache_folder, model_dir)
-  deadline = time.monotonic() + 120
-  while max(read_losses(model_dir), default=0) < kill_after_step:
-    assert process.poll() is None, process.stderr.read().decode()
-    assert time.monotonic() < deadline
-    time.sleep(0.002)
+  wait_for_step(process, model_dir, kill_after_step)
   process.send_signal(signal.SIGKILL)
   process.wait()
   process.stderr.close()
   assert max(read_losses(model_dir)) < TRAIN_STEPS
   finish(start(cache_folder, model_dir))
+  assert_same_run(model_dir, uninterrupted)
+
+
+@pytest.mark.parametrize(
+  "number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(
+  uninterrupted, cache_folder, tmp_path, number, code
+):
+  model_dir = tmp_path / "run"
+  process = start(cache_folder, model_dir)
+  # Evaluations and checkpoints come every 8 steps, and not here.
+  wait_for_step(process, model_dir, 10)
+  process.send_signal(number)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == code, errors.decode()
+  last_step = max(read_losses(model_dir))
+  assert last_step < TRAIN_STEPS
+  told = f"{signal.Signals(number).name}: stopped after step {last_step} of 24"
+  assert told in errors.decode()
+  assert "Traceback" not in errors.decode()
+  path = manager.find_checkpoint(model_dir / "checkpoints" / str(last_step))
+  assert path.name == str(last_step)
+  finish(start(cache_folder, model_dir))
+  assert_same_run(model_dir, uninterrupted)
+  # Not a step was made twice.
+  assert not (model_dir / "metrics.superseded.jsonl").exists()
+
+
+def wait_for_step(process, model_dir, step):
+  deadline = time.monotonic() + 120
+  while max(read_losses(model_dir), default=0) < step:
+    assert process.poll() is None, process.stderr.read().decode()
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+def assert_same_run(model_dir, uninterrupted):
   assert read_losses(model_dir) == read_losses(uninterrupted)
   found = manager.Checkpoints(model_dir)
   expected = manager.Checkpoints(uninterrupted)

@@ -3,6 +3,7 @@
 python toy_run.py CACHE_FOLDER MODEL_DIR TRAIN_STEPS
 """
 
+import logging
 import pathlib
 import sys
 
@@ -55,5 +56,6 @@ def use_cache(folder) -> token_cache.TokenCache:
 
 
 if __name__ == "__main__":
+  logging.basicConfig(level="WARNING")
   use_cache(pathlib.Path(sys.argv[1]))
   train.run(make_run(sys.argv[2], int(sys.argv[3])))

@@ -17,9 +17,15 @@ from distill_jax.errors import UserError
     ("dropout_rate", 1.0),
     ("dropout_rate", -0.1),
     ("dtype", "float16"),
+    ("scan_layers", "yes"),
+    ("remat_policy", "maximal"),
     ("relative_attention_num_buckets", 31),
     ("relative_attention_max_distance", 16),
+    ("relative_attention_max_distance", 64.5),
+    ("num_encoder_layers", 100_000),
     ("layer_norm_epsilon", 0.0),
+    ("layer_norm_epsilon", float("nan")),
+    ("layer_norm_epsilon", float("inf")),
   ],
 )
 def test_a_bad_value_is_named_in_the_error(config, field, value):

@@ -128,9 +128,12 @@ def test_macros_reach_the_config():
     "VOCAB_SIZE = 1000",
     "DROPOUT_RATE = 0.25",
     "ACTIVATION_DTYPE = 'bfloat16'",
+    "SCAN_LAYERS = True",
+    "REMAT_POLICY = 'minimal'",
   )
   assert (config.vocab_size, config.dropout_rate) == (1000, 0.25)
   assert config.dtype == "bfloat16"
+  assert (config.scan_layers, config.remat_policy) == (True, "minimal")
   assert hash(config) == hash(config)
 
 

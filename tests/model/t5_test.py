@@ -212,6 +212,8 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     "vocab": golden.config.vocab_size,
     "batch": len(golden.batch["encoder_input_tokens"]),
   }
+  # Rows of the embedding too, which are looked up whole.
+  expected |= {("vocab", "embed")}
   for run in (score, decode_one):
     named.clear()
     jax.eval_shape(run, golden.batch)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
 
 NUM_STEPS = 4
@@ -43,6 +44,75 @@ def gradients(params):
     }
     for step in range(NUM_STEPS)
   ]
+
+
+def stack_three_layers(tree, seed=3):
+  """Three layers of every matrix and vector, as one scan's parameters."""
+  rng = np.random.default_rng(seed)
+  layers = [
+    {
+      name: (value * rng.uniform(0.1, 9, value.shape)).astype(np.float32)
+      for name, value in tree.items()
+    }
+    for _ in range(3)
+  ]
+  stacked = {
+    name: np.stack([layer[name] for layer in layers], axis=1) for name in tree
+  }
+  return {"encoder": {"encoder": {"mlp": stacked}}}, layers
+
+
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    factory.adafactor(schedules.constant(RATE), min_dim_size_to_factor=4),
+    factory.adafactor(
+      schedules.constant(RATE),
+      min_dim_size_to_factor=4,
+      multiply_by_parameter_scale=False,
+      clipping_threshold=0.5,
+    ),
+    factory.adamw(
+      schedules.constant(RATE), weight_decay=0.3, max_grad_norm=None
+    ),
+  ],
+  ids=["adafactor", "unscaled", "adamw"],
+)
+def test_layers_of_a_scan_are_treated_each_by_itself(
+  optimizer, params, gradients
+):
+  """Sizes, clipping and factors of one layer do not touch another."""
+  stacked, layers = stack_three_layers(params)
+  stacked_gradients, layer_gradients = zip(
+    *(stack_three_layers(gradient, 4) for gradient in gradients), strict=True
+  )
+  found = run_optimizer(optimizer, stacked, stacked_gradients)
+  found = found["encoder"]["encoder"]["mlp"]
+  for number, layer in enumerate(layers):
+    expected = run_optimizer(
+      optimizer, layer, [step[number] for step in layer_gradients]
+    )
+    for name, value in expected.items():
+      np.testing.assert_allclose(
+        found[name][:, number], value, rtol=1e-6, atol=1e-7, err_msg=name
+      )
+
+
+def test_layers_that_would_pass_for_a_side_of_a_matrix_are_refused(params):
+  stacked, _ = stack_three_layers(params)
+  optimizer = factory.adafactor(
+    schedules.constant(RATE), min_dim_size_to_factor=3
+  )
+  with pytest.raises(UserError, match="a stack of 3 layers, which Adafactor"):
+    optimizer.init(stacked)
+  optimizer.init(params)
+
+
+def test_the_state_of_adafactor_is_that_of_optax(params):
+  """Checkpoints written with `optax.adafactor` itself can still be resumed."""
+  ours = factory.adafactor(schedules.constant(RATE)).init(params)
+  theirs = optax.adafactor(schedules.constant(RATE)).init(params)
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
 
 def run_optimizer(optimizer, params, gradients):

@@ -23,6 +23,21 @@ class _Recorder:
     return lambda *arguments: self.calls.append((name, *arguments))
 
 
+class _Watch:
+  """Stands for the hook that knows the losses."""
+
+  def __init__(self, ends_at=None, skipped=None):
+    self._ends_at, self._skipped, self._calls = ends_at, skipped, 0
+
+  def metrics(self):
+    return {} if self._skipped is None else {"skipped_steps": self._skipped}
+
+  def check(self):
+    self._calls += 1
+    if self._calls == self._ends_at:
+      raise UserError(f"ended by call {self._calls}")
+
+
 def _make_batch():
   """One row: a label of 3 tokens and a rationale of 4, inputs of 2 and 2."""
   batch = batch_lib.make_empty_batch(1, 8, 8)
@@ -49,7 +64,7 @@ def fixture_clock(monkeypatch):
 
 def test_log_writes_each_period_and_the_last_step(clock):
   files, progress = _Recorder(), _Recorder()
-  hook = hooks.LogHook(files, progress, lambda step: step / 10, 4, 10)
+  hook = hooks.LogHook(files, progress, lambda step: step / 10, 4, 10, _Watch())
   for step in range(1, 11):
     clock.seconds += 0.5
     _run(hook, [step])
@@ -71,7 +86,7 @@ def test_log_writes_each_period_and_the_last_step(clock):
 
 def test_rates_are_of_the_time_since_the_last_line(clock):
   files = _Recorder()
-  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 1, 9)
+  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 1, 9, _Watch())
   clock.seconds = 10.0
   _run(hook, [1])
   clock.seconds = 10.25
@@ -82,7 +97,7 @@ def test_rates_are_of_the_time_since_the_last_line(clock):
 
 def test_rates_leave_out_evaluations_and_checkpoints(clock):
   files = _Recorder()
-  log = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9)
+  log = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9, _Watch())
 
   def take_long(*_):
     clock.seconds += 100
@@ -94,7 +109,7 @@ def test_rates_leave_out_evaluations_and_checkpoints(clock):
   # After steps that are logged, and after others.
   evaluation = hooks.EvalHook(take_long, files, 1, 9, log.paused)
   checkpoint = hooks.CheckpointHook(
-    checkpoints, dict, evaluation, 1, 9, log.paused
+    checkpoints, dict, evaluation, 1, 9, _Watch(), log.paused
   )
   for step in range(1, 7):
     clock.seconds += 0.5
@@ -104,21 +119,33 @@ def test_rates_leave_out_evaluations_and_checkpoints(clock):
   assert rates == pytest.approx([2.0, 2.0, 2.0])
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_written_and_ends_the_run(clock, loss):
+def test_a_loss_that_ends_the_run_is_written_before(clock):
   files = _Recorder()
-  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9)
-  clock.seconds = 1.0
-  metrics = _METRICS | {"loss": loss}
-  _run(hook, [1], metrics)
-  with pytest.raises(UserError, match=f"loss is {loss} at step 2.*LEARNING_RA"):
-    _run(hook, [2], metrics)
-  assert len(files.calls) == 1
+  watch = _Watch(ends_at=2)
+  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9, watch)
+  with pytest.raises(UserError, match="ended by call 2"):
+    for step in range(1, 7):
+      clock.seconds += 1.0
+      _run(hook, [step], _METRICS | {"loss": math.nan})
+  assert [call[1] for call in files.calls] == [2, 4]
+
+
+def test_skipped_steps_are_logged_and_made_no_update(clock):
+  files = _Recorder()
+  watch = _Watch(skipped=3)
+  hook = hooks.LogHook(files, _Recorder(), lambda step: step, 1, 99, watch)
+  for step in (2, 9):
+    clock.seconds += 1
+    _run(hook, [step])
+  found = [
+    (call[3]["skipped_steps"], call[3]["learning_rate"]) for call in files.calls
+  ]
+  assert found == [(3, 0), (3, 5)]
 
 
 def test_log_closes_what_it_writes_to(clock):
   files, progress = _Recorder(), _Recorder()
-  hooks.LogHook(files, progress, lambda step: 0, 1, 1).close()
+  hooks.LogHook(files, progress, lambda step: 0, 1, 1, _Watch()).close()
   assert files.calls == progress.calls == [("close",)]
 
 
@@ -160,7 +187,7 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
   checkpoints, evaluation = _Recorder(), _make_eval_hook(_Recorder())[0]
   states = iter("abcdef")
   hook = hooks.CheckpointHook(
-    checkpoints, lambda: {"next": next(states)}, evaluation, 2, 9
+    checkpoints, lambda: {"next": next(states)}, evaluation, 2, 9, _Watch()
   )
   for step in range(1, 10):
     _run(evaluation, [step])
@@ -182,13 +209,26 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
 
 def test_a_broken_state_is_not_saved_over_good_ones():
   checkpoints = _Recorder()
-  hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9)
-  with pytest.raises(UserError, match="nan at step 2"):
-    _run(hook, [1, 2], _METRICS | {"loss": math.nan})
-  assert "save" not in [call[0] for call in checkpoints.calls]
+  hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch(ends_at=2))
+  with pytest.raises(UserError, match="ended by call 2"):
+    _run(hook, [1, 2, 3, 4])
+  assert [call[:2] for call in checkpoints.calls if call[0] == "save"] == [
+    ("save", 2)
+  ]
+
+
+def test_a_step_is_saved_once():
+  checkpoints = _Recorder()
+  hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch())
+  _run(hook, [2])
+  state = types.SimpleNamespace(params="params")
+  for step in (2, 3, 3):
+    hook.save(step, state, _METRICS)
+  saves = [call[1] for call in checkpoints.calls if call[0] == "save"]
+  assert saves == [2, 3]
 
 
 def test_the_run_waits_for_its_last_checkpoint():
   checkpoints = _Recorder()
-  hooks.CheckpointHook(checkpoints, dict, None, 2, 9).close()
+  hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch()).close()
   assert checkpoints.calls == [("wait",)]

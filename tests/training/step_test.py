@@ -20,6 +20,7 @@ from distill_jax import losses
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import sharding
 from distill_jax.training import step as step_lib
 from distill_jax.training.state import TrainState
 
@@ -152,6 +153,83 @@ def split_by_example(batch, values):
       task = batch[batch_lib.DECODER_TASK_IDS][row][segment_ids == segment][0]
       found[int(task), int(tag)] = values[row][segment_ids == segment]
   return found
+
+
+def _start_skipping(optimizer, mesh_sizes=None):
+  """A run whose loss is what the batch says, where it is no number."""
+  run = tiny_student.start(optimizer, mesh_sizes)
+
+  def step_fn(state, batch):
+    batch, factor = dict(batch), batch["factor"]
+    del batch["factor"]
+    updated, metrics = run.step_fn.__wrapped__(state, batch)
+    # As a broken batch does it: into the loss, and through it everywhere.
+    broken = jax.tree.map(
+      lambda leaf: (
+        leaf * factor.astype(leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else leaf
+      ),
+      (updated.params, updated.opt_state),
+    )
+    metrics |= {"loss": metrics["loss"] * factor}
+    return TrainState(updated.step, *broken), metrics
+
+  return run, jax.jit(
+    step_lib.skip_nonfinite(step_fn),
+    out_shardings=(run.shardings, None),
+    donate_argnums=0,
+  )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_skipped_step_changes_nothing_but_its_number(optimizer, factor):
+  run, step_fn = _start_skipping(optimizer)
+  batches = tiny_student.make_batches(3)
+  state, losses = run.state, []
+  for batch, times in zip(batches, (1.0, factor, 1.0), strict=True):
+    before = jax.device_get(state)
+    batch = sharding.to_global(batch, run.mesh)
+    with jax.transfer_guard_device_to_host("disallow"):
+      state, metrics = step_fn(state, batch | {"factor": jnp.float32(times)})
+    losses.append(float(metrics["loss"]))
+    after = jax.device_get(state)
+    assert after.step == before.step + 1
+    is_same = [
+      np.array_equal(a, b)
+      for a, b in zip(
+        jax.tree.leaves((after.params, after.opt_state)),
+        jax.tree.leaves((before.params, before.opt_state)),
+        strict=True,
+      )
+    ]
+    # Adafactor holds places for what it does not use, which stay as they are.
+    assert all(is_same) == (times != 1.0)
+  assert np.isfinite(losses).tolist() == [True, False, True]
+
+
+def test_a_gradient_that_is_no_number_is_skipped_too():
+  def step_fn(state, batch):
+    metrics = {"loss": jnp.float32(1.0), "gradient_norm": batch}
+    return TrainState(state.step + 1, state.params + 1.0, ()), metrics
+
+  step_fn = jax.jit(step_lib.skip_nonfinite(step_fn))
+  state = TrainState(jnp.int32(0), jnp.float32(0.0), ())
+  for norm, expected in ((1.0, 1.0), (np.inf, 1.0), (np.nan, 1.0), (0.0, 2.0)):
+    state, _ = step_fn(state, jnp.float32(norm))
+    assert state.params == expected
+  assert state.step == 4
+
+
+def test_steps_that_skip_and_steps_that_do_not_learn_the_same():
+  batches = tiny_student.make_batches(3)
+  expected = tiny_student.start("adamw")
+  expected.take_steps(batches)
+  run = tiny_student.start("adamw")
+  run.step_fn = jax.jit(step_lib.skip_nonfinite(run.step_fn.__wrapped__))
+  run.take_steps(batches)
+  assert_trees_close(run.state.params, expected.state.params)
 
 
 def test_eval_step_sums_each_row():

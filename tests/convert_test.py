@@ -18,6 +18,7 @@ from tiny_run import fixture_model_dir as fixture_model_dir
 import gin
 from distill_jax import convert
 from distill_jax.checkpoint import formats, hf
+from distill_jax.config import console_logging
 from distill_jax.errors import UserError
 
 WORD_PROBLEMS = (
@@ -237,6 +238,8 @@ def test_stopped_by_a_signal(hf_folder, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(
     sys, "argv", ["x", "--to=hf", str(hf_folder), str(tmp_path / "t5")]
   )
+  # It would keep this process's later messages from pytest.
+  monkeypatch.setattr(console_logging, "set_up", lambda: None)
   before = signal.getsignal(signal.SIGTERM)
   try:
     with pytest.raises(SystemExit) as ended:

@@ -48,7 +48,7 @@ def open_checkpoint(
       what `distill-jax-convert` wrote;
       a Hugging Face folder;
       a T5X checkpoint of any form, or the MODEL_DIR of a T5X run (its newest).
-      A gs:// URL names the folder of an Orbax checkpoint or of a T5X one.
+      A gs:// URL names the folder of an Orbax checkpoint, or a T5X checkpoint.
     file_format: "orbax", "hf" or "t5x", where it is known and another format's
       files lie there too; None: as the files tell.
 

@@ -145,7 +145,10 @@ def _make_adafactor_state(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 def is_t5x(path: str) -> bool:
   """Whether a path, as `zarr_arrays.normalize` returns it, is of this form."""
   if path.startswith("gs://"):
-    return zarr_arrays.read_file(path, INDEX) is not None
+    return any(
+      zarr_arrays.read_file(*place) is not None
+      for place in ((path, INDEX), tuple(path.rsplit("/", 1)))
+    )
   local = pathlib.Path(path)
   return local.is_file() or (local / INDEX).is_file()
 

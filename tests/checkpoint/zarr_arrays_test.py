@@ -177,7 +177,11 @@ def test_a_checkpoint_in_a_bucket_opens(bucket):
     (bucket / folder).mkdir()
   t5x.write_t5x(bucket / "theirs", tensors, dtype)
   orbax_params.write_orbax(bucket / "ours", stored_models.GATED, tensors, dtype)
-  for path, file_format in (("theirs/checkpoint_0", "t5x"), ("ours", "orbax")):
+  for path, file_format in (
+    ("theirs/checkpoint_0", "t5x"),
+    ("theirs/checkpoint_0/checkpoint", "t5x"),
+    ("ours", "orbax"),
+  ):
     stored = formats.open_checkpoint(f"gs://bucket/{path}")
     assert stored.file_format == file_format
     stored_models.assert_same_tensors(stored.tensors, tensors)

@@ -34,7 +34,8 @@ _LAYERS = {
     partitioning.mesh partitioning.sharding
     teacher.append_file teacher.batch_api teacher.batch_replies
     teacher.batch_state teacher.client teacher.config teacher.connection
-    teacher.journal teacher.parsing teacher.prices teacher.rate_limits
+    teacher.class_balance teacher.journal teacher.near_duplicates
+    teacher.parsing teacher.prices teacher.rate_limits
     teacher.replies teacher.voting
     training.metric_files training.nonfinite training.preemption
     training.progress training.run_record

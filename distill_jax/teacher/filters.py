@@ -1,31 +1,31 @@
 """Which of a teacher's answers are worth training on.
 
-Owns the filters, each a small function, their order, and the balance of
-classes. Layer 2; imports errors, data.arithmetic, data.records and prompts.
-Reads no file. All of it takes time linear in the records and their texts;
-near-duplicates do while few different questions are nearly as similar as the
-threshold.
+Owns the filters, each a small function, and their order. Layer 2; imports
+errors, data.arithmetic, data.records, prompts and the filters of all records
+beside it. Reads no file. Takes time linear in the records and their texts.
 """
 
 import collections
 import dataclasses
 import math
-import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from distill_jax.data import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher import parsing, prompts
+from distill_jax.teacher.class_balance import balance_classes
+from distill_jax.teacher.near_duplicates import (
+  drop_near_duplicates,
+  list_ngrams,
+)
 
-_MAX_CLASSES = 50
 _LABEL_STATUSES = ("ok", "empty_rationale", "truncated")
-_NUM_PERMUTATIONS = 128
-_SHINGLE_WORDS = 3
-_MIN_RECALL = 0.99
 _MIN_THRESHOLD = 0.5
+# A rationale repeats its question in runs of so many words.
+_SHINGLE_WORDS = 3
 # Rationales round what they compute.
 _RESULT_TOLERANCE = 0.005
 _MAX_UNSTRIPPED = 3
@@ -200,10 +200,26 @@ def _list_filters(config: FilterConfig) -> list[tuple[str, bool, _FilterFn]]:
     (
       "near_duplicates",
       config.near_duplicate_threshold is not None,
-      drop_near_duplicates,
+      _drop_near_duplicates,
     ),
-    ("class_balance", config.class_balance is not None, balance_classes),
+    ("class_balance", config.class_balance is not None, _balance_classes),
   ]
+
+
+def _drop_near_duplicates(
+  records: list[Record], config: FilterConfig
+) -> list[Record]:
+  assert config.near_duplicate_threshold is not None
+  return drop_near_duplicates(records, config.near_duplicate_threshold)
+
+
+def _balance_classes(
+  records: list[Record], config: FilterConfig
+) -> list[Record]:
+  assert config.class_balance is not None
+  return balance_classes(
+    records, config.class_balance, config.balance_by, config.seed
+  )
 
 
 def _keep(predicate: Callable[[Record, FilterConfig], bool]) -> _FilterFn:
@@ -248,11 +264,11 @@ def says_more_than_question(record: Record, config: FilterConfig) -> bool:
   A rationale of fewer words than a triple has counts as one n-gram.
   """
   assert config.max_question_share is not None
-  ngrams = _list_ngrams(record.rationale or "", _SHINGLE_WORDS)
+  ngrams = list_ngrams(record.rationale or "", _SHINGLE_WORDS)
   if not ngrams:
     return True
   size = len(ngrams[0])
-  known = set(_list_ngrams(record.input, size))
+  known = set(list_ngrams(record.input, size))
   num_copied = sum(ngram in known for ngram in ngrams)
   return num_copied / len(ngrams) <= config.max_question_share
 
@@ -260,7 +276,7 @@ def says_more_than_question(record: Record, config: FilterConfig) -> bool:
 def is_without_loop(record: Record, config: FilterConfig) -> bool:
   """Tells whether little enough of the rationale repeats itself."""
   assert config.max_loop_share is not None
-  ngrams = _list_ngrams(record.rationale or "", 4)
+  ngrams = list_ngrams(record.rationale or "", 4)
   if not ngrams:
     return True
   return 1 - len(set(ngrams)) / len(ngrams) <= config.max_loop_share
@@ -345,167 +361,3 @@ def _strip_plural(word: str) -> str:
   if len(word) > _MAX_UNSTRIPPED and not word.endswith("ss"):
     return word.removesuffix("s").removesuffix("e")
   return word
-
-
-def _list_ngrams(text: str, size: int) -> list[tuple[str, ...]]:
-  """Returns the n-grams of words; all words where they are fewer than one."""
-  words = _WORD.findall(text.lower())
-  size = min(size, len(words))
-  if not size:
-    return []
-  return list(zip(*(words[start:] for start in range(size)), strict=False))
-
-
-# --- Filters of all records -------------------------------------------------
-
-
-def drop_near_duplicates(
-  records: Sequence[Record], config: FilterConfig
-) -> list[Record]:
-  """Keeps of inputs that are nearly the same the first.
-
-  MinHash signatures under locality-sensitive hashing propose pairs, and the
-  Jaccard similarity of their word triples decides: none is dropped that is not
-  similar enough, and a pair at the threshold is overlooked in one case of a
-  hundred, a more similar one less often.
-
-  Args:
-    records: in the order of preference.
-    config: gives `near_duplicate_threshold`.
-
-  Returns:
-    Those that stay, in their order.
-
-  Raises:
-    UserError: datasketch is not installed.
-
-  Source: Broder 1997, "On the resemblance and containment of documents".
-  """
-  assert config.near_duplicate_threshold is not None
-  try:
-    import datasketch
-  except ImportError as error:
-    raise UserError(
-      "near_duplicate_threshold is given, and datasketch, which finds them, is"
-      " not installed: pip install 'distill_jax[teacher]'."
-    ) from error
-  index: Any = datasketch.MinHashLSH(
-    num_perm=_NUM_PERMUTATIONS,
-    params=_choose_bands(config.near_duplicate_threshold),
-  )
-  # Many times faster than one by one, and it hands them out one by one.
-  signatures = datasketch.MinHash.generator(
-    (_encode_shingles(record) for record in records),
-    num_perm=_NUM_PERMUTATIONS,
-  )
-  kept = []
-  for record, signature in zip(records, signatures, strict=True):
-    shingles = _make_shingles(record)
-    if not any(
-      _compute_jaccard(shingles, _make_shingles(kept[candidate]))
-      >= config.near_duplicate_threshold
-      for candidate in index.query(signature)
-    ):
-      index.insert(len(kept), signature)
-      kept.append(record)
-  return kept
-
-
-def _choose_bands(threshold: float) -> tuple[int, int]:
-  """Returns the number of bands of a signature and of rows in each.
-
-  A pair of similarity s agrees in all r rows of one of b bands with
-  probability 1 - (1 - s^r)^b. More rows propose fewer pairs in vain.
-  """
-  # The library asks for two bands; at `_MIN_THRESHOLD` three rows do.
-  for num_rows in range(_NUM_PERMUTATIONS // 2, 1, -1):
-    num_bands = _NUM_PERMUTATIONS // num_rows
-    if 1 - (1 - threshold**num_rows) ** num_bands >= _MIN_RECALL:
-      return num_bands, num_rows
-  raise ValueError(f"threshold {threshold}")
-
-
-def _make_shingles(record: Record) -> set[tuple[str, ...]]:
-  return set(_list_ngrams(record.input, _SHINGLE_WORDS))
-
-
-def _encode_shingles(record: Record) -> list[bytes]:
-  return [" ".join(shingle).encode() for shingle in _make_shingles(record)]
-
-
-def _compute_jaccard(a: set[Any], b: set[Any]) -> float:
-  union = len(a | b)
-  return len(a & b) / union if union else 1.0
-
-
-def balance_classes(
-  records: Sequence[Record], config: FilterConfig
-) -> list[Record]:
-  """Balances the classes; records without a class stay as they are.
-
-  Args:
-    records: any records. Their classes are the texts of `config.balance_by`.
-    config: gives `class_balance`, `balance_by` and `seed`.
-
-  Returns:
-    The records. The id of a copy is that of its original with "-copy-1" and so
-    on behind it, so that ids stay unique.
-
-  Raises:
-    UserError: there are more classes than any closed set has.
-  """
-  classes = [getattr(record, config.balance_by) for record in records]
-  counts = collections.Counter(label for label in classes if label is not None)
-  if len(counts) > _MAX_CLASSES:
-    raise UserError(
-      f"class_balance is {config.class_balance!r}, and {config.balance_by} has"
-      f" {len(counts)} different values, too many for classes (at most"
-      f" {_MAX_CLASSES}). Balance labels of a closed set only."
-    )
-  if not counts:
-    return list(records)
-  if config.class_balance == "weights":
-    mean_count = counts.total() / len(counts)
-    return [
-      record
-      if label is None
-      else dataclasses.replace(
-        record, meta={**record.meta, "weight": mean_count / counts[label]}
-      )
-      for record, label in zip(records, classes, strict=True)
-    ]
-  is_over = config.class_balance == "over"
-  target = max(counts.values()) if is_over else min(counts.values())
-  num_times = _draw_times(classes, target, config.seed)
-  known_ids = {record.id for record in records}
-  balanced = []
-  for record, times in zip(records, num_times, strict=True):
-    balanced += [record][:times]
-    for number in range(1, times):
-      copy_id = f"{record.id}-copy-{number}"
-      while copy_id in known_ids:
-        copy_id += "x"
-      known_ids.add(copy_id)
-      balanced.append(dataclasses.replace(record, id=copy_id))
-  return balanced
-
-
-def _draw_times(
-  classes: Sequence[str | None], target: int, seed: int
-) -> list[int]:
-  """Returns how often each record is to stand, `target` in all for a class."""
-  places = collections.defaultdict(list)
-  for place, label in enumerate(classes):
-    if label is not None:
-      places[label].append(place)
-  num_times = [1] * len(classes)
-  # By name, so that the order of the records decides no draw of a class.
-  for label in sorted(places):
-    # A string seeds through SHA-512: the same stream in every process.
-    rng = random.Random(f"class_balance {seed} {label}")
-    times, num_more = divmod(target, len(places[label]))
-    for place in places[label]:
-      num_times[place] = times
-    for place in rng.sample(places[label], num_more):
-      num_times[place] += 1
-  return num_times

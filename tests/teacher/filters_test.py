@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distill_jax.data import official, word_problems
+from distill_jax.data import official
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher import filters
@@ -275,27 +275,6 @@ def test_of_near_duplicates_the_first_stays():
   assert _apply(records, near_duplicate_threshold=1.0)[0] == [0, 1, 2, 4, 5]
   assert _apply(records, near_duplicate_threshold=0.5)[0] == [0, 4, 5]
   assert _apply(records[::-1], near_duplicate_threshold=0.9)[0] == [6, 4, 3, 2]
-
-
-def test_near_duplicates_against_all_pairs():
-  records = word_problems.make_records("train", num_train_examples=400)
-
-  def shingle(record):
-    words = record.input.split()
-    words = [word for word in words if word not in (".", "?")]
-    return set(zip(words, words[1:], words[2:], strict=False))
-
-  threshold = 0.5
-  expected = []
-  for record in records:
-    a = shingle(record)
-    if all(len(a & b) / len(a | b) < threshold for b in map(shingle, expected)):
-      expected.append(record)
-  kept = filters.drop_near_duplicates(
-    records, FilterConfig(near_duplicate_threshold=threshold)
-  )
-  assert len(expected) < len(records)
-  assert kept == expected
 
 
 def test_near_duplicates_need_their_library(monkeypatch):

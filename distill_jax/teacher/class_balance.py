@@ -1,0 +1,94 @@
+"""As many records of one class as of another, or weights to that end.
+
+Layer 1; imports errors and data.records.
+"""
+
+import collections
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from distill_jax.data.records import Record
+from distill_jax.errors import UserError
+
+_MAX_CLASSES = 50
+
+
+def balance_classes(
+  records: Sequence[Record],
+  class_balance: Literal["over", "under", "weights"],
+  balance_by: str,
+  seed: int,
+) -> list[Record]:
+  """Balances the classes; records without a class stay as they are.
+
+  Args:
+    records: any records.
+    class_balance: "over" repeats those of rare classes, "under" leaves some of
+      frequent ones out, "weights" writes `meta["weight"]`.
+    balance_by: the field whose texts are the classes.
+    seed: of the draws.
+
+  Returns:
+    The records. The id of a copy is that of its original with "-copy-1" and so
+    on behind it, so that ids stay unique.
+
+  Raises:
+    UserError: there are more classes than any closed set has.
+  """
+  classes = [getattr(record, balance_by) for record in records]
+  counts = collections.Counter(label for label in classes if label is not None)
+  if len(counts) > _MAX_CLASSES:
+    raise UserError(
+      f"class_balance is {class_balance!r}, and {balance_by} has"
+      f" {len(counts)} different values, too many for classes (at most"
+      f" {_MAX_CLASSES}). Balance labels of a closed set only."
+    )
+  if not counts:
+    return list(records)
+  if class_balance == "weights":
+    mean_count = counts.total() / len(counts)
+    return [
+      record
+      if label is None
+      else dataclasses.replace(
+        record, meta={**record.meta, "weight": mean_count / counts[label]}
+      )
+      for record, label in zip(records, classes, strict=True)
+    ]
+  is_over = class_balance == "over"
+  target = max(counts.values()) if is_over else min(counts.values())
+  num_times = _draw_times(classes, target, seed)
+  known_ids = {record.id for record in records}
+  balanced = []
+  for record, times in zip(records, num_times, strict=True):
+    balanced += [record][:times]
+    for number in range(1, times):
+      copy_id = f"{record.id}-copy-{number}"
+      while copy_id in known_ids:
+        copy_id += "x"
+      known_ids.add(copy_id)
+      balanced.append(dataclasses.replace(record, id=copy_id))
+  return balanced
+
+
+def _draw_times(
+  classes: Sequence[str | None], target: int, seed: int
+) -> list[int]:
+  """Returns how often each record is to stand, `target` in all for a class."""
+  places = collections.defaultdict(list)
+  for place, label in enumerate(classes):
+    if label is not None:
+      places[label].append(place)
+  num_times = [1] * len(classes)
+  # By name, so that the order of the records decides no draw of a class.
+  for label in sorted(places):
+    # A string seeds through SHA-512: the same stream in every process.
+    rng = random.Random(f"class_balance {seed} {label}")
+    times, num_more = divmod(target, len(places[label]))
+    for place in places[label]:
+      num_times[place] = times
+    for place in rng.sample(places[label], num_more):
+      num_times[place] += 1
+  return num_times

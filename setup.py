@@ -91,6 +91,8 @@ setuptools.setup(
     "tpu": ["jax[tpu]>=0.10"],
     "hf": REFERENCE,
     "teacher": TEACHER,
+    # Wants protobuf below 7, which the locked versions are not: a venv apart.
+    "beam": ["apache-beam>=2.77,<3", *TEACHER],
     # What T5X imports; itself, airio and jestimator come from GitHub.
     "t5x": [
       "cached_property>=2.0.1",

@@ -6,7 +6,6 @@ again.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
@@ -27,9 +26,10 @@ from distill_jax.teacher import (
   labelling,
   preview,
   prices,
-  prompts,
   record_file,
+  sending,
   session,
+  template_files,
   variants,
 )
 from distill_jax.teacher.batch_api import BatchConfig, BatchTransport
@@ -47,7 +47,7 @@ Action = Literal["label", "rebuild", "evaluate", "dry_run"]
 
 _DIRECT, _BATCH = "direct", "batch"
 _DONE, _INCOMPLETE = 0, 1
-_GO_ON = (
+GO_ON = (
   "Give the same command again to go on; nothing that was answered is asked"
   " again."
 )
@@ -150,7 +150,7 @@ class LabelRun:
       "accuracies": self.accuracies,
     } | changes
     if "template" not in fields:
-      fields["template"] = prompts.load_template(self.prompt, self.order)
+      fields["template"] = template_files.load_template(self.prompt, self.order)
     return Variant(**fields)
 
 
@@ -197,7 +197,7 @@ def run(
     return _DONE
   # While nothing is being sent; then `session` takes signals.
   except KeyboardInterrupt:
-    _log.warning("Interrupted. %s", _GO_ON)
+    _log.warning("Interrupted. %s", GO_ON)
     return 128 + signal.SIGINT
 
 
@@ -254,7 +254,9 @@ def _label(
 ) -> int:
   variant = work.settings.make_variant()
   work.check_prices(variant.models)
-  identity = _identify(work, variant)
+  identity = record_file.identify(
+    variant, str(work.input_path), work.settings.filters
+  )
   if is_rebuild and not work.folder.list_journals():
     raise UserError(
       f"There is no journal in {work.folder.path}, of which records could be"
@@ -283,10 +285,15 @@ def _label(
       # Of the records that stand there still.
       summary["settings"] = found.get("settings")
     last_run = found.get("last_run")
-    summary["last_run"] = last_run if sent is None else _describe_session(sent)
+    summary["last_run"] = last_run if sent is None else sent.describe()
     work.folder.write_summary(summary)
   print(record_file.describe(summary, work.folder.records_path))
-  return _conclude(work, summary["num_open"], sent)
+  return conclude(
+    work.settings,
+    summary["num_open"],
+    sent,
+    "--rebuild writes the records there are.",
+  )
 
 
 def _evaluate(work: _Work) -> int:
@@ -311,11 +318,14 @@ def _evaluate(work: _Work) -> int:
         tally.add(variants.find_outcome(variant, question, answers))
       rows.append((variant, tally.summarize()))
   described = [variant.describe() | summary for variant, summary in rows]
-  work.folder.write_text(
-    "evaluation.json", json.dumps(described, indent=2) + "\n"
-  )
+  name = "evaluation.json"
+  work.folder.write_text(name, json.dumps(described, indent=2) + "\n")
   print(comparison.format_table(rows))
-  return _conclude(work, sum(row["num_open"] for _, row in rows), sent)
+  print(
+    f"{len(chosen)} labelled questions each; all figures in"
+    f" {work.folder.path / name}"
+  )
+  return conclude(work.settings, sum(row["num_open"] for _, row in rows), sent)
 
 
 def _preview(work: _Work) -> int:
@@ -362,7 +372,7 @@ def _make_compared(settings: LabelRun) -> list[Variant]:
   models = config.models or settings.teacher_model
   return [
     settings.make_variant(
-      template=prompts.load_template(prompt, settings.order),
+      template=template_files.load_template(prompt, settings.order),
       models=(model,),
       temperature=temperature,
       # Greedy samples are all the same.
@@ -400,41 +410,9 @@ def _send(
     limits = dataclasses.replace(
       limits, max_concurrency=work.make_batch_config().max_requests
     )
-  num_to_send = _count_unanswered(asked, read_fn, answers, limits)
-  if num_to_send == 0:
-    _log.info("Every request is answered already; nothing is sent.")
-    return None
-  limits = dataclasses.replace(
-    limits, max_concurrency=min(limits.max_concurrency, num_to_send)
+  return sending.send_unanswered(
+    asked, read_fn, lambda: _make_transport(work), own, answers, limits
   )
-  requests = (
-    (request, question.id)
-    for variant in asked
-    for question in read_fn()
-    for request in variants.make_requests(variant, question)
-  )
-  return session.send_all(
-    requests, num_to_send, lambda: _make_transport(work), own, answers, limits
-  )
-
-
-def _count_unanswered(
-  asked: Sequence[Variant],
-  read_fn: Callable[[], Iterable[Record]],
-  answers: journal.Answers,
-  limits: labelling.Limits,
-) -> int:
-  """Checks all questions before any is asked; returns what is to be sent."""
-  # Equal requests are one. Half a digest is enough to count them.
-  unanswered: set[bytes] = set()
-  for variant in asked:
-    for question in read_fn():
-      variants.check_question(variant, question)
-      for request in variants.make_requests(variant, question):
-        key = request.key
-        if labelling.needs_answer(key, answers, limits.retry_failures):
-          unanswered.add(bytes.fromhex(key[:32]))
-  return len(unanswered)
 
 
 def _make_transport(work: _Work) -> exchange.Transport:
@@ -446,45 +424,34 @@ def _make_transport(work: _Work) -> exchange.Transport:
 # --- The end ----------------------------------------------------------------
 
 
-def _identify(work: _Work, variant: Variant) -> dict[str, Any]:
-  """Returns what decides the records, to be compared by a later run."""
-  template = hashlib.sha256(repr(variant.template).encode()).hexdigest()
-  identity = variant.describe() | {
-    "prompt_sha256": template,
-    "input_path": str(work.input_path),
-    "filters": dataclasses.asdict(work.settings.filters),
-  }
-  # As a file gives it back: lists for tuples.
-  return json.loads(json.dumps(identity))
+def conclude(
+  settings: LabelRun,
+  num_open: int,
+  sent: session.Session | None,
+  advice: str = "",
+) -> int:
+  """Says what is left to do.
 
+  Args:
+    settings: of the run.
+    num_open: questions without an outcome.
+    sent: the session that left them so; None: nothing was sent.
+    advice: what else the user may do.
 
-def _describe_session(sent: session.Session) -> dict[str, Any]:
-  progress, seconds = sent.progress, max(sent.seconds, 1e-6)
-  num_tokens = progress.prompt_tokens + progress.completion_tokens
-  return {
-    **dataclasses.asdict(progress),
-    "seconds": sent.seconds,
-    "requests_per_second": progress.num_answered / seconds,
-    "tokens_per_second": num_tokens / seconds,
-  }
-
-
-def _conclude(work: _Work, num_open: int, sent: session.Session | None) -> int:
-  """Says what is left to do; returns the exit code."""
+  Returns:
+    The exit code; see `run`.
+  """
   if not num_open:
     return _DONE
   said = f"{num_open} questions are without an outcome"
   if sent is not None and sent.progress.is_in_trouble:
     said += (
-      f"; sending stopped after {work.settings.max_open_failures} failures in a"
-      " row (MAX_OPEN_FAILURES)"
+      f"; sending stopped after {settings.max_open_failures} failures in a row"
+      " (MAX_OPEN_FAILURES)"
     )
   if sent is not None and sent.progress.last_failure:
     said += f"; the last failure was {sent.progress.last_failure}"
-  print(
-    f"distill-jax: {said}. {_GO_ON} --rebuild writes the records there are.",
-    file=sys.stderr,
-  )
+  print(f"distill-jax: {said}. {GO_ON} {advice}".rstrip(), file=sys.stderr)
   if sent is not None and sent.signal_number is not None:
     return 128 + sent.signal_number
   return _INCOMPLETE

@@ -10,6 +10,7 @@ TensorFlow.
 import collections
 import dataclasses
 import functools
+import glob
 import inspect
 import operator
 import pathlib
@@ -112,11 +113,12 @@ def jsonl_dataset(
   label_set: tuple[str, ...] | None = None,
   splits: tuple[str, ...] = SPLITS,
 ) -> DatasetSpec:
-  """Makes a data set of records files, one for each split.
+  """Makes a data set of records files, one or several for each split.
 
   Args:
     name: what to call it.
-    path_pattern: path with `{split}` in it, such as "data/mine_{split}.jsonl".
+    path_pattern: path with `{split}` in it, such as "data/mine_{split}.jsonl";
+      * and ? match several files, which are read in the order of their names.
     metric: "exact_match" or "equation".
     label_set: all labels there are; None: not checked.
     splits: the splits that have a file.
@@ -125,8 +127,8 @@ def jsonl_dataset(
     The data set, to be given to `register_dataset`.
 
   Raises:
-    UserError: the pattern lacks `{split}`. Loading raises it for bad records
-      and for gold labels outside the set.
+    UserError: the pattern lacks `{split}`. Loading raises it for bad records,
+      for an id in two files and for gold labels outside the set.
   """
   if "{split}" not in path_pattern:
     raise UserError(
@@ -134,22 +136,35 @@ def jsonl_dataset(
       " {split}, in whose place come train, validation and test."
     )
 
-  def get_path(split: str) -> pathlib.Path:
+  def get_paths(split: str) -> list[pathlib.Path]:
     # Not str.format, which would trip over other braces in the path.
-    return pathlib.Path(path_pattern.replace("{split}", split))
+    path = pathlib.Path(path_pattern.replace("{split}", split))
+    if path.is_file():
+      return [path]
+    # Where nothing matches, reading says what is missing.
+    return [pathlib.Path(found) for found in sorted(glob.glob(str(path)))] or [
+      path
+    ]
 
   def load(split: str, _: DataSettings) -> list[Record]:
-    records = list(read_records(get_path(split)))
-    for record in records:
-      if label_set and record.label not in (*label_set, None):
-        raise UserError(
-          f"{get_path(split)}: record {record.id!r} has label"
-          f" {record.label!r}, none of {', '.join(label_set)}."
-        )
-    return records
+    records: dict[str, Record] = {}
+    for path in get_paths(split):
+      for record in read_records(path):
+        if label_set and record.label not in (*label_set, None):
+          raise UserError(
+            f"{path}: record {record.id!r} has label {record.label!r}, none of"
+            f" {', '.join(label_set)}."
+          )
+        if record.id in records:
+          raise UserError(
+            f"{path}: {record.id!r} is the id of a record in another file of"
+            f" {path_pattern}. Ids must be unique in a split."
+          )
+        records[record.id] = record
+    return list(records.values())
 
   def list_files(_: DataSettings) -> list[pathlib.Path]:
-    files = [get_path(split) for split in splits]
+    files = [path for split in splits for path in get_paths(split)]
     if missing := [str(path) for path in files if not path.is_file()]:
       raise UserError(
         f"Data set {name!r} lacks {', '.join(missing)}. Put the files there, or"

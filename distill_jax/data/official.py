@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from distill_jax.data.records import Record, read_json_lines
 from distill_jax.errors import UserError
-from distill_jax.teacher.parsing import parse_output
+from distill_jax.teacher.official_parsing import parse_output
 
 TEACHER = "PaLM 540B"
 NLI_LABELS = ("entailment", "neutral", "contradiction")

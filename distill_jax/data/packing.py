@@ -26,12 +26,14 @@ class Segment:
     targets: [target_length] int32, EOS included.
     task_id: `LABEL_TASK_ID` or `RATIONALE_TASK_ID`.
     example_id: of the record it was made from.
+    weight: of its targets' tokens in the loss.
   """
 
   inputs: np.ndarray
   targets: np.ndarray
   task_id: int
   example_id: str = ""
+  weight: float = 1.0
 
 
 Unit = Sequence[Segment]
@@ -133,7 +135,7 @@ class BatchPacker:
     # The decoder starts from padding (id 0) anew in each segment.
     batch[batch_lib.DECODER_INPUT_TOKENS][place] = np.roll(targets, 1)
     batch[batch_lib.DECODER_INPUT_TOKENS][row, decoder_start] = 0
-    batch[batch_lib.DECODER_LOSS_WEIGHTS][place] = 1.0
+    batch[batch_lib.DECODER_LOSS_WEIGHTS][place] = segment.weight
     batch[batch_lib.DECODER_SEGMENT_IDS][place] = segment_id
     batch[batch_lib.DECODER_POSITIONS][place] = np.arange(len(targets))
     batch[batch_lib.DECODER_TASK_IDS][place] = segment.task_id

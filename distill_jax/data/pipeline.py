@@ -9,7 +9,8 @@ resume on another topology.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -85,6 +86,7 @@ def make_train_iterator(
   config: FeedConfig,
   split: str = "train",
   with_example_ids: bool = False,
+  put_fn: Callable[[batch_lib.Batch], Any] | None = None,
 ) -> grain.DatasetIterator:
   """Returns an endless iterator of training batches.
 
@@ -94,10 +96,14 @@ def make_train_iterator(
     split: which split to train on.
     with_example_ids: whether batches have `batch.EXAMPLE_IDS` besides the
       arrays: for each row the ids of its segments; padding has none.
+    put_fn: puts a batch on the devices. It runs in the prefetching thread, two
+      batches ahead, so that a transfer overlaps the steps before it.
 
   Returns:
     A Grain iterator of numpy batches (`data.batch`), [batch_rows, length]
-    each; `get_state` and `set_state` resume it exactly.
+    each, or with `put_fn` of pairs (batch, what `put_fn` returned for it).
+    `get_state` and `set_state` resume it exactly, after the last batch taken,
+    whatever was prefetched.
 
   Raises:
     UserError: "paired" was asked for with a mixture that has not exactly one
@@ -110,6 +116,8 @@ def make_train_iterator(
     units = _mixed_units(cache, config, split)
   dataset = units.to_iter_dataset(grain.ReadOptions(num_threads=1))
   dataset = packing.PackIterDataset(dataset, config.packing, with_example_ids)
+  if put_fn is not None:
+    dataset = dataset.map(lambda batch: (batch, put_fn(batch)))
   dataset = grain.experimental.ThreadPrefetchIterDataset(
     dataset, prefetch_buffer_size=2
   )
@@ -131,7 +139,8 @@ def make_eval_batches(
     batch_rows: rows a batch.
 
   Yields:
-    The batch, and the examples in its first rows; later rows are padding.
+    The batch, and the examples in its first rows; later rows are padding. All
+    target tokens have loss weight 1.
   """
   config = packing.PackingConfig(
     batch_rows=batch_rows,
@@ -146,7 +155,8 @@ def make_eval_batches(
     ]
     packer = packing.BatchPacker(config)
     for example in rows:
-      packer.add([_to_segment(example, info, feature_lengths)])
+      # Metrics of evaluation are means over examples, whatever they weigh.
+      packer.add([_to_segment(example, info, feature_lengths, weight=1.0)])
     yield packer.batch, rows
 
 
@@ -192,7 +202,10 @@ def count_examples(batch: batch_lib.Batch) -> int:
 
 
 def _to_segment(
-  example: Example, info: TaskInfo, feature_lengths: Mapping[str, int]
+  example: Example,
+  info: TaskInfo,
+  feature_lengths: Mapping[str, int],
+  weight: float,
 ) -> packing.Segment:
   is_rationale = info.kind == "rationale"
   return packing.Segment(
@@ -202,6 +215,7 @@ def _to_segment(
       batch_lib.RATIONALE_TASK_ID if is_rationale else batch_lib.LABEL_TASK_ID
     ),
     example_id=example.id,
+    weight=weight,
   )
 
 
@@ -322,4 +336,6 @@ def _mixed_units(
 
 
 def _segment_maker(info: TaskInfo, config: FeedConfig):
-  return lambda example: _to_segment(example, info, config.feature_lengths)
+  return lambda example: _to_segment(
+    example, info, config.feature_lengths, example.weight
+  )

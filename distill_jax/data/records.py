@@ -25,6 +25,8 @@ STATUSES = (
   "not_evaluable",
   "empty_rationale",
 )
+# Far beyond any use, and far within float32.
+MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,9 @@ class Record:
     teacher_label: the teacher's answer.
     teacher: who wrote the two.
     status: how reading the teacher's output went, one of `STATUSES`.
+    weight: how much its tokens count in the training loss, from `MIN_WEIGHT` to
+      `MAX_WEIGHT`; 2 is as good as the record twice in a batch. Evaluation does
+      not look at it.
     meta: anything JSON can hold that the data set's own code wants to keep.
   """
 
@@ -49,6 +54,7 @@ class Record:
   teacher_label: str | None = None
   teacher: str | None = None
   status: str | None = None
+  weight: float = 1.0
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -86,8 +92,8 @@ def parse_record(line: str, where: str) -> Record:
     The record.
 
   Raises:
-    UserError: bad JSON, a missing or unknown field, a value of the wrong type
-      or an unknown status. Names `where` and the field.
+    UserError: bad JSON, a missing or unknown field, a value of the wrong type,
+      an unknown status or a weight out of range. Names `where` and the field.
   """
   return _make_record(_parse_object(line, where), where)
 
@@ -175,6 +181,12 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
   return value
 
 
+def is_weight(value: Any) -> bool:
+  """Tells whether a value, of whatever type, can be a record's weight."""
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_number and MIN_WEIGHT <= value <= MAX_WEIGHT
+
+
 def _make_record(fields: dict[str, Any], where: str) -> Record:
   for name in _REQUIRED_FIELDS:
     if name not in fields:
@@ -193,6 +205,13 @@ def _check_value(name: str, value: Any, where: str) -> None:
   if name == "meta":
     if not isinstance(value, dict):
       raise UserError(f"{where}:meta: {value!r} is not an object.")
+    return
+  if name == "weight":
+    if not is_weight(value):
+      raise UserError(
+        f"{where}:weight: {value!r:.40} is not a number from {MIN_WEIGHT:g} to"
+        f" {MAX_WEIGHT:g}. Leave out a record that is not to count."
+      )
     return
   if value is None and name not in _REQUIRED_FIELDS:
     return

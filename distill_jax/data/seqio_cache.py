@@ -3,7 +3,9 @@
 The TensorFlow side of the data boundary; imports data.datasets, data.settings,
 data.task_kinds, data.token_cache, data.vocab. Any SeqIO task with `inputs` and
 `targets` will do; of those that `tasks/` registers it also knows kind and
-metric.
+metric. A scalar `loss_weight` of an element becomes the example's weight. It is
+no output feature of the tasks, so SeqIO's feature converters, T5X's with them,
+leave it out as they leave out `id`; there every token counts the same.
 """
 
 import dataclasses
@@ -14,7 +16,13 @@ import numpy as np
 import seqio
 import tqdm
 
-from distill_jax.data import datasets, seqio_preprocessors, task_kinds, vocab
+from distill_jax.data import (
+  datasets,
+  records,
+  seqio_preprocessors,
+  task_kinds,
+  vocab,
+)
 from distill_jax.data.settings import DataSettings
 from distill_jax.data.token_cache import Example, TaskInfo, suggest
 from distill_jax.errors import UserError
@@ -72,6 +80,9 @@ def tokenize(
   Yields:
     Task, split and example; tokens end in EOS and are not trimmed, which is
     done when rows are built and their length is known.
+
+  Raises:
+    UserError: a `loss_weight` that no record can have.
   """
   for name in tasks:
     task = seqio.get_mixture_or_task(name)
@@ -88,7 +99,14 @@ def tokenize(
         mininterval=1.0,
       )
       for index, row in enumerate(rows):
-        yield name, split, _to_example(row, f"{split}-{index}")
+        example = _to_example(row, f"{split}-{index}")
+        if not records.is_weight(example.weight):
+          raise UserError(
+            f"{name} {split}: example {example.id!r} has loss_weight"
+            f" {example.weight:g}; it is a number from"
+            f" {records.MIN_WEIGHT:g} to {records.MAX_WEIGHT:g}."
+          )
+        yield name, split, example
 
 
 def _check_vocabulary(
@@ -117,6 +135,7 @@ def _to_example(row: Mapping[str, np.ndarray], default_id: str) -> Example:
     targets=row["targets"].astype(np.int32),
     inputs_text=text("inputs_pretokenized"),
     targets_text=text("targets_pretokenized"),
+    weight=float(row.get("loss_weight", 1.0)),
   )
 
 

@@ -28,7 +28,8 @@ def make_inputs_and_targets(
     kind: which prefix and which fields.
 
   Returns:
-    Elements of scalar strings `id`, `inputs`, `targets`.
+    Elements of scalar strings `id`, `inputs`, `targets`, and `loss_weight`,
+    float32.
   """
   settings = settings_lib.current_settings()
   prefix = get_prefix(kind, settings)
@@ -44,6 +45,7 @@ def make_inputs_and_targets(
       "targets": tf.strings.join(
         [record[field] for field in kind.target], separator=marker
       ),
+      "loss_weight": record["weight"],
     }
 
   return dataset.filter(has_target).map(to_text)

@@ -33,7 +33,8 @@ def make_record_source(
 
   Returns:
     A source whose elements hold scalar strings `id`, `input`, `label`,
-    `rationale`, and a boolean `has_<field>` for each (absent text is "").
+    `rationale`, a boolean `has_<field>` for each (absent text is ""), and
+    `weight`, float32.
   """
 
   def dataset_fn(split: str, shuffle_files: bool = False, seed=None):
@@ -49,6 +50,8 @@ def make_record_source(
       values = [getattr(record, field) for record in records]
       columns[field] = tf.constant([value or "" for value in values])
       columns[f"has_{field}"] = tf.constant([v is not None for v in values])
+    weights = [record.weight for record in records]
+    columns["weight"] = tf.constant(weights, tf.float32)
     dataset = tf.data.Dataset.from_tensor_slices(columns)
     if shuffle_files:
       return dataset.shuffle(len(records), seed=seed)

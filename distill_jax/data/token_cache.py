@@ -35,7 +35,7 @@ from grain import sources as grain_sources
 import distill_jax
 from distill_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "cache.json"
 _VOCABULARY = "vocabulary.model"
 
@@ -51,6 +51,7 @@ class Example:
     targets: [target_length] int32 ids, likewise.
     inputs_text: what was tokenized.
     targets_text: likewise.
+    weight: of its targets' tokens in the training loss.
   """
 
   id: str
@@ -58,6 +59,7 @@ class Example:
   targets: np.ndarray
   inputs_text: str
   targets_text: str
+  weight: float = 1.0
 
   def to_bytes(self) -> bytes:
     """Serializes the example for `ArrayRecord`."""
@@ -111,6 +113,17 @@ class TaskInfo:
     """Counts the examples of a split that `length` tokens would trim."""
     lengths = self.lengths.get(split, {}).get(feature, {})
     return sum(n for tokens, n in lengths.items() if int(tokens) > length)
+
+  def find_longest(self, feature: str) -> int:
+    """Returns the most tokens in any split; 0 where they were not counted."""
+    return max(
+      (
+        int(tokens)
+        for features in self.lengths.values()
+        for tokens in features.get(feature, {})
+      ),
+      default=0,
+    )
 
 
 def hash_file(path: str | os.PathLike) -> str:

@@ -1,11 +1,11 @@
 """Asks a teacher through its provider's batch API: cheaper, and within a day.
 
 Layer 1; imports `exchange`, `client`, `config`, `replies`, `batch_state`,
-`batch_replies` and, where a transport is made, `connection`. The same `send` as
-the direct client's, which returns once the batch that holds the request is
-done. Callers therefore send all their requests at once, and nothing is
-submitted before one of these: `flush()`, a full batch, or a while in which no
-further request came.
+`batch_replies` and, where a transport is made, `batch_calls` and `connection`.
+The same `send` as the direct client's, which returns once the batch that holds
+the request is done. Callers therefore send all their requests at once, and
+nothing is submitted before one of these: `flush()`, a full batch, or a while in
+which no further request came.
 
 What was submitted is in a small JSON file, so that a restart asks for the
 results of its batches instead of paying for them again. It is written before a
@@ -35,7 +35,6 @@ from distill_jax.teacher.exchange import Request, Response, TeacherError
 _log = logging.getLogger(__name__)
 
 _DONE_STATUSES = ("completed", "expired", "cancelled")
-_PAGE_BATCHES = 100
 
 Outcome = Response | replies.Failure | Exception
 
@@ -97,12 +96,15 @@ class BatchTransport:
       UserError: no key, no `openai` package, or a state file of something else.
     """
     # Here, so that whoever only trains needs no `openai`.
-    from distill_jax.teacher import connection
+    from distill_jax.teacher import batch_calls, connection
 
     self._config = config
     self._batch_config = batch_config
     self._connection = connection.Connection(
       config, rng=rng, clock=clock, sleep=sleep
+    )
+    self._calls = batch_calls.BatchCalls(
+      self._connection, batch_config.completion_window
     )
     self._sleep = sleep
     self._state = BatchState(
@@ -209,19 +211,15 @@ class BatchTransport:
 
   async def _submit(self, endpoint: str, lines: dict[str, bytes]) -> None:
     try:
-      uploaded = await self._connection.upload(
-        "/files",
-        "requests.jsonl",
-        b"".join(lines.values()),
-        {"purpose": "batch"},
-        lambda content: batch_replies.read_object(content, "id"),
-      )
-      batch = Batch(uploaded.value["id"], endpoint, list(lines))
+      input_file_id = await self._calls.upload(b"".join(lines.values()))
+      batch = Batch(input_file_id, endpoint, list(lines))
       self._creating.add(batch.input_file_id)
       self._state.add(batch)
       self._batch_of_key |= dict.fromkeys(batch.keys, batch)
       try:
-        batch.id = await self._create(batch)
+        batch.id = await self._calls.create(
+          batch.input_file_id, _get_url(batch.endpoint)
+        )
       finally:
         # Where it failed it may have been created nevertheless; the next sender
         # looks, here or after a restart.
@@ -232,63 +230,13 @@ class BatchTransport:
     except Exception as error:  # A bug's, too, must not leave senders waiting.
       self._deliver_error(list(lines), error)
 
-  async def _create(self, batch: Batch) -> str:
-    """Creates a batch, or finds it where an attempt did without saying so."""
-    content = json.dumps(
-      {
-        "input_file_id": batch.input_file_id,
-        "endpoint": _get_url(batch.endpoint),
-        "completion_window": self._batch_config.completion_window,
-      }
-    ).encode()
-    is_first = True
-
-    async def attempt() -> str | replies.Failure:
-      nonlocal is_first
-      if not is_first and (found := await self._find(batch.input_file_id)):
-        return found
-      is_first = False
-      outcome = await self._connection.attempt(
-        "post",
-        "/batches",
-        lambda reply: batch_replies.read_object(reply, "id"),
-        content=content,
-      )
-      return outcome if isinstance(outcome, replies.Failure) else outcome["id"]
-
-    return (await self._connection.retry(attempt)).value
-
-  async def _find(self, input_file_id: str) -> str | None:
-    """Returns the id of the batch made of a file, if there is one."""
-    after = ""
-    while True:
-      page = await self._connection.get(
-        f"/batches?limit={_PAGE_BATCHES}{after}",
-        lambda reply: batch_replies.read_object(reply, None),
-      )
-      batches = page.value.get("data")
-      batches = batches if isinstance(batches, list) else []
-      ids = []
-      for described in filter(lambda item: isinstance(item, dict), batches):
-        batch_id = described.get("id")
-        if not batch_replies.is_plain_id(batch_id):
-          continue
-        if described.get("input_file_id") == input_file_id:
-          return batch_id
-        ids.append(batch_id)
-      if not page.value.get("has_more") or not ids:
-        return None
-      if after == f"&after={ids[-1]}":
-        return None  # A server that knows no pages.
-      after = f"&after={ids[-1]}"
-
   async def _reconcile(self) -> None:
     """Settles which batches that were about to be created were."""
     async with self._reconcile_lock:
       # A failure below is for this sender; the next one tries anew.
       for batch in list(self._state.batches):
         if batch.id is None and batch.input_file_id not in self._creating:
-          batch.id = await self._find(batch.input_file_id)
+          batch.id = await self._calls.find(batch.input_file_id)
           if batch.id is None:
             self._forget(batch, batch.keys)
           else:

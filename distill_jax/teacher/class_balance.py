@@ -5,6 +5,7 @@ Layer 1; imports errors and data.records.
 
 import collections
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -26,7 +27,7 @@ def balance_classes(
   Args:
     records: any records.
     class_balance: "over" repeats those of rare classes, "under" leaves some of
-      frequent ones out, "weights" writes `meta["weight"]`.
+      frequent ones out, "weights" multiplies the records' weights.
     balance_by: the field whose texts are the classes.
     seed: of the draws.
 
@@ -48,15 +49,7 @@ def balance_classes(
   if not counts:
     return list(records)
   if class_balance == "weights":
-    mean_count = counts.total() / len(counts)
-    return [
-      record
-      if label is None
-      else dataclasses.replace(
-        record, meta={**record.meta, "weight": mean_count / counts[label]}
-      )
-      for record, label in zip(records, classes, strict=True)
-    ]
+    return _weigh(records, classes)
   is_over = class_balance == "over"
   target = max(counts.values()) if is_over else min(counts.values())
   num_times = _draw_times(classes, target, seed)
@@ -71,6 +64,23 @@ def balance_classes(
       known_ids.add(copy_id)
       balanced.append(dataclasses.replace(record, id=copy_id))
   return balanced
+
+
+def _weigh(
+  records: Sequence[Record], classes: Sequence[str | None]
+) -> list[Record]:
+  """Gives all classes the same sum of weights; the sum of all stays."""
+  sums: collections.defaultdict[str, float] = collections.defaultdict(float)
+  for record, label in zip(records, classes, strict=True):
+    if label is not None:
+      sums[label] += record.weight
+  mean = math.fsum(sums.values()) / len(sums)
+  return [
+    record
+    if label is None
+    else dataclasses.replace(record, weight=record.weight * mean / sums[label])
+    for record, label in zip(records, classes, strict=True)
+  ]
 
 
 def _draw_times(

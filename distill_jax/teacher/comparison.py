@@ -15,18 +15,8 @@ from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher.variants import Variant
 
-_HEADINGS = (
-  "prompt",
-  "teacher",
-  "temperature",
-  "samples",
-  "accuracy (95% interval)",
-  "parsed",
-  "tokens in + out",
-  "cost",
-  "seconds p50 / p95",
-  "answered",
-)
+# With a name as long, the table fits in 100 columns.
+_MAX_NAME_CHARACTERS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,39 +92,99 @@ def format_table(
     compared: each variant with what its `Tally.summarize` returned.
 
   Returns:
-    Lines of aligned columns, the best accuracy first; of equals, the order
-    given.
+    What the variants have in common, then lines of aligned columns of what they
+    have not and of what they achieved, the best accuracy first; of equals, the
+    order given. Costs and tokens are of a labelled question, seconds of a
+    request. Questions without an outcome count nowhere but in "answered", which
+    is shown where there are any.
   """
   ranked = sorted(compared, key=lambda pair: -(pair[1]["accuracy"] or 0.0))
-  rows = [_HEADINGS, *(_format_row(*pair) for pair in ranked)]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return "\n".join(
+  varied, common = {}, []
+  for name, cells in _describe_variants([pair[0] for pair in ranked]).items():
+    if len(set(cells)) > 1:
+      varied[name] = cells
+    else:
+      common.append(f"{name} {cells[0]}")
+  columns = varied | _describe_results([pair[1] for pair in ranked])
+  widths = [max(map(len, [name, *cells])) for name, cells in columns.items()]
+  rows = [tuple(columns), *zip(*columns.values(), strict=True)]
+  lines = [
     "  ".join(
       cell.ljust(width) for cell, width in zip(row, widths, strict=True)
     ).rstrip()
     for row in rows
-  )
+  ]
+  return "\n".join([", ".join(common), *lines] if common else lines)
 
 
-def _format_row(
-  variant: Variant, summary: Mapping[str, Any]
-) -> tuple[str, ...]:
-  return (
-    variant.template.name,
-    ", ".join(variant.models),
-    f"{variant.temperature:g}",
-    str(variant.num_samples),
-    format_accuracy(summary),
-    _format_share(summary["parse_rate"]),
-    f"{summary['prompt_tokens']} + {summary['completion_tokens']}",
-    format_cost(summary),
-    " / ".join(
+def _describe_variants(compared: Sequence[Variant]) -> dict[str, list[str]]:
+  names = [", ".join(variant.models) for variant in compared]
+  shown = {name: _shorten(name) for name in names}
+  if len(set(shown.values())) < len(shown):
+    shown = {name: name for name in names}
+  return {
+    "prompt": [variant.template.name for variant in compared],
+    "teacher": [shown[name] for name in names],
+    "temp": [f"{variant.temperature:g}" for variant in compared],
+    "samples": [str(variant.num_samples) for variant in compared],
+  }
+
+
+def _shorten(name: str) -> str:
+  """Returns a model's name without its folders, or its two ends."""
+  if len(name) > _MAX_NAME_CHARACTERS:
+    name = name.rpartition("/")[2]
+  if len(name) > _MAX_NAME_CHARACTERS:
+    end = _MAX_NAME_CHARACTERS // 2
+    name = f"{name[: end - 2]}..{name[-end:]}"
+  return name
+
+
+def _describe_results(
+  summaries: Sequence[Mapping[str, Any]],
+) -> dict[str, list[str]]:
+  columns = {
+    "accuracy (95%)": list(map(format_accuracy, summaries)),
+    "parsed": [_format_share(summary["parse_rate"]) for summary in summaries],
+  }
+  if any(summary["cost"] is not None for summary in summaries):
+    currency = summaries[0]["currency"]
+    columns[f"{currency} for 1,000"] = [
+      _format_per_question(summary, "cost", 1000) for summary in summaries
+    ]
+  else:
+    columns["tokens in + out"] = [
+      " + ".join(
+        _format_per_question(summary, f"{side}_tokens")
+        for side in ("prompt", "completion")
+      )
+      for summary in summaries
+    ]
+  columns["p50, p95 s"] = [
+    ", ".join(
       "-" if summary[name] is None else f"{summary[name]:.2f}"
       for name in ("latency_seconds_p50", "latency_seconds_p95")
-    ),
-    f"{summary['num_questions'] - summary['num_open']}"
-    f" of {summary['num_questions']}",
-  )
+    )
+    for summary in summaries
+  ]
+  if any(summary["num_open"] for summary in summaries):
+    columns["answered"] = [
+      f"{summary['num_questions'] - summary['num_open']}"
+      f" of {summary['num_questions']}"
+      for summary in summaries
+    ]
+  return columns
+
+
+def _format_per_question(
+  summary: Mapping[str, Any], name: str, num_questions: int = 1
+) -> str:
+  """Returns how much of a sum as many questions take."""
+  num_done = summary["num_questions"] - summary["num_open"]
+  if not num_done or summary[name] is None:
+    return "-"
+  # Answers to questions that are open yet are in the sum, and few.
+  return f"{summary[name] / num_done * num_questions:.4g}"
 
 
 def format_accuracy(summary: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """One server, asked again where that helps: attempts, waits, time and bytes.
 
-Layer 1; imports `exchange`, `replies`, `rate_limits` and `config`. The only
-module that imports the `openai` SDK, whose own retries are off: every attempt
-is one that was decided here. Knows HTTP, and neither prompts nor batches.
+Layer 1; imports `exchange`, `replies`, `rate_limits`, `config` and
+`guarded_http`, the only other module that needs the `openai` SDK. Its own
+retries are off: every attempt is one that was decided here. Knows HTTP, and
+neither prompts nor batches.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from distill_jax.errors import UserError
@@ -24,6 +25,8 @@ from distill_jax.teacher.rate_limits import RateLimits
 try:
   import httpx2
   import openai
+
+  from distill_jax.teacher import guarded_http
 except ImportError as import_error:
   raise UserError(
     f"A teacher is asked through the openai package ({import_error}): pip"
@@ -106,9 +109,11 @@ class Connection:
       sleep=sleep,
     )
     self._is_reached = False
-    self._sdk = _make_sdk(config, key, config.max_response_bytes)
+    self._sdk = guarded_http.make_sdk(config, key, config.max_response_bytes)
     # Made when it is needed: reading the certificates takes a while.
-    self._make_download_sdk_fn = lambda: _make_sdk(config, key, None)
+    self._make_download_sdk_fn = lambda: guarded_http.make_sdk(
+      config, key, None
+    )
     self._download_sdk = None
 
   async def close(self) -> None:
@@ -197,7 +202,7 @@ class Connection:
         stream_cls=openai.AsyncStream,
       )
       try:
-        async for line in _split_lines(
+        async for line in guarded_http.split_lines(
           response.aiter_raw(), self._config.max_response_bytes
         ):
           line_fn(self._redact(line))
@@ -355,7 +360,7 @@ class Connection:
     except openai.APIStatusError as error:
       self._is_reached = True
       return self._read_error(error.response, error.response.content)
-    except _RefusedReplyError as error:
+    except guarded_http.RefusedReplyError as error:
       self._is_reached = True
       if error.response.status_code >= 300:  # What it is matters, not its text.
         return self._read_error(error.response, b"")
@@ -389,96 +394,3 @@ class Connection:
     if self._secret is None:
       return content
     return content.replace(self._secret, b"[key]")
-
-
-class _RefusedReplyError(Exception):
-  """A reply that is not read to its end.
-
-  Attributes:
-    response: the reply, its body unread.
-  """
-
-  def __init__(self, message: str, response: httpx2.Response):
-    super().__init__(message)
-    self.response = response
-
-
-class _LimitedStream(httpx2.AsyncByteStream):
-  """A reply's body, cut off with an error after so many bytes."""
-
-  def __init__(self, response: httpx2.Response, max_bytes: int):
-    self._response = response
-    self._stream: Any = response.stream
-    self._max_bytes = max_bytes
-
-  async def __aiter__(self) -> AsyncIterator[bytes]:
-    num_bytes = 0
-    async for chunk in self._stream:
-      num_bytes += len(chunk)
-      if num_bytes > self._max_bytes:
-        raise _RefusedReplyError(
-          f"The reply is longer than {self._max_bytes} bytes"
-          " (MAX_RESPONSE_BYTES)",
-          self._response,
-        )
-      yield chunk
-
-  async def aclose(self) -> None:
-    await self._stream.aclose()
-
-
-def _make_sdk(
-  config: TeacherConfig, key: str, max_bytes: int | None
-) -> openai.AsyncOpenAI:
-  """Makes the SDK's client; replies above `max_bytes` are refused."""
-
-  async def guard(response: httpx2.Response) -> None:
-    encoding = response.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-      # A few bytes may unpack to any number of them.
-      raise _RefusedReplyError(
-        "The reply is compressed, which was not asked", response
-      )
-    if max_bytes is not None:
-      response.stream = _LimitedStream(response, max_bytes)
-
-  return openai.AsyncOpenAI(
-    api_key=key,
-    base_url=config.base_url,
-    max_retries=0,
-    timeout=config.timeout_seconds,
-    default_headers={"Accept-Encoding": "identity"},
-    http_client=httpx2.AsyncClient(
-      timeout=config.timeout_seconds,
-      # The caller bounds concurrency; a queue here would eat into timeouts.
-      limits=httpx2.Limits(
-        max_connections=None, max_keepalive_connections=config.max_concurrency
-      ),
-      # A redirected POST becomes a GET, or a key goes to another host.
-      follow_redirects=False,
-      event_hooks={"response": [guard]},
-      # A proxy of the environment's cannot reach this machine.
-      trust_env=not config.is_local,
-    ),
-  )
-
-
-async def _split_lines(
-  chunks: AsyncIterator[bytes], max_bytes: int
-) -> AsyncIterator[bytes]:
-  """Yields lines without their ends; only "\n" ends one, as in JSONL.
-
-  Args:
-    chunks: the file.
-    max_bytes: what a line has beyond these is left out.
-  """
-  line = bytearray()
-  async for chunk in chunks:
-    for index, part in enumerate(chunk.split(b"\n")):
-      if index > 0:
-        if line.strip():
-          yield bytes(line)
-        line.clear()
-      line += part[: max_bytes - len(line)]
-  if line.strip():
-    yield bytes(line)

@@ -5,6 +5,7 @@ them, the journal keeps both sides; none of these knows the others.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -33,12 +34,18 @@ class Request:
   parameters: Mapping[str, Any]
   sample_index: int = 0
 
-  @property
+  @functools.cached_property
   def key(self) -> str:
     """Hex digest of everything above; equal requests are one request."""
-    canonical = json.dumps(
-      dataclasses.asdict(self), sort_keys=True, ensure_ascii=True
-    )
+    # Not asdict, whose copy of the exemplars takes longer than all the rest.
+    fields = {
+      "model": self.model,
+      "endpoint": self.endpoint,
+      "prompt": self.prompt,
+      "parameters": self.parameters,
+      "sample_index": self.sample_index,
+    }
+    canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 from distill_jax.data import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import parsing, prompts
+from distill_jax.teacher import answer_forms, prompts
 from distill_jax.teacher.class_balance import balance_classes
 from distill_jax.teacher.near_duplicates import (
   drop_near_duplicates,
@@ -41,7 +41,7 @@ class FilterConfig:
   """Which filters are on. By default none is: every record is kept.
 
   Attributes:
-    answer_form: of the labels, see `parsing.OutputFormat`; decides when two
+    answer_form: of the labels, see `answer_forms`; decides when two
       are equal and how a rationale may contradict one.
     labels: the closed set, where there is one.
     drop_label_not_parsed: records without a label that was read for certain.
@@ -62,12 +62,12 @@ class FilterConfig:
       0.5; None: off.
     class_balance: "over" repeats records of rare classes, "under" leaves out
       records of frequent ones, until all classes have equally many; "weights"
-      writes `meta.weight`, mean 1, with equal sums for all classes; None: off.
+      multiplies their weights so that all classes have equal sums; None: off.
     balance_by: the field that is the class, "teacher_label" or "label".
     seed: of the draws of `class_balance`.
   """
 
-  answer_form: parsing.AnswerForm = "free_text"
+  answer_form: answer_forms.AnswerForm = "free_text"
   labels: Sequence[str] = ()
   drop_label_not_parsed: bool = False
   drop_label_disagrees_with_gold: bool = False

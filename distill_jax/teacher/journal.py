@@ -1,78 +1,29 @@
 """The journal: every request and every answer, a line of JSON each.
 
-Owns the file's format, who may write it, and finding an answer in it again.
-Layer 1; imports `errors`, `append_file` and `exchange`. Knows no prompt, parser
-or transport.
+Owns who may write the file, and finding an answer in it again; `journal_lines`
+says what a line holds. Layer 1; imports `errors`, `append_file`, `exchange` and
+`journal_lines`. Knows no prompt, parser or transport.
 
 The file only grows. A line is handed to the system at once, so a killed process
 loses nothing that it had appended; `sync` brings it to the disk, so that a
-machine that loses power does not either. Three kinds of lines:
-
-  {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
-   "sample_index", "question", "attempt", "time"}
-  {"event": "response", "key", "text", "finish_reason", "prompt_tokens",
-   "completion_tokens", "model", "latency_seconds", "num_attempts", "time"}
-  {"event": "failure", "key", "kind", "message", "is_final", "num_attempts",
-   "time"}
-
-`key` is `Request.key`, `question` the id of the question it was first asked
-for, `attempt` counts the times it was asked, over all runs. A request without a
-response or final failure is open, and may be asked again. Of several responses
-to one request the first counts; a response outdoes a failure.
+machine that loses power does not either.
 """
 
-import dataclasses
 import datetime
 import json
 import os
 import pathlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
 from distill_jax.teacher import append_file
 from distill_jax.teacher.exchange import Request, Response, TeacherError
-
-_KEY = re.compile(r"[0-9a-f]{64}")
-_NUMBER, _COUNT = (int, float), (int, type(None))
-_TEXT_OR_NONE = (str, type(None))
-# What is read back of each event, and its types.
-_EVENT_FIELDS: dict[str, dict[str, Any]] = {
-  "request": {},
-  "response": {
-    "text": str,
-    "finish_reason": _TEXT_OR_NONE,
-    "prompt_tokens": _COUNT,
-    "completion_tokens": _COUNT,
-    "model": _TEXT_OR_NONE,
-    "latency_seconds": _NUMBER,
-    "num_attempts": int,
-  },
-  "failure": {
-    "kind": str,
-    "message": str,
-    "is_final": bool,
-    "num_attempts": int,
-  },
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-  """A request that got no answer, as the journal keeps it.
-
-  Attributes:
-    kind: see `exchange.TeacherError`.
-    message: what was said.
-    is_final: asking again would not help.
-    num_attempts: attempts made.
-  """
-
-  kind: str
-  message: str
-  is_final: bool
-  num_attempts: int
+from distill_jax.teacher.journal_lines import (
+  EVENT_FIELDS,
+  Failure,
+  parse_event,
+)
 
 
 class JournalReader:
@@ -116,6 +67,11 @@ class JournalReader:
     """Returns how often a request without response was asked."""
     return self._num_asked.get(bytes.fromhex(key), 0)
 
+  def list_keys(self) -> Iterator[str]:
+    """Yields the keys of requests with a response or a final failure."""
+    for digests in (self._responses, self._final_failures):
+      yield from (digest.hex() for digest in digests)
+
   def read_response(self, key: str) -> Response | None:
     """Returns the answer to a request, None where there is none.
 
@@ -157,7 +113,7 @@ class JournalReader:
         for number, line in enumerate(file, start=1):
           if not line.endswith(b"\n"):
             break
-          event = _parse_event(line)
+          event = parse_event(line)
           if event is None:
             raise UserError(
               f"{self.path}:{number}: the line is damaged, and it may be an"
@@ -197,7 +153,7 @@ class JournalReader:
       if self._file is None:
         self._file = open(self.path, "rb")
       self._file.seek(offset)
-      event = _parse_event(self._file.readline())
+      event = parse_event(self._file.readline())
     except OSError as error:
       raise UserError(
         f"The journal {self.path} cannot be read: {error.strerror}."
@@ -207,7 +163,7 @@ class JournalReader:
         f"The journal {self.path} was changed while it was read. Give the same"
         " command again."
       )
-    return {field: event[field] for field in _EVENT_FIELDS[name]}
+    return {field: event[field] for field in EVENT_FIELDS[name]}
 
 
 class Journal(JournalReader):
@@ -334,7 +290,7 @@ class Journal(JournalReader):
         path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666
       )
       append_file.repair_end(
-        self._descriptor, path, lambda line: _parse_event(line) is not None
+        self._descriptor, path, lambda line: parse_event(line) is not None
       )
       # The file's name is safe only once its folder is.
       append_file.sync_folder(path.parent)
@@ -398,24 +354,3 @@ class Answers:
     failures = [reader.read_failure(key) for reader in self._readers]
     found = [failure for failure in failures if failure is not None]
     return max(found, key=lambda failure: failure.is_final, default=None)
-
-
-def _parse_event(line: bytes) -> dict[str, Any] | None:
-  """Returns the event that a line is; None: it is damaged."""
-  try:
-    event = json.loads(line)
-  # RecursionError: brackets nested by the thousand.
-  except (ValueError, RecursionError):
-    return None
-  if not isinstance(event, dict):
-    return None
-  key, name = event.get("key"), event.get("event")
-  if not isinstance(key, str) or not _KEY.fullmatch(key):
-    return None
-  fields = _EVENT_FIELDS.get(name) if isinstance(name, str) else None
-  if fields is None:
-    return None
-  for field, types in fields.items():
-    if field not in event or not isinstance(event[field], types):
-      return None
-  return event

@@ -42,6 +42,36 @@ def parse_shard(shard: str) -> tuple[int, int]:
   return int(match[1]), int(match[2])
 
 
+def check_identity(
+  records_path: str | os.PathLike,
+  summary: Mapping[str, Any],
+  identity: Mapping[str, Any],
+) -> None:
+  """Refuses to replace records that were made with other settings.
+
+  Args:
+    records_path: where they are.
+    summary: of these records; `settings` in it is their identity.
+    identity: what decides the new records, as JSON gives it back.
+
+  Raises:
+    UserError: the two differ.
+  """
+  found = summary.get("settings")
+  if found == identity:
+    return
+  differing = ", ".join(
+    name
+    for name, wanted in identity.items()
+    if not isinstance(found, dict) or found.get(name) != wanted
+  )
+  raise UserError(
+    f"{records_path} was made with other settings ({differing}). Give another"
+    " OUTPUT_PATH, or --overwrite to replace the records; the journal beside"
+    " them is kept in any case, and what it answers is not asked again."
+  )
+
+
 class OutputFolder:
   """Where one run writes.
 
@@ -143,20 +173,7 @@ class OutputFolder:
     """
     if not self.records_path.exists():
       return
-    found = self.read_summary().get("settings")
-    if found == identity:
-      return
-    differing = ", ".join(
-      name
-      for name, wanted in identity.items()
-      if not isinstance(found, dict) or found.get(name) != wanted
-    )
-    raise UserError(
-      f"{self.records_path} was made with other settings ({differing}). Give"
-      " another OUTPUT_PATH, or --overwrite to replace the records; the journal"
-      " beside them is kept in any case, and what it answers is not asked"
-      " again."
-    )
+    check_identity(self.records_path, self.read_summary(), identity)
 
   def read_summary(self) -> dict[str, Any]:
     """Returns the summary; empty where there is none that can be read."""

@@ -6,6 +6,9 @@ unless filters, which compare records with each other, need all of them.
 """
 
 import dataclasses
+import hashlib
+import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -86,7 +89,32 @@ def write_records(
   }
 
 
-def describe(summary: Mapping[str, Any], records_path: pathlib.Path) -> str:
+def identify(
+  variant: Variant, input_path: str, filter_config: FilterConfig
+) -> dict[str, Any]:
+  """Returns what decides the records, to be compared by a later run.
+
+  Args:
+    variant: how questions are asked, and answers read.
+    input_path: where the questions are.
+    filter_config: what is kept.
+
+  Returns:
+    JSON, as a file gives it back.
+  """
+  template = hashlib.sha256(repr(variant.template).encode()).hexdigest()
+  identity = variant.describe() | {
+    "prompt_sha256": template,
+    "input_path": input_path,
+    "filters": dataclasses.asdict(filter_config),
+  }
+  # Lists for tuples.
+  return json.loads(json.dumps(identity))
+
+
+def describe(
+  summary: Mapping[str, Any], records_path: str | os.PathLike
+) -> str:
   """Returns what `write_records` returned in a few lines.
 
   Args:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import tqdm
 
@@ -34,6 +35,17 @@ class Session:
   progress: labelling.Progress
   seconds: float
   signal_number: int | None
+
+  def describe(self) -> dict[str, Any]:
+    """Returns what it achieved, for a summary."""
+    progress, seconds = self.progress, max(self.seconds, 1e-6)
+    num_tokens = progress.prompt_tokens + progress.completion_tokens
+    return {
+      **dataclasses.asdict(progress),
+      "seconds": self.seconds,
+      "requests_per_second": progress.num_answered / seconds,
+      "tokens_per_second": num_tokens / seconds,
+    }
 
 
 def send_all(

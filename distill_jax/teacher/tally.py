@@ -68,6 +68,22 @@ class Tally:
       self._num_gold += 1
       self._num_correct += filters.agrees_with_gold(record, self._comparison)
 
+  def merge(self, other: "Tally") -> None:
+    """Adds what another tally of the same variant has counted."""
+    self._statuses.update(other._statuses)
+    self._failures.update(other._failures)
+    for model, (prompt, completion) in other._tokens.items():
+      tokens = self._tokens.setdefault(model, [0, 0])
+      tokens[0] += prompt
+      tokens[1] += completion
+    self._latencies.extend(other._latencies)
+    self._num_uncounted += other._num_uncounted
+    self._num_without_answer += other._num_without_answer
+    self._num_gold += other._num_gold
+    self._num_correct += other._num_correct
+    self.num_questions += other.num_questions
+    self.num_open += other.num_open
+
   def summarize(self) -> dict[str, Any]:
     """Returns the numbers, as JSON holds them.
 

@@ -1,9 +1,9 @@
 """One way to label: which requests a question makes, and what the answers say.
 
 Layer 2; imports errors, data.records and, of its own folder, exchange, journal,
-parsing, prompts and voting. Sends nothing and writes nothing: requests are
-found again by their keys, so a record can be made as soon as, and as often as,
-the journal is read.
+official_parsing, parsing, prompts, template_files, templates and voting. Sends
+nothing and writes nothing: requests are found again by their keys, so a record
+can be made as soon as, and as often as, the journal is read.
 """
 
 import dataclasses
@@ -12,7 +12,16 @@ from typing import Any
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import exchange, journal, parsing, prompts, voting
+from distill_jax.teacher import (
+  exchange,
+  journal,
+  official_parsing,
+  parsing,
+  prompts,
+  template_files,
+  templates,
+  voting,
+)
 
 TOLERANT, STRICT = "tolerant", "strict"
 
@@ -37,7 +46,7 @@ class Variant:
       all votes weigh the same.
   """
 
-  template: prompts.PromptTemplate
+  template: templates.PromptTemplate
   models: tuple[str, ...]
   endpoint: exchange.Endpoint = "chat"
   temperature: float = 0.0
@@ -48,14 +57,14 @@ class Variant:
   parse: str = TOLERANT
   accuracies: Mapping[str, float] | None = None
   # Whose answer form the outputs are read in.
-  reading: prompts.PromptTemplate = dataclasses.field(init=False)
+  reading: templates.PromptTemplate = dataclasses.field(init=False)
 
   def __post_init__(self):
     _check(self)
     reading = self.template
     if self.parse not in (TOLERANT, STRICT):
       try:
-        reading = prompts.load_template(self.parse)
+        reading = template_files.load_template(self.parse)
       except UserError as error:
         raise UserError(
           f"PARSE is {self.parse!r}; it is {TOLERANT!r}, {STRICT!r}, or names"
@@ -205,7 +214,7 @@ def read_output(
   if variant.reading.answer_form == "choice_letter":
     choices = prompts.find_options(question.input, question.meta) or ()
   if variant.parse == STRICT:
-    parsed = parsing.parse_output(
+    parsed = official_parsing.parse_output(
       response.text, variant.template.name, STRICT, choices
     )
   else:
@@ -312,11 +321,12 @@ _RANGES = {
 def _check_parse(variant: Variant) -> None:
   if variant.parse != STRICT:
     return
-  if variant.template.name not in parsing.FORMATS:
+  known = official_parsing.FORMATS
+  if variant.template.name not in known:
     raise UserError(
       f"PARSE is {STRICT!r}, which is known for the prompts"
-      f" {', '.join(parsing.FORMATS)}; this one is {variant.template.name!r}."
-      f" Give {TOLERANT!r}."
+      f" {', '.join(known)}; this one is {variant.template.name!r}. Give"
+      f" {TOLERANT!r}."
     )
   if variant.template.order != "rationale_first":
     raise UserError(

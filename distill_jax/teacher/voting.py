@@ -1,8 +1,8 @@
 """One label out of several answers: samples of a teacher, several teachers.
 
 Owns when two answers are the same, what a vote weighs, which answer's rationale
-is kept and how a tie ends. Layer 1; imports data.arithmetic, data.records and
-parsing. Knows no prompt and asks no teacher.
+is kept and how a tie ends. Layer 1; imports data.arithmetic, data.records,
+answer_forms and parsing. Knows no prompt and asks no teacher.
 """
 
 import collections
@@ -13,7 +13,7 @@ from typing import Any
 
 from distill_jax.data import arithmetic
 from distill_jax.data.records import Record
-from distill_jax.teacher import parsing
+from distill_jax.teacher import answer_forms, parsing
 
 # A label may be whole though its rationale is missing or broke off; one that
 # stands beside another ("ambiguous") is nobody's vote.
@@ -84,7 +84,7 @@ def compute_weight(accuracy: float) -> float:
 
 def take_vote(
   answers: Sequence[Answer],
-  answer_form: parsing.AnswerForm,
+  answer_form: answer_forms.AnswerForm,
   accuracies: Mapping[str, float] | None = None,
 ) -> Vote:
   """Finds the label with the most weight behind it.
@@ -195,7 +195,7 @@ def _weigh(
 
 
 def _make_key(
-  parsed: parsing.ParsedOutput, answer_form: parsing.AnswerForm
+  parsed: parsing.ParsedOutput, answer_form: answer_forms.AnswerForm
 ) -> Hashable | None:
   """Returns what equal answers have in common; None: no vote."""
   if parsed.label is None or parsed.status not in _VOTING_STATUSES:

@@ -1,10 +1,10 @@
 """Tests of data/datasets.py: order of operations, conflicts, own data."""
 
 import dataclasses
-import pathlib
 import subprocess
 import sys
 
+import official_release
 import pytest
 
 from distill_jax.data import datasets, official, seqio_nli_gold, splits
@@ -12,10 +12,6 @@ from distill_jax.data.records import Record, write_records
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 
-_RELEASE = (
-  pathlib.Path(__file__).parents[2].parent
-  / "shared/data/distilling_step_by_step"
-)
 _SETTINGS = DataSettings()
 
 
@@ -140,6 +136,28 @@ def test_own_data_from_jsonl(tmp_path):
     datasets.load_records("mine", "train", _SETTINGS)
 
 
+def test_own_data_in_several_files(tmp_path):
+  pattern = f"{tmp_path}/{{split}}/records-*-of-00002.jsonl"
+  splits = ("train", "test")
+  spec = datasets.jsonl_dataset("many", pattern, "exact_match", splits=splits)
+  datasets.register_dataset(spec)
+  paths = []
+  for split in splits:
+    (tmp_path / split).mkdir()
+    for number in (1, 0):
+      path = tmp_path / split / f"records-0000{number}-of-00002.jsonl"
+      write_records(path, [Record(f"{split} {number}", "x", "a")])
+      paths.append(path)
+  (tmp_path / "train" / "journal.jsonl").write_text("no record")
+  loaded = datasets.load_records("many", "train", _SETTINGS)
+  assert [record.id for record in loaded] == ["train 0", "train 1"]
+  listed = datasets.list_source_files("many", _SETTINGS)
+  assert listed == [paths[1], paths[0], paths[3], paths[2]]
+  write_records(paths[0], [Record("train 0", "y", "a")])
+  with pytest.raises(UserError, match="00001-.*'train 0' is the id of a recor"):
+    datasets.load_records("many", "train", _SETTINGS)
+
+
 def test_mistakes_are_named():
   _register([])
   with pytest.raises(UserError, match="Empty data set: mine train"):
@@ -204,12 +222,15 @@ def test_importing_and_loading_need_no_tensorflow():
 
 @pytest.mark.shared
 @pytest.mark.skipif(
-  not _RELEASE.is_dir(), reason="the official release is not at hand"
+  not official_release.FOLDER.is_dir(),
+  reason="the official release is not at hand",
 )
 class TestRelease:
   """Sizes and first indices recorded from the authors' code."""
 
-  settings = DataSettings(data_dir=str(_RELEASE), teacher_parse="strict")
+  settings = DataSettings(
+    data_dir=str(official_release.FOLDER), teacher_parse="strict"
+  )
 
   @pytest.mark.parametrize(
     "name, sizes, first_validation",
@@ -229,7 +250,9 @@ class TestRelease:
     ]
 
   def test_conflicts(self):
-    train = official.read_split(_RELEASE, "cqa", "train", "strict")
+    train = official.read_split(
+      official_release.FOLDER, "cqa", "train", "strict"
+    )
     assert datasets.count_conflicts(train, "exact_match") == 2507
     # What the authors' code prints after the division: 0.7431 and 0.7292; the
     # latter counts two outputs that only Python's `and` makes right.

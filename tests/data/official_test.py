@@ -2,24 +2,13 @@
 
 import collections
 import json
-import pathlib
 
 import numpy as np
+import official_release
 import pytest
 
 from distill_jax.data import arithmetic, official
 from distill_jax.errors import UserError
-
-_RELEASE = (
-  pathlib.Path(__file__).parents[2].parent
-  / "shared/data/distilling_step_by_step"
-)
-_shared = [
-  pytest.mark.shared,
-  pytest.mark.skipif(
-    not _RELEASE.is_dir(), reason="the official release is not at hand"
-  ),
-]
 
 
 def _write_rows(folder, file_split, rows):
@@ -63,6 +52,7 @@ def test_cqa_record(tmp_path):
     "teacher_label": "mall or",
     "teacher": "PaLM 540B",
     "status": "ambiguous",
+    "weight": 1.0,
     "meta": {"source_id": "6b81", "choices": _CQA_ROW["choices"]},
   }
   (record,) = official.read_split(tmp_path, "cqa", "train", "tolerant")
@@ -181,7 +171,7 @@ def test_what_is_missing_is_named(tmp_path):
 class TestRelease:
   """Figures of ../shared/reference, counted there with the authors' code."""
 
-  pytestmark = _shared
+  pytestmark = official_release.NEEDED
 
   @pytest.mark.parametrize(
     "dataset, split, mode, num_records, num_right, statuses",
@@ -269,7 +259,7 @@ class TestRelease:
   def test_counts_and_teacher_accuracy(
     self, dataset, split, mode, num_records, num_right, statuses
   ):
-    records = official.read_split(_RELEASE, dataset, split, mode)
+    records = official.read_split(official_release.FOLDER, dataset, split, mode)
     assert len(records) == num_records
     assert len({record.id for record in records}) == num_records
     is_right = (
@@ -300,7 +290,9 @@ class TestRelease:
     ],
   )
   def test_blank_labels(self, dataset, split, num_outputs, num_blank):
-    outputs = official.read_teacher_outputs(_RELEASE, dataset, split)
+    outputs = official.read_teacher_outputs(
+      official_release.FOLDER, dataset, split
+    )
     assert len(outputs) == num_outputs
     row = official.Row("", "", {"choices": list("abcde")})
     records = official.combine(
@@ -311,7 +303,9 @@ class TestRelease:
     )
 
   def test_svamp_is_the_permuted_source(self):
-    source = json.loads((_RELEASE / "svamp/SVAMP.json").read_bytes())
+    source = json.loads(
+      (official_release.FOLDER / "svamp/SVAMP.json").read_bytes()
+    )
     order = np.random.RandomState(0).permutation(len(source))
     expected = [
       (
@@ -323,22 +317,26 @@ class TestRelease:
     records = [
       record
       for split in ("train", "test")
-      for record in official.read_split(_RELEASE, "svamp", split, "strict")
+      for record in official.read_split(
+        official_release.FOLDER, "svamp", split, "strict"
+      )
     ]
     assert [(record.input, record.label) for record in records] == expected
 
   def test_nli_train_rows_are_not_there(self):
-    assert not official.has_rows(_RELEASE, "anli1", "train")
+    assert not official.has_rows(official_release.FOLDER, "anli1", "train")
     with pytest.raises(UserError, match=r"anli1_train\.json is missing"):
-      official.read_split(_RELEASE, "anli1", "train", "strict")
+      official.read_split(official_release.FOLDER, "anli1", "train", "strict")
 
   def test_every_file_of_the_manifest_is_a_source(self):
-    manifest = (_RELEASE / "MANIFEST.sha256").read_text().splitlines()
+    manifest = (
+      (official_release.FOLDER / "MANIFEST.sha256").read_text().splitlines()
+    )
     names = {line.split(maxsplit=1)[1].lstrip("*./") for line in manifest}
     sources = {
-      str(path.relative_to(_RELEASE))
+      str(path.relative_to(official_release.FOLDER))
       for dataset in ("svamp", "cqa", "anli1", "esnli")
-      for path in official.source_files(_RELEASE, dataset)
+      for path in official.source_files(official_release.FOLDER, dataset)
     }
     assert sources == {name for name in names if name.count("/")} - {
       "svamp/SVAMP.json"

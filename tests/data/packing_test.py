@@ -15,6 +15,10 @@ UNITS = st.lists(
 )
 
 
+def _get_weight(tag):
+  return 0.5 + tag / 4
+
+
 def make_units(lengths):
   """Segments whose every token tells which segment it belongs to."""
   units, tag = [], 1
@@ -26,6 +30,7 @@ def make_units(lengths):
           inputs=np.full(num_inputs, tag, np.int32),
           targets=np.full(num_targets, tag + 10_000, np.int32),
           task_id=task_id,
+          weight=_get_weight(tag),
         )
       )
       tag += 1
@@ -56,7 +61,9 @@ def read_segments(batch):
       np.testing.assert_array_equal(
         batch[batch_lib.DECODER_POSITIONS][row][decoder], range(decoder.sum())
       )
-      assert (batch[batch_lib.DECODER_LOSS_WEIGHTS][row][decoder] == 1).all()
+      tag = batch[batch_lib.ENCODER_INPUT_TOKENS][row][encoder][0]
+      weights = batch[batch_lib.DECODER_LOSS_WEIGHTS][row][decoder]
+      np.testing.assert_array_equal(weights, _get_weight(tag))
       task_ids = set(batch[batch_lib.DECODER_TASK_IDS][row][decoder].tolist())
       assert len(task_ids) == 1
       found.append(

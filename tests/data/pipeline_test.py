@@ -1,6 +1,7 @@
 """From a token cache to batches."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -51,6 +52,38 @@ def test_pairs_share_a_batch_and_an_epoch_holds_each_once(tmp_path, packed):
   assert counts.max() - counts.min() <= 1
 
 
+@pytest.mark.parametrize("pairing", ["paired", "mixed"])
+def test_a_record_weighs_in_both_its_rows_and_in_training_only(
+  tmp_path, pairing
+):
+  cache = make_cache(tmp_path, num_examples=9, weigh_fn=lambda i: 1 + i / 4)
+  config = pipeline.FeedConfig(LENGTHS, 8, pairing=pairing)
+  batches, _ = take_batches(cache, config, 3)
+  seen = set()
+  for batch in batches:
+    targets, weights = (
+      batch[f"decoder_{name}"] for name in ("target_tokens", "loss_weights")
+    )
+    # Label and rationale begin with the tag of their example.
+    starts = (batch["decoder_positions"] == 0) & (targets > 0)
+    for row, column in zip(*np.nonzero(starts), strict=True):
+      segment = batch["decoder_segment_ids"][row, column]
+      is_own = batch["decoder_segment_ids"][row] == segment
+      weight = 1 + (targets[row, column] - 10) / 4
+      np.testing.assert_array_equal(weights[row][is_own], weight)
+      seen.add((batch["decoder_task_ids"][row, column], weight))
+    assert not weights[batch["decoder_segment_ids"] == 0].any()
+  assert len(seen) == 2 * 9
+  info, examples = (
+    cache.tasks["toy_label"],
+    cache.open_split("toy_label", "train"),
+  )
+  for batch, _ in pipeline.make_eval_batches(examples, info, LENGTHS, 4):
+    np.testing.assert_array_equal(
+      batch["decoder_loss_weights"], batch["decoder_segment_ids"]
+    )
+
+
 def test_order_depends_on_the_seed_only(tmp_path):
   cache = make_cache(tmp_path, num_examples=20)
   first, _ = take_batches(cache, pipeline.FeedConfig(LENGTHS, 4, seed=1), 4)
@@ -62,6 +95,34 @@ def test_order_depends_on_the_seed_only(tmp_path):
 
   assert (stack(first) == stack(again)).all()
   assert (stack(first) != stack(other)).any()
+
+
+def test_batches_are_put_ahead_and_the_place_is_that_of_the_one_taken(tmp_path):
+  cache = make_cache(tmp_path, num_examples=20)
+  config = pipeline.FeedConfig(LENGTHS, 4)
+  expected, _ = take_batches(cache, config, 5)
+  put, is_ahead = [], threading.Event()
+
+  def put_fn(batch):
+    put.append(threading.current_thread())
+    if len(put) > 2:
+      is_ahead.set()
+    return {key: value + 1 for key, value in batch.items()}
+
+  iterator = pipeline.make_train_iterator(cache, config, put_fn=put_fn)
+  taken = [next(iterator)]
+  assert is_ahead.wait(timeout=10)  # More were put than taken.
+  assert threading.current_thread() not in put
+  state = iterator.get_state()
+  iterator.close()
+  resumed = pipeline.make_train_iterator(cache, config, put_fn=put_fn)
+  resumed.set_state(state)
+  taken += itertools.islice(resumed, 4)
+  resumed.close()
+  for (batch, put_batch), expected_batch in zip(taken, expected, strict=True):
+    for key, value in expected_batch.items():
+      np.testing.assert_array_equal(batch[key], value)
+      np.testing.assert_array_equal(put_batch[key], value + 1)
 
 
 @pytest.mark.parametrize("pairing", ["paired", "mixed"])

@@ -25,6 +25,7 @@ _TEXT_OR_NONE = st.none() | _TEXT
       teacher_label=_TEXT_OR_NONE,
       teacher=_TEXT_OR_NONE,
       status=st.none() | st.sampled_from(records.STATUSES),
+      weight=st.floats(records.MIN_WEIGHT, records.MAX_WEIGHT),
       meta=st.dictionaries(_TEXT, st.integers() | st.lists(_TEXT, max_size=2)),
     ),
     unique_by=lambda record: record.id,
@@ -94,6 +95,20 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
       r"f:7:status: 'fine' is none of ok, truncated",
     ),
     ('{"id": "a", "input": "x", "meta": []}', r"f:7:meta: \[\] is not an obj"),
+    (
+      '{"id": "a", "input": "x", "weight": -1}',
+      r"f:7:weight: -1 is not a numb",
+    ),
+    ('{"id": "a", "input": "x", "weight": 0}', r"f:7:weight: 0 .*Leave out"),
+    ('{"id": "a", "input": "x", "weight": NaN}', r"f:7:weight: nan is not"),
+    ('{"id": "a", "input": "x", "weight": 1e999}', r"f:7:weight: inf is not"),
+    (
+      '{"id": "a", "input": "x", "weight": 1' + "0" * 400 + "}",
+      r"f:7:weight: 10{39} is not",
+    ),
+    ('{"id": "a", "input": "x", "weight": "2"}', r"f:7:weight: '2' is not"),
+    ('{"id": "a", "input": "x", "weight": true}', r"f:7:weight: True is not"),
+    ('{"id": "a", "input": "x", "weight": null}', r"f:7:weight: None is not"),
     (r'{"id": "a", "input": "ab\ud800"}', r"f:7:input: half a .* character 2"),
   ],
 )

@@ -39,12 +39,14 @@ def fixture_settings(monkeypatch):
         registry.remove(name)
 
 
-def _add_task(name, vocabulary=None, feature_names=("inputs", "targets")):
+def _add_task(
+  name, vocabulary=None, feature_names=("inputs", "targets"), **columns
+):
   """Adds a task as users of SeqIO write them; it knows nothing of records."""
   if vocabulary is None:
     path = vocab.load_vocabulary(None).path
     vocabulary = seqio.SentencePieceVocabulary(path)  # 100 extra ids.
-  rows = {key: [f"{key} 1", f"{key} 2"] for key in feature_names}
+  rows = {key: [f"{key} 1", f"{key} 2"] for key in feature_names} | columns
   seqio.TaskRegistry.add(
     name,
     source=seqio.FunctionDataSource(
@@ -136,6 +138,39 @@ def test_a_task_of_the_users_own():
       ids = getattr(example, key)
       assert ids.dtype == "int32"
       assert ids.tolist() == [*vocabulary.encode(f"{key} {number}"), 1]
+
+
+def test_weights_come_with_their_examples():
+  weights = [2.0, 0.25]
+  spec = datasets.DatasetSpec(
+    "toy",
+    lambda *_: [
+      Record(f"{i}", "a", "b", "c", "b", "t", "ok", weight)
+      for i, weight in enumerate(weights)
+    ],
+    "exact_match",
+    lambda _: [],
+  )
+  register.register_dataset(spec)
+  for name in ("toy_teacher_distill", "toy_joint"):
+    tasks = seqio_cache.describe_tasks(name, _SETTINGS)
+    rows = [row for row in seqio_cache.tokenize(tasks) if row[1] == "train"]
+    assert [row[2].weight for row in rows] == weights * len(tasks)
+
+
+def test_a_weight_of_the_users_own_task():
+  _add_task("toy_weighed", loss_weight=[0.5, 2])
+  _add_task("toy_unweighed", weight=["5 kg", "7 kg"])
+  _add_task("toy_wrong", loss_weight=[1, -2])
+
+  def weigh(name):
+    rows = seqio_cache.tokenize(seqio_cache.describe_tasks(name, _SETTINGS))
+    return [example.weight for _, _, example in rows]
+
+  assert weigh("toy_weighed") == [0.5, 2]
+  assert weigh("toy_unweighed") == [1, 1]
+  with pytest.raises(UserError, match="toy_wrong train: .*'train-1' .* -2; it"):
+    weigh("toy_wrong")
 
 
 def test_every_split_is_tokenized_whole_and_in_order():

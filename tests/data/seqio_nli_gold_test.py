@@ -6,6 +6,7 @@ import json
 import pathlib
 import sys
 
+import official_release
 import pytest
 
 from distill_jax.data import official, seqio_nli_gold
@@ -129,10 +130,7 @@ def test_rows_in_another_order_are_refused():
 @pytest.mark.shared
 @pytest.mark.parametrize("dataset", ["anli1", "esnli"])
 def test_a_shift_by_one_row_of_the_real_data_is_refused(dataset):
-  release = (
-    pathlib.Path(__file__).parents[2].parent
-    / "shared/data/distilling_step_by_step"
-  )
+  release = official_release.FOLDER
   if not release.is_dir():
     pytest.skip("the official release is not at hand")
   records = official.read_split(release, dataset, "validation", "strict")

@@ -35,13 +35,24 @@ def test_only_rows_with_every_part_of_the_target_are_kept():
     has_label=[True, True, False, True],
     rationale=["so", "", "so", ""],
     has_rationale=[True, False, True, True],
+    weight=[1.0, 1.0, 1.0, 2.5],
   )
   rows = seqio_preprocessors.make_inputs_and_targets(
     dataset, task_kinds.KINDS["joint"]
   )
   assert list(rows.as_numpy_iterator()) == [
-    {"id": b"0", "inputs": b"predict: a", "targets": b"so answer: 1"},
-    {"id": b"3", "inputs": b"predict: d", "targets": b" answer: 4"},
+    {
+      "id": b"0",
+      "inputs": b"predict: a",
+      "targets": b"so answer: 1",
+      "loss_weight": 1.0,
+    },
+    {
+      "id": b"3",
+      "inputs": b"predict: d",
+      "targets": b" answer: 4",
+      "loss_weight": 2.5,
+    },
   ]
 
 

@@ -16,7 +16,7 @@ from distill_jax.data import seqio_source  # noqa: E402
 _RECORDS = [
   Record("0", "a", "yes", "since", "no", "PaLM", "ok"),
   Record("1", "Ω\n", None, "", None),
-  Record("2", "", "", None, "yes"),
+  Record("2", "", "", None, "yes", weight=0.75),
 ]
 
 
@@ -50,6 +50,8 @@ def test_records_come_through_in_order(spec):
     assert _column(rows, field) == [getattr(r, field) for r in _RECORDS]
   # Absent text is "", which is not the same as empty text.
   assert [row["label"] for row in rows] == [b"yes", b"", b""]
+  assert [row["weight"] for row in rows] == [1, 1, 0.75]
+  assert rows[0]["weight"].dtype == "float32"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_round_trip(tmp_path):
     inputs=np.asarray([2**31 - 1, 0], np.int32),
     targets=np.zeros(0, np.int32),
     inputs_text="Ω</s>\n\U0001f600\0",
+    weight=2 / 3,
   )
   vocabulary = tmp_path / "my.model"
   vocabulary.write_bytes(b"\0pieces")
@@ -73,6 +74,10 @@ def test_round_trip(tmp_path):
     length > num_inputs[0] for length in num_inputs
   )
   assert info.count_longer("train", "targets", 10**6) == 0
+  assert info.find_longest("targets") == max(
+    len(row.targets) for row in written
+  )
+  assert info.find_longest("labels") == 0
   assert cache.identity["settings"] == {"subsample": 1}
   assert pathlib.Path(cache.vocabulary_path).read_bytes() == b"\0pieces"
   for split in ("train", "test"):
@@ -222,7 +227,7 @@ def test_another_format_is_noticed(tmp_path):
   manifest = json.loads((cache.path / "cache.json").read_text())
   manifest["identity"]["format"] = 0
   (cache.path / "cache.json").write_text(json.dumps(manifest))
-  with pytest.raises(UserError, match="has format 0; this version reads 1"):
+  with pytest.raises(UserError, match="has format 0; this version reads 2"):
     token_cache.TokenCache(cache.path)
 
 

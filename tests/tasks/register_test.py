@@ -1,13 +1,14 @@
 """Tests of tasks/register.py and of every data set that registers with it."""
 
-import pathlib
+import dataclasses
 
 import numpy as np
+import official_release
 import pytest
 
 from distill_jax.data import datasets, task_kinds, vocab
 from distill_jax.data import settings as settings_lib
-from distill_jax.data.records import Record
+from distill_jax.data.records import Record, read_records
 
 pytestmark = pytest.mark.tf
 
@@ -16,10 +17,6 @@ seqio = pytest.importorskip("seqio")
 import distill_jax.tasks  # noqa: E402
 from distill_jax.tasks import register  # noqa: E402
 
-_RELEASE = (
-  pathlib.Path(__file__).parents[2].parent
-  / "shared/data/distilling_step_by_step"
-)
 _LENGTHS = {"inputs": 512, "targets": 256}
 _SETTINGS = settings_lib.DataSettings(
   word_problems={
@@ -110,9 +107,27 @@ def test_a_task_puts_in_and_out_what_the_table_says(records, kind):
       "targets": [*vocabulary.encode(targets), 1],
       "inputs_pretokenized": inputs,
       "targets_pretokenized": targets,
+      "loss_weight": 1.0,
     },
     expected_dtypes={"inputs": np.int32, "targets": np.int32},
   )
+
+
+@pytest.mark.parametrize("name", ["toy_label", "toy_distill"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_seqio_alone_leaves_weights_out(records, name, pack):
+  """What T5X would train on has SeqIO's keys, and weights of 0 and 1."""
+  records[:] = [dataclasses.replace(_RECORD, weight=2.5)]
+  dataset = seqio.get_mixture_or_task(name).get_dataset(
+    _LENGTHS, "train", shuffle=False, num_epochs=1
+  )
+  converter = seqio.EncDecFeatureConverter(pack=pack)
+  for row in converter(dataset, _LENGTHS).as_numpy_iterator():
+    assert set(row) == set(converter.MODEL_FEATURES) | (
+      set(converter.PACKING_FEATURE_DTYPES) if pack else set()
+    )
+    weights = row["decoder_loss_weights"]
+    np.testing.assert_array_equal(weights, row["decoder_target_tokens"] > 0)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +283,9 @@ def test_word_problems(kind):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not _RELEASE.is_dir(), reason="no official data here")
+@pytest.mark.skipif(
+  not official_release.FOLDER.is_dir(), reason="no official data here"
+)
 @pytest.mark.parametrize(
   "name, split, num_rows",
   [
@@ -280,9 +297,35 @@ def test_word_problems(kind):
   ],
 )
 def test_official_data(name, split, num_rows):
-  settings = settings_lib.DataSettings(data_dir=str(_RELEASE))
+  settings = settings_lib.DataSettings(data_dir=str(official_release.FOLDER))
   settings_lib.use_settings(settings)
   rows = _assert_equals_records(name, "label", split, settings)
   assert len(rows) == num_rows
   if name == "anli1":
     assert all(row["inputs"].tolist().count(1) == 2 for row in rows)
+
+
+def test_what_a_teacher_did_not_answer(records, tmp_path):
+  """Records as labelling writes them: what is not there is null."""
+  path = tmp_path / "records.jsonl"
+  path.write_text(
+    '{"id": "1", "input": "how many ?", "label": "( 1 + 2 )",'
+    ' "rationale": null, "teacher_label": null, "teacher": null,'
+    ' "status": null, "meta": {"failures": ["too_large"]}}\n'
+    '{"id": "2", "input": "and now ?", "label": null, "rationale": "So .",'
+    ' "teacher_label": "( 2 )", "teacher": "m", "status": "ok"}\n'
+  )
+  records[:] = read_records(path)
+  ids = {
+    kind: [row["id"].decode() for row in _load(f"toy_{kind}")]
+    for kind in task_kinds.KINDS
+  }
+  assert ids == {
+    "label": ["1"],
+    "teacher_label": ["2"],
+    "rationale": ["2"],
+    "finetune": ["1"],
+    "teacher_finetune": ["2"],
+    "joint": [],
+    "joint_label_first": [],
+  }

@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
-import random
 
 import fault_server
 import pytest
+import teacher_calls
 from fake_time import FakeTime
 from fault_server import BatchServer
 
@@ -28,16 +29,6 @@ REQUESTS = [make_request(index) for index in range(4)]
 
 
 @pytest.fixture
-def fake_time():
-  return FakeTime()
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
 def state_path(tmp_path):
   return tmp_path / "batches.json"
 
@@ -50,33 +41,24 @@ def use(server, state_path, run_fn, fake_time=None, **settings):
     for name in ("max_attempts", "max_response_bytes", "timeout_seconds")
     if name in settings
   }
-
-  async def run():
-    transport = batch_api.BatchTransport(
-      TeacherConfig(server.base_url, **config),
-      batch_api.BatchConfig(state_path, **settings),
-      rng=random.Random(0),
-      clock=fake_time.clock,
-      sleep=fake_time.sleep,
-    )
-    try:
-      return await run_fn(transport)
-    finally:
-      await transport.close()
-
-  return asyncio.run(run())
+  make_fn = functools.partial(
+    batch_api.BatchTransport,
+    TeacherConfig(server.base_url, **config),
+    batch_api.BatchConfig(state_path, **settings),
+  )
+  return teacher_calls.call(make_fn, run_fn, fake_time)
 
 
 def send_all(server, state_path, requests, fake_time=None, **settings):
   """Sends requests at once; returns answers and errors in their order."""
-
-  async def run(transport):
-    return await asyncio.gather(
-      *map(transport.send, requests), return_exceptions=True
-    )
-
   settings.setdefault("idle_seconds", 0.01)
-  return use(server, state_path, run, fake_time, **settings)
+  return use(
+    server,
+    state_path,
+    lambda transport: teacher_calls.send_together(transport, requests),
+    fake_time,
+    **settings,
+  )
 
 
 def get_texts(outcomes):

@@ -1,6 +1,7 @@
 """Tests of class_balance.py; as a filter, in filters_test.py."""
 
 import collections
+import dataclasses
 
 import pytest
 
@@ -31,8 +32,17 @@ def test_classes_become_equally_frequent(class_balance, count):
 def test_weights_make_classes_weigh_the_same():
   records = make_records(["yes"] * 3 + ["no"])
   balanced = balance_classes(records, "weights", "label", seed=0)
-  weights = [record.meta["weight"] for record in balanced]
+  weights = [record.weight for record in balanced]
   assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+
+
+def test_weights_there_are_count():
+  records = make_records(["yes", "yes", "no", None])
+  records[0] = dataclasses.replace(records[0], weight=3.0)
+  balanced = balance_classes(records, "weights", "label", seed=0)
+  weights = [record.weight for record in balanced]
+  # "yes" weighs 4 and "no" 1, on average 2.5.
+  assert weights == pytest.approx([3 * 2.5 / 4, 2.5 / 4, 2.5, 1])
 
 
 def test_free_text_is_no_class():

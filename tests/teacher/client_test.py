@@ -2,12 +2,13 @@
 
 import asyncio
 import dataclasses
-import random
+import functools
 import subprocess
 import sys
 
 import fault_server
 import pytest
+import teacher_calls
 from fake_time import FakeTime
 from fault_server import FaultServer
 
@@ -28,16 +29,6 @@ CHAT = Request(
 COMPLETION = Request("a-model", "completions", "Q: How many?\nA:", {})
 
 
-@pytest.fixture
-def fake_time():
-  return FakeTime()
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 def send_all(server, requests, fake_time=None, **settings):
   """Sends requests at once; returns answers and errors in their order."""
   fake_time = fake_time or FakeTime()
@@ -46,23 +37,15 @@ def send_all(server, requests, fake_time=None, **settings):
     for name in ("count_tokens_fn",)
     if name in settings
   }
-
-  async def run():
-    teacher = client.TeacherClient(
+  return teacher_calls.call(
+    functools.partial(
+      client.TeacherClient,
       client.TeacherConfig(server.base_url, **settings),
-      rng=random.Random(0),
-      clock=fake_time.clock,
-      sleep=fake_time.sleep,
       **arguments,
-    )
-    try:
-      return await asyncio.gather(
-        *map(teacher.send, requests), return_exceptions=True
-      )
-    finally:
-      await teacher.close()
-
-  return asyncio.run(run())
+    ),
+    lambda teacher: teacher_calls.send_together(teacher, requests),
+    fake_time,
+  )
 
 
 def send(server, request, fake_time=None, **settings):

@@ -4,7 +4,7 @@ import pytest
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import comparison, prompts, variants
+from distill_jax.teacher import comparison, template_files, variants
 
 _QUESTIONS = [
   Record(id=f"q{i}", input="?", label=str(i) if i % 2 else None)
@@ -74,35 +74,77 @@ def _summary(accuracy, **fields):
   } | fields
 
 
-def test_table():
-  template = prompts.load_template("svamp")
-  worse, better, unknown = (
-    variants.Variant(template, (model,), temperature=temperature)
-    for model, temperature in (("worse", 0.0), ("better", 0.7), ("none", 1))
-  )
-  table = comparison.format_table(
+def _compare(*variants_with_summaries):
+  template = template_files.load_template("svamp")
+  return comparison.format_table(
     [
-      (worse, _summary(0.3)),
-      (
-        unknown,
-        _summary(
-          None,
-          parse_rate=None,
-          cost=None,
-          latency_seconds_p50=None,
-          latency_seconds_p95=None,
-        ),
-      ),
-      (better, _summary(0.5)),
+      (variants.Variant(template, (model,), temperature=temperature), summary)
+      for model, temperature, summary in variants_with_summaries
     ]
+  ).splitlines()
+
+
+def test_table():
+  common, heading, *rows = _compare(
+    ("worse", 0.0, _summary(0.3)),
+    (
+      "none",
+      1.0,
+      _summary(
+        None,
+        parse_rate=None,
+        cost=None,
+        latency_seconds_p50=None,
+        latency_seconds_p95=None,
+        num_open=10,
+      ),
+    ),
+    ("better", 0.7, _summary(0.5)),
   )
-  heading, *rows = table.splitlines()
-  assert [row.split()[1] for row in rows] == ["better", "worse", "none"]
-  assert rows[0].split("  ")[0] == "svamp"
-  assert "0.7" in rows[0]
-  for cell in ("50.0% (40.0 to 60.0)", "97.5%", "1000 + 50", "0.0125 EUR"):
-    start = rows[0].index(cell)
-    assert heading[start - 1] == " " and heading[start] != " "
-  assert "0.50 / 1.23" in rows[0]
-  assert rows[0].endswith("9 of 10")
-  assert "- / -" in rows[2]
+  assert common == "prompt svamp, samples 1"
+  assert [row.split()[:2] for row in rows] == [
+    ["better", "0.7"],
+    ["worse", "0"],
+    ["none", "1"],
+  ]
+  # Nine questions have cost 0.0125.
+  for name, cell in (
+    ("accuracy (95%)", "50.0% (40.0 to 60.0)"),
+    ("parsed", "97.5%"),
+    ("EUR for 1,000", "1.389"),
+    ("p50, p95 s", "0.50, 1.23"),
+    ("answered", "9 of 10"),
+  ):
+    assert heading.index(name) == rows[0].index(cell)
+  assert rows[2].split() == ["none", "1", "-", "-", "-", "-,", "-"] + [
+    "0",
+    "of",
+    "10",
+  ]
+
+
+def test_what_does_not_differ_is_said_once():
+  summary = _summary(0.5, cost=None, num_open=0)
+  common, heading, row = _compare(("m", 0.7, summary))
+  assert common == "prompt svamp, teacher m, temp 0.7, samples 1"
+  assert "answered" not in heading
+  # Without prices, tokens tell what it would cost.
+  assert heading.index("tokens in + out") == row.index("100 + 5")
+
+
+def test_long_names_fit_a_screen_and_stay_apart():
+  folder = "/models/" + "x" * 60 + "/"
+  long = "llama-3.1-70b-instruct-awq-int4"
+  _, heading, *rows = _compare(
+    (folder + long, 0.0, _summary(0.5, num_open=0)),
+    ("short", 0.7, _summary(0.4, num_open=0)),
+  )
+  assert rows[0].split()[0] == "llama-3...t-awq-int4"
+  # The longest name of a prompt that ships would stand before it.
+  assert len("word_problems  ") + max(map(len, [heading, *rows])) <= 100
+  # Two that would look the same are shown whole.
+  _, _, *rows = _compare(
+    (f"a/{'x' * 20}/{long}", 0.0, _summary(0.5)),
+    (f"b/{'x' * 20}/{long}", 0.0, _summary(0.4)),
+  )
+  assert [row[:2] for row in rows] == ["a/", "b/"]

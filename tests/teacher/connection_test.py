@@ -1,12 +1,13 @@
 """Attempts and waits, counted on a clock that only sleeping moves."""
 
 import asyncio
+import functools
 import random
 import socket
 
 import fault_server
 import pytest
-from fake_time import FakeTime
+import teacher_calls
 from fault_server import FaultServer, Reply
 
 from distill_jax.errors import UserError
@@ -15,32 +16,11 @@ from distill_jax.teacher.config import TeacherConfig
 from distill_jax.teacher.exchange import TeacherError
 
 
-@pytest.fixture
-def fake_time():
-  return FakeTime()
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch):
-  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
 def use(base_url, fake_time, run_fn, **settings):
   """Runs `run_fn` with a connection; returns what it returns."""
-
-  async def run():
-    made = connection.Connection(
-      TeacherConfig(base_url, **settings),
-      rng=random.Random(7),
-      clock=fake_time.clock,
-      sleep=fake_time.sleep,
-    )
-    try:
-      return await run_fn(made)
-    finally:
-      await made.close()
-
-  return asyncio.run(run())
+  config = TeacherConfig(base_url, **settings)
+  make_fn = functools.partial(connection.Connection, config)
+  return teacher_calls.call(make_fn, run_fn, fake_time, seed=7)
 
 
 def post(base_url, fake_time, **settings):

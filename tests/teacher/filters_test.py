@@ -2,9 +2,9 @@
 
 import collections
 import dataclasses
-import pathlib
 import sys
 
+import official_release
 import pytest
 
 from distill_jax.data import official
@@ -13,16 +13,6 @@ from distill_jax.errors import UserError
 from distill_jax.teacher import filters
 from distill_jax.teacher.filters import FilterConfig, FilterCount
 
-_RELEASE = (
-  pathlib.Path(__file__).parents[2].parent
-  / "shared/data/distilling_step_by_step"
-)
-_shared = [
-  pytest.mark.shared,
-  pytest.mark.skipif(
-    not _RELEASE.is_dir(), reason="the official release is not at hand"
-  ),
-]
 _LONG = "One two three four five six seven."
 
 
@@ -331,9 +321,9 @@ def test_over_sampling():
 def test_weights():
   records = _classes(*"aaab", None)
   balanced = _balance(records, "weights")
-  weights = [record.meta.get("weight") for record in balanced]
-  assert weights == pytest.approx([2 / 3] * 3 + [2.0, None])
-  assert all(record.meta == {} for record in records)
+  weights = [record.weight for record in balanced]
+  assert weights == pytest.approx([2 / 3] * 3 + [2.0, 1.0])
+  assert {record.weight for record in records} == {1.0}
 
 
 def test_the_class_is_a_field_of_choice():
@@ -371,10 +361,12 @@ def test_settings_out_of_range(field, value):
 class TestRelease:
   """What the filters leave of PaLM's answers."""
 
-  pytestmark = _shared
+  pytestmark = official_release.NEEDED
 
   def test_cqa_train(self):
-    records = official.read_split(_RELEASE, "cqa", "train", "tolerant")
+    records = official.read_split(
+      official_release.FOLDER, "cqa", "train", "tolerant"
+    )
     config = FilterConfig(
       answer_form="choice_letter",
       drop_label_not_parsed=True,
@@ -397,7 +389,9 @@ class TestRelease:
     ]
 
   def test_svamp_train(self):
-    records = official.read_split(_RELEASE, "svamp", "train", "tolerant")
+    records = official.read_split(
+      official_release.FOLDER, "svamp", "train", "tolerant"
+    )
     config = FilterConfig(
       answer_form="equation",
       drop_contradictions=True,

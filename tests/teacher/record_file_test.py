@@ -8,11 +8,11 @@ from distill_jax.data import records
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
-from distill_jax.teacher import journal, prompts, record_file, variants
+from distill_jax.teacher import journal, record_file, template_files, variants
 from distill_jax.teacher.exchange import Response, TeacherError
 from distill_jax.teacher.filters import FilterConfig
 
-_VARIANT = variants.Variant(prompts.load_template("svamp"), ("m",))
+_VARIANT = variants.Variant(template_files.load_template("svamp"), ("m",))
 
 
 def _make_questions(num):

@@ -7,7 +7,7 @@ import pytest
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
-from distill_jax.teacher import journal, prices, prompts, tally, variants
+from distill_jax.teacher import journal, prices, tally, template_files, variants
 from distill_jax.teacher.exchange import Response
 
 _RECORD = Record(
@@ -25,7 +25,7 @@ _TABLE = prices.PriceTable(
 
 
 def _make_tally(price_table=None, template="svamp"):
-  template = prompts.load_template(template)
+  template = template_files.load_template(template)
   return tally.Tally(variants.Variant(template, ("m",)), price_table)
 
 
@@ -101,6 +101,28 @@ def test_tokens_and_cost():
   assert summary["currency"] == "EUR"
   expected = (200 * 1 + 30 * 2 + 100 * 10 + 10 * 20) / 1e6
   assert summary["cost"] == pytest.approx(expected)
+
+
+def test_parts_are_put_together():
+  """Whatever the parts, the whole is the same."""
+  outcomes = [
+    _make_outcome(models=("m", "n"), latency_seconds=3.0),
+    _make_outcome(_replace(teacher_label=None, status="no_marker")),
+    _make_outcome(_replace(status=None), models=(), kinds=("too_large",)),
+    _make_outcome(None, num_open=1, models=("n",), prompt_tokens=None),
+    _make_outcome(_replace(label=None), latency_seconds=0.5),
+  ]
+  whole = _make_tally(_TABLE)
+  for outcome in outcomes:
+    whole.add(outcome)
+  for cut in range(len(outcomes) + 1):
+    parts = [_make_tally(_TABLE) for _ in range(2)]
+    for number, outcome in enumerate(outcomes):
+      parts[number < cut].add(outcome)
+    merged = _make_tally(_TABLE)
+    for part in parts:
+      merged.merge(part)
+    assert merged.summarize() == whole.summarize()
 
 
 def test_a_model_without_price():

@@ -6,7 +6,7 @@ import pytest
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import journal, prompts, variants
+from distill_jax.teacher import journal, template_files, variants
 from distill_jax.teacher.exchange import Response, TeacherError
 
 QUESTION = Record(
@@ -27,7 +27,9 @@ CHOICE = Record(
 
 def make_variant(template="svamp", **fields):
   fields = {"models": ("m",)} | fields
-  return variants.Variant(template=prompts.load_template(template), **fields)
+  return variants.Variant(
+    template=template_files.load_template(template), **fields
+  )
 
 
 def make_response(text, finish_reason="stop"):
@@ -263,6 +265,6 @@ def test_settings_that_cannot_be(fields, told):
 def test_strict_reading_where_there_is_none():
   with pytest.raises(UserError, match="this one is 'word_problems'"):
     make_variant("word_problems", parse="strict")
-  template = prompts.load_template("svamp", "label_first")
+  template = template_files.load_template("svamp", "label_first")
   with pytest.raises(UserError, match="asks for the label first"):
     variants.Variant(template=template, models=("m",), parse="strict")

@@ -1,0 +1,107 @@
+"""The `openai` SDK's client, guarded against what a server may send.
+
+Owns what is never done: no reply is read beyond a size, unpacked, or fetched
+from where a redirect points. Layer 1; imports `config`. Knows no
+retry.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import openai
+
+from distill_jax.teacher.config import TeacherConfig
+
+
+class RefusedReplyError(Exception):
+  """A reply that is not read to its end.
+
+  Attributes:
+    response: the reply, its body unread.
+  """
+
+  def __init__(self, message: str, response: httpx2.Response):
+    super().__init__(message)
+    self.response = response
+
+
+class _LimitedStream(httpx2.AsyncByteStream):
+  """A reply's body, cut off with an error after so many bytes."""
+
+  def __init__(self, response: httpx2.Response, max_bytes: int):
+    self._response = response
+    self._stream: Any = response.stream
+    self._max_bytes = max_bytes
+
+  async def __aiter__(self) -> AsyncIterator[bytes]:
+    num_bytes = 0
+    async for chunk in self._stream:
+      num_bytes += len(chunk)
+      if num_bytes > self._max_bytes:
+        raise RefusedReplyError(
+          f"The reply is longer than {self._max_bytes} bytes"
+          " (MAX_RESPONSE_BYTES)",
+          self._response,
+        )
+      yield chunk
+
+  async def aclose(self) -> None:
+    await self._stream.aclose()
+
+
+def make_sdk(
+  config: TeacherConfig, key: str, max_bytes: int | None
+) -> openai.AsyncOpenAI:
+  """Makes the SDK's client; replies above `max_bytes` are refused."""
+
+  async def guard(response: httpx2.Response) -> None:
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+      # A few bytes may unpack to any number of them.
+      raise RefusedReplyError(
+        "The reply is compressed, which was not asked", response
+      )
+    if max_bytes is not None:
+      response.stream = _LimitedStream(response, max_bytes)
+
+  return openai.AsyncOpenAI(
+    api_key=key,
+    base_url=config.base_url,
+    max_retries=0,
+    timeout=config.timeout_seconds,
+    default_headers={"Accept-Encoding": "identity"},
+    http_client=httpx2.AsyncClient(
+      timeout=config.timeout_seconds,
+      # The caller bounds concurrency; a queue here would eat into timeouts.
+      limits=httpx2.Limits(
+        max_connections=None, max_keepalive_connections=config.max_concurrency
+      ),
+      # A redirected POST becomes a GET, or a key goes to another host.
+      follow_redirects=False,
+      event_hooks={"response": [guard]},
+      # A proxy of the environment's cannot reach this machine.
+      trust_env=not config.is_local,
+    ),
+  )
+
+
+async def split_lines(
+  chunks: AsyncIterator[bytes], max_bytes: int
+) -> AsyncIterator[bytes]:
+  """Yields lines without their ends; only "\n" ends one, as in JSONL.
+
+  Args:
+    chunks: the file.
+    max_bytes: what a line has beyond these is left out.
+  """
+  line = bytearray()
+  async for chunk in chunks:
+    for index, part in enumerate(chunk.split(b"\n")):
+      if index > 0:
+        if line.strip():
+          yield bytes(line)
+        line.clear()
+      line += part[: max_bytes - len(line)]
+  if line.strip():
+    yield bytes(line)

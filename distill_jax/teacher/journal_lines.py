@@ -1,0 +1,82 @@
+"""The lines of a journal: what each kind holds, and reading one again.
+
+Layer 1; imports no module of ours. Three kinds of lines:
+
+  {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
+   "sample_index", "question", "attempt", "time"}
+  {"event": "response", "key", "text", "finish_reason", "prompt_tokens",
+   "completion_tokens", "model", "latency_seconds", "num_attempts", "time"}
+  {"event": "failure", "key", "kind", "message", "is_final", "num_attempts",
+   "time"}
+
+`key` is `Request.key`, `question` the id of the question it was first asked
+for, `attempt` counts the times it was asked, over all runs. A request without a
+response or final failure is open, and may be asked again. Of several responses
+to one request the first counts; a response outdoes a failure.
+"""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_NUMBER, _COUNT = (int, float), (int, type(None))
+_TEXT_OR_NONE = (str, type(None))
+# What is read back of each event, and its types.
+EVENT_FIELDS: dict[str, dict[str, Any]] = {
+  "request": {},
+  "response": {
+    "text": str,
+    "finish_reason": _TEXT_OR_NONE,
+    "prompt_tokens": _COUNT,
+    "completion_tokens": _COUNT,
+    "model": _TEXT_OR_NONE,
+    "latency_seconds": _NUMBER,
+    "num_attempts": int,
+  },
+  "failure": {
+    "kind": str,
+    "message": str,
+    "is_final": bool,
+    "num_attempts": int,
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A request that got no answer, as the journal keeps it.
+
+  Attributes:
+    kind: see `exchange.TeacherError`.
+    message: what was said.
+    is_final: asking again would not help.
+    num_attempts: attempts made.
+  """
+
+  kind: str
+  message: str
+  is_final: bool
+  num_attempts: int
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+  """Returns the event that a line is; None: it is damaged."""
+  try:
+    event = json.loads(line)
+  # RecursionError: brackets nested by the thousand.
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(event, dict):
+    return None
+  key, name = event.get("key"), event.get("event")
+  if not isinstance(key, str) or not _KEY.fullmatch(key):
+    return None
+  fields = EVENT_FIELDS.get(name) if isinstance(name, str) else None
+  if fields is None:
+    return None
+  for field, types in fields.items():
+    if field not in event or not isinstance(event[field], types):
+      return None
+  return event

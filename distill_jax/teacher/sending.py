@@ -1,0 +1,97 @@
+"""Which requests of some questions have no answer yet, and sending these.
+
+Layer 2; imports data.records and, of its own folder, exchange, journal,
+labelling, session and variants. Questions are read anew each time they are
+needed, so that memory does not grow with their number.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from distill_jax.data.records import Record
+from distill_jax.teacher import (
+  exchange,
+  journal,
+  labelling,
+  session,
+  variants,
+)
+from distill_jax.teacher.variants import Variant
+
+_log = logging.getLogger(__name__)
+
+
+def send_unanswered(
+  asked: Sequence[Variant],
+  read_fn: Callable[[], Iterable[Record]],
+  make_transport_fn: Callable[[], exchange.Transport],
+  own: journal.Journal,
+  answers: journal.Answers,
+  limits: labelling.Limits,
+) -> session.Session | None:
+  """Checks all questions, then sends what is not answered.
+
+  Args:
+    asked: the ways in which each question is asked.
+    read_fn: reads the questions.
+    make_transport_fn: makes the transport, where there is anything to send.
+    own: the journal that is written.
+    answers: of all journals.
+    limits: see `labelling.Limits`; no more are under way than there are.
+
+  Returns:
+    How it went; None where all is answered.
+
+  Raises:
+    UserError: a question that cannot be asked, before any is; or as
+      `labelling.answer_requests`.
+  """
+  num_to_send = count_unanswered(asked, read_fn, answers, limits.retry_failures)
+  if num_to_send == 0:
+    _log.info("Every request is answered already; nothing is sent.")
+    return None
+  limits = dataclasses.replace(
+    limits, max_concurrency=min(limits.max_concurrency, num_to_send)
+  )
+  requests = (
+    (request, question.id)
+    for variant in asked
+    for question in read_fn()
+    for request in variants.make_requests(variant, question)
+  )
+  return session.send_all(
+    requests, num_to_send, make_transport_fn, own, answers, limits
+  )
+
+
+def count_unanswered(
+  asked: Sequence[Variant],
+  read_fn: Callable[[], Iterable[Record]],
+  answers: journal.Answers,
+  retry_failures: bool,
+) -> int:
+  """Counts the requests without an answer; equal requests are one.
+
+  Args:
+    asked: as for `send_unanswered`.
+    read_fn: likewise.
+    answers: likewise.
+    retry_failures: see `labelling.needs_answer`.
+
+  Returns:
+    Their number.
+
+  Raises:
+    UserError: a question that cannot be asked, or its answers not be read.
+  """
+  # Half a digest is enough to count them.
+  unanswered: set[bytes] = set()
+  for variant in asked:
+    for question in read_fn():
+      variants.check_question(variant, question)
+      for request in variants.make_requests(variant, question):
+        key = request.key
+        if labelling.needs_answer(key, answers, retry_failures):
+          unanswered.add(bytes.fromhex(key[:32]))
+  return len(unanswered)

@@ -1,0 +1,82 @@
+"""Tests of answer_forms.py; answers in their outputs, in parsing_test.py."""
+
+import pytest
+
+from distill_jax.teacher.answer_forms import read_label
+
+_CHOICES = ("bank", "library", "country club", "fitness center", "park.")
+
+
+@pytest.mark.parametrize(
+  "form, answer, label, status",
+  [
+    ("choice_letter", "B.", "library", "ok"),
+    ("choice_letter", "b) library", "library", "ok"),
+    ("choice_letter", "**(b) library**", "library", "ok"),
+    ("choice_letter", "country club.", "country club", "ok"),
+    ("choice_letter", "(e) park.", "park.", "ok"),
+    # An article, and nothing that is an option.
+    ("choice_letter", "a bank.", None, "outside_label_set"),
+    ("choice_letter", "z)", None, "outside_label_set"),
+    ("equation", "(3 + 4) = 7.", "(3 + 4)", "ok"),
+    ("equation", "(3 + 4) = 8.", None, "not_evaluable"),
+    ("equation", "3 + 4 = 7 = 7.", None, "not_evaluable"),
+    ("equation", "**3 × 4**.", "3 * 4", "ok"),
+    ("equation", "12 ÷ 4 − 1 miles.", "12 / 4 - 1", "ok"),
+    ("equation", "42 miles an hour", "42", "ok"),
+    ("equation", "42 miles and 3 yards", None, "not_evaluable"),
+    ("equation", "12 *.", None, "not_evaluable"),
+    ("equation", "x.", None, "not_evaluable"),
+    ("free_text", "Paris, France", "Paris, France", "ok"),
+    ("free_text", "3.5", "3.5", "ok"),
+    ("free_text", "", None, "outside_label_set"),
+  ],
+)
+def test_answers_of_every_form(form, answer, label, status):
+  assert read_label(answer, form, _CHOICES, is_cut=False) == (label, status)
+
+
+@pytest.mark.parametrize(
+  "labels, answer, label",
+  [
+    (("not at all", "not quite", "yes"), "Not quite.", "not quite"),
+    (("not at all", "not quite", "yes"), "yes, it is", "yes"),
+    (("not at all", "not quite", "yes"), "not", None),
+    (("Yes", "No", "Nothing"), "no.", "No"),
+    # A beginning, where it is long enough and of one label only.
+    (("Yes", "No", "Nothing"), "**Noth", "Nothing"),
+    (("Yes", "No", "Nothing"), "not", "Nothing"),
+    (("Yes", "No", "Nothing"), "n", None),
+  ],
+)
+def test_labels_of_a_closed_set(labels, answer, label):
+  status = "ok" if label else "outside_label_set"
+  found = read_label(answer, "closed_set", labels, is_cut=False)
+  assert found == (label, status)
+
+
+@pytest.mark.parametrize(
+  "answer, label, status",
+  [
+    ("us", "US", "ambiguous"),
+    ("(b) us", "us", "ok"),
+    ("them", "them", "ok"),
+  ],
+)
+def test_options_that_differ_in_case_only(answer, label, status):
+  found = read_label(answer, "choice_letter", ("US", "us", "them"), False)
+  assert found == (label, status)
+
+
+@pytest.mark.parametrize(
+  "form, answer",
+  [
+    ("choice_letter", "the"),
+    ("equation", "(3 +"),
+    ("closed_set", "en"),
+    ("free_text", ""),
+  ],
+)
+def test_what_broke_off_is_said_to_have(form, answer):
+  labels = ("entailment", "neutral")
+  assert read_label(answer, form, labels, is_cut=True) == (None, "truncated")

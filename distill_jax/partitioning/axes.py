@@ -20,7 +20,6 @@ PARAM_RULES: Rules = {
   "vocab": MODEL,
   "embed": FSDP,
   "heads": MODEL,
-  "kv": None,
   "joined_kv": MODEL,
   "mlp": MODEL,
   "layers": None,

@@ -5,28 +5,29 @@ today.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from distill_jax.errors import UserError
+from distill_jax.model.constraint import AxisNames, ConstrainFn
 from distill_jax.partitioning import axes
 
 PyTree = Any
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Rows over the data and fsdp axes; every other axis whole."""
   return NamedSharding(
     mesh, axes.to_partition_spec(("batch",), axes.ACTIVATION_RULES, "batch")
   )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """A full copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
@@ -37,35 +38,69 @@ def count_batch_shards(mesh: Mesh) -> int:
 
 
 def make_constrain_fn(
-  mesh: Mesh,
-) -> Callable[[Array, tuple[str | None, ...]], Array]:
+  mesh: Mesh | AbstractMesh,
+) -> ConstrainFn:
   """Returns what pins an activation to the mesh by its logical axis names."""
+  return _MeshConstraint(mesh)
 
-  def constrain(array, names):
-    spec = axes.to_partition_spec(names, axes.ACTIVATION_RULES, str(names))
-    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
 
-  return constrain
+class _MeshConstraint:
+  """See `model.constraint.ConstrainFn`."""
+
+  def __init__(self, mesh: Mesh | AbstractMesh):
+    self._mesh = mesh
+
+  def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
+    sharding = NamedSharding(self._mesh, _activation_spec(axis_names))
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+  def map_shards(
+    self,
+    fn: Callable[..., Array],
+    in_names: Sequence[AxisNames],
+    out_names: AxisNames,
+  ) -> Callable[..., Array]:
+    return jax.shard_map(
+      fn,
+      mesh=self._mesh,
+      in_specs=tuple(map(_activation_spec, in_names)),
+      out_specs=_activation_spec(out_names),
+      # It cannot tell what a kernel's result is the same on.
+      check_vma=False,
+    )
+
+
+def _activation_spec(axis_names: AxisNames) -> PartitionSpec:
+  return axes.to_partition_spec(
+    axis_names, axes.ACTIVATION_RULES, str(axis_names)
+  )
 
 
 def shard_params(
-  logical_axes: PyTree, abstract_params: PyTree, mesh: Mesh
+  logical_axes: PyTree, abstract_params: PyTree, mesh: Mesh | AbstractMesh
 ) -> PyTree:
   """Maps logical axis names of parameters to shardings.
 
   Args:
     logical_axes: tree of tuples of names, as the parameters.
     abstract_params: the parameters' shapes.
-    mesh: the mesh.
+    mesh: the mesh; an `AbstractMesh`, which has no devices, for shardings to
+      look at.
 
   Raises:
     UserError: a dimension does not divide by its mesh axis; the message names
       the parameter.
-    ValueError: see `axes.to_partition_spec`.
+    ValueError: a parameter has more or fewer names than dimensions; or see
+      `axes.to_partition_spec`.
   """
 
   def to_sharding(path, names, leaf):
     where = jax.tree_util.keystr(path, simple=True, separator="/")
+    if len(names) != len(leaf.shape):
+      raise ValueError(
+        f"{where}: {len(names)} logical axes {names} for the {len(leaf.shape)}"
+        f" dimensions {leaf.shape}"
+      )
     spec = axes.to_partition_spec(names, axes.PARAM_RULES, where)
     for size, entry in zip(leaf.shape, spec, strict=True):
       num_parts = mesh.shape[entry] if entry else 1
@@ -147,12 +182,14 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     Global arrays of the same shapes.
   """
   sharding = batch_sharding(mesh)
-  return {
-    key: jax.make_array_from_callback(
-      value.shape, sharding, lambda index, value=value: value[index]
-    )
-    for key, value in batch.items()
-  }
+  # A transfer that is asked for, though JAX counts this way of it as another.
+  with jax.transfer_guard_host_to_device("allow"):
+    return {
+      key: jax.make_array_from_callback(
+        value.shape, sharding, lambda index, value=value: value[index]
+      )
+      for key, value in batch.items()
+    }
 
 
 def describe(mesh: Mesh) -> str:

@@ -1,16 +1,24 @@
 """Every gin file of the project builds, with what its header says it needs."""
 
+import math
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 import gin
 from distill_jax import eval as eval_mode
-from distill_jax import infer, label, prepare, sweep, train
+from distill_jax import infer, label, precompile, prepare, sweep, train
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import sharding
+from distill_jax.partitioning.axes import MESH_AXES
+from distill_jax.training import state
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _MODEL = "gin/models/t5_1_1/tiny.gin"
@@ -22,6 +30,8 @@ _RUNS = {
     label.LabelRun,
     ("INPUT_PATH", "OUTPUT_PATH", "TEACHER_MODEL", "PROMPT"),
   ),
+  "precompile": (precompile.PrecompileRun, ()),
+  "precompile_adamw": (precompile.PrecompileRun, ()),
   "prepare": (prepare.PrepareRun, ("MIXTURE_OR_TASK_NAME",)),
   "train": (
     train.TrainRun,
@@ -36,7 +46,7 @@ _RUNS = {
     ("METHODS", "SIZES", "SEEDS", "TITLE", "MODEL_DIR", "TRAIN_STEPS"),
   ),
 }
-_INCLUDED = ("data", "train_common")
+_INCLUDED = ("data", "precompile_common", "train_common")
 _VALUES = {
   "METHODS": "(('a', 'b_label', 'b_label', 8),)",
   "SIZES": "(10,)",
@@ -104,6 +114,69 @@ def test_a_header_names_only_macros_that_exist(name):
   named -= {"REQUIRED", "COMMON", "RARE", "FILTERS", "JSONL"}
   named -= {"OPENAI_API_KEY"}  # A variable of the environment.
   assert named <= gin_bindings._macros()
+
+
+@pytest.mark.parametrize("name", ["train", "train_adamw", "eval", "infer"])
+def test_a_mesh_within_slices_and_over_them(name):
+  bindings = ["MESH = {'fsdp': 4}", "DCN_MESH = {'data': 2}"]
+  bindings += [
+    f"{macro} = {_VALUES.get(macro, repr('x'))}" for macro in _RUNS[name][1]
+  ]
+  gin_bindings.parse([_MODEL, f"gin/runs/{name}.gin"], bindings, [str(_ROOT)])
+  settings = _build(_RUNS[name][0])
+  assert settings.mesh == {"fsdp": 4}
+  assert settings.dcn_mesh == {"data": 2}
+
+
+def test_the_first_moment_has_a_type_by_gin():
+  def init(*bindings):
+    gin.clear_config()
+    required = _RUNS["train_adamw"][1]
+    bindings += tuple(f"{m} = {_VALUES.get(m, repr('x'))}" for m in required)
+    files = [_MODEL, "gin/runs/train_adamw.gin"]
+    gin_bindings.parse(files, bindings, [str(_ROOT)])
+    state = _build(train.TrainRun).optimizer.init({"kernel": np.ones((2, 2))})
+    return {str(leaf.dtype) for leaf in jax.tree.leaves(state)} - {"int32"}
+
+  assert init() == {"float32"}
+  assert init("FIRST_MOMENT_DTYPE = 'bfloat16'") == {"float32", "bfloat16"}
+  with pytest.raises(UserError, match="FIRST_MOMENT_DTYPE is 'float16'"):
+    init("FIRST_MOMENT_DTYPE = 'float16'")
+
+
+@pytest.mark.parametrize(
+  "name,size,num_devices",
+  [
+    ("fsdp", "large", 8),
+    ("fsdp", "xl", 8),
+    ("fsdp", "xxl", 16),
+    ("fsdp4_model4", "xxl", 16),
+    ("fsdp16_model8", "xxl", 128),
+    ("fsdp16_model16", "xxl", 256),
+  ],
+)
+def test_a_mesh_divides_the_models_it_is_meant_for(name, size, num_devices):
+  model = f"gin/models/t5_1_1/{size}.gin"
+  files = [model, "gin/runs/train.gin", f"gin/meshes/{name}.gin"]
+  _parse(files, _RUNS["train"][1])
+  settings = _build(train.TrainRun)
+  config = settings.model_config
+  assert (config.scan_layers, config.remat_policy) == (True, "full")
+  assert config.dtype == "bfloat16"
+  sizes = {**settings.mesh}
+  if -1 in sizes.values():
+    sizes["fsdp"] = num_devices
+  assert math.prod(sizes.values()) == num_devices
+  shapes, logical_axes = state.abstract_params(T5(config))
+  mesh = AbstractMesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES)
+  sharding.shard_params(logical_axes, shapes, mesh)
+  assert f"gin/meshes/{name}.gin" in _read_header(_ROOT / model)
+
+
+def test_no_mesh_is_untested():
+  names = {path.stem for path in (_ROOT / "gin" / "meshes").glob("*.gin")}
+  (meshes,) = test_a_mesh_divides_the_models_it_is_meant_for.pytestmark
+  assert names == {name for name, _, _ in meshes.args[1]}
 
 
 def test_no_run_is_untested():

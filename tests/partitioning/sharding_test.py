@@ -3,6 +3,8 @@
 That sharded steps compute what one device does is in training/step_test.py.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +13,11 @@ import tiny_student
 from flax import traverse_util
 from jax.sharding import PartitionSpec as P
 
+from distill_jax.decoding import cache as decoding_cache
 from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import axes, sharding
 from distill_jax.partitioning import mesh as mesh_lib
-from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib
 
 MESH = {"data": 2, "fsdp": 2, "model": 2}
@@ -144,6 +147,8 @@ def test_a_dimension_that_does_not_divide_names_the_parameter():
   [
     (("embed", "mlpp"), "encoder/wi/kernel: no rule .*'mlpp'"),
     (("heads", "mlp"), "encoder/wi/kernel: axes 'heads' and 'mlp'"),
+    (("embed",), r"encoder/wi/kernel: 1 logical axes .* 2 dimensions \(4, 4\)"),
+    (("embed", None, "mlp"), "encoder/wi/kernel: 3 logical axes"),
   ],
 )
 def test_bad_axes_name_the_parameter(mesh, names, message):
@@ -151,6 +156,46 @@ def test_bad_axes_name_the_parameter(mesh, names, message):
   shapes = {"encoder": {"wi": {"kernel": jax.ShapeDtypeStruct((4, 4), "f4")}}}
   with pytest.raises(ValueError, match=message):
     sharding.shard_params(tree, shapes, mesh)
+
+
+def test_no_rule_is_unused():
+  """A rule that no model needs would be read as if it did something."""
+  family = [
+    tiny_student.CONFIG,
+    dataclasses.replace(tiny_student.CONFIG, scan_layers=True),
+  ]
+  of_params, of_activations = set(), set()
+
+  def note(array, names):
+    of_activations.update(names)
+    return array
+
+  for config in family:
+    model = T5(config, note)
+    params, logical_axes = state_lib.abstract_params(model)
+    for names in traverse_util.flatten_dict(logical_axes).values():
+      of_params.update(names)
+    tokens = jax.ShapeDtypeStruct((2, 4), jnp.int32)
+
+    def decode(params, tokens, model=model):
+      step_fn, cache = decoding_cache.start_decoding(
+        model, params, tokens, tokens, 4
+      )
+      return step_fn(tokens[:, 0], 0, cache)
+
+    jax.eval_shape(decode, params, tokens)
+  assert of_params == axes.PARAM_RULES.keys()
+  assert of_activations == axes.ACTIVATION_RULES.keys()
+
+
+def test_rules_lead_to_axes_of_the_mesh():
+  entries = [*axes.PARAM_RULES.values(), *axes.ACTIVATION_RULES.values()]
+  named = {
+    axis
+    for entry in entries
+    for axis in ((entry,) if isinstance(entry, str) else entry or ())
+  }
+  assert named == set(axes.MESH_AXES)
 
 
 def test_one_line_for_the_log(mesh):

@@ -1,0 +1,195 @@
+"""The programs that training and decoding compile, lowered from shapes alone.
+
+Layer 3; imports training.step, training.state, decoding. Nothing is allocated,
+on the host or elsewhere.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from distill_jax.data import batch as batch_lib
+from distill_jax.decoding.cache import start_decoding
+from distill_jax.decoding.strategy import DecodingConfig, decode
+from distill_jax.distill import Objective
+from distill_jax.model.config import T5Config
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
+from distill_jax.training import step as step_lib
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A model and its optimizer on a mesh, as shapes with shardings.
+
+  Attributes:
+    model: the model.
+    optimizer: its optimizer.
+    mesh: the mesh.
+    state: a `TrainState` of `jax.ShapeDtypeStruct`, each with its sharding.
+  """
+
+  model: T5
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+  state: state_lib.TrainState
+
+
+def make_student(
+  config: T5Config, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Student:
+  """Builds the model as training does.
+
+  Args:
+    config: its sizes.
+    optimizer: its optimizer.
+    mesh: the mesh.
+
+  Raises:
+    UserError: a parameter cannot be divided on the mesh.
+  """
+  model = T5(config, sharding.make_constrain_fn(mesh))
+  abstract, shardings = state_lib.shard_state(model, optimizer, mesh)
+  state = jax.tree.map(
+    lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=leaf_sharding
+    ),
+    abstract,
+    shardings,
+  )
+  return Student(model, optimizer, mesh, state)
+
+
+def make_batch(
+  student: Student, batch_rows: int, feature_lengths: Mapping[str, int]
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a batch.
+
+  Args:
+    student: whose mesh it lies on.
+    batch_rows: rows over all devices.
+    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
+  """
+  # One row stands for all: a batch may be large.
+  row = batch_lib.make_empty_batch(
+    1, feature_lengths["inputs"], feature_lengths["targets"]
+  )
+  rows_sharding = sharding.batch_sharding(student.mesh)
+  return {
+    key: jax.ShapeDtypeStruct(
+      (batch_rows, *value.shape[1:]), value.dtype, sharding=rows_sharding
+    )
+    for key, value in row.items()
+  }
+
+
+def select_inputs(
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the part of a batch that decoding reads.
+
+  Args:
+    batch: of `make_batch`.
+  """
+  keys = (batch_lib.ENCODER_INPUT_TOKENS, batch_lib.ENCODER_SEGMENT_IDS)
+  return {key: batch[key] for key in keys}
+
+
+def lower_train_step(
+  student: Student,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+  objective: Objective,
+  num_microbatches: int,
+  loss_chunk_tokens: int | None,
+  skips_nonfinite: bool,
+) -> Any:
+  """Lowers the step that training runs.
+
+  Args:
+    student: what it trains.
+    batch: of `make_batch`.
+    objective: as for `training.step.train_step`, like those that follow.
+    num_microbatches: likewise.
+    loss_chunk_tokens: likewise.
+    skips_nonfinite: as for `training.step.compile_train_step`.
+
+  Returns:
+    A `jax.stages.Lowered`.
+  """
+  step_fn = step_lib.compile_train_step(
+    student.mesh,
+    jax.tree.map(lambda leaf: leaf.sharding, student.state),
+    skips_nonfinite=skips_nonfinite,
+    model=student.model,
+    optimizer=student.optimizer,
+    objective=objective,
+    num_microbatches=num_microbatches,
+    seed=0,
+    loss_chunk_tokens=loss_chunk_tokens,
+  )
+  return _lower(step_fn, student.mesh, student.state, dict(batch))
+
+
+def lower_decoding(
+  student: Student,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+  max_decode_length: int,
+) -> Any:
+  """Lowers greedy decoding as evaluation runs it: the encoder and all steps.
+
+  Args:
+    student: what decodes.
+    batch: of `make_batch`; its encoder side is read.
+    max_decode_length: tokens of a row, at most.
+
+  Returns:
+    A `jax.stages.Lowered`.
+  """
+
+  def run_decoding(params, tokens, segment_ids):
+    step_fn, cache = start_decoding(
+      student.model, params, tokens, segment_ids, max_decode_length
+    )
+    return decode(
+      DecodingConfig(),
+      step_fn,
+      cache,
+      jnp.arange(tokens.shape[0], dtype=jnp.int32),
+      max_decode_length=max_decode_length,
+    )
+
+  return _lower(
+    jax.jit(run_decoding, out_shardings=sharding.replicated(student.mesh)),
+    student.mesh,
+    student.state.params,
+    *select_inputs(batch).values(),
+  )
+
+
+def count_device_bytes(tree: PyTree) -> int:
+  """Returns what one device holds of sharded arrays.
+
+  Args:
+    tree: of `jax.ShapeDtypeStruct` with shardings.
+  """
+  return sum(
+    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _lower(jitted: Any, mesh: Mesh, *arguments) -> Any:
+  platform = mesh.devices.flat[0].platform
+  # What a GPU's platform is called here says nothing of its maker.
+  if platform == "gpu":
+    platform = "cuda"
+  return jitted.trace(*arguments).lower(lowering_platforms=(platform,))

@@ -1,0 +1,60 @@
+"""Tests of aot.chips."""
+
+import pytest
+
+from distill_jax.aot import chips
+
+
+@pytest.mark.parametrize(
+  "device_kind, name",
+  [
+    ("TPU v5 lite", "TPU v5e"),
+    ("TPU v5", "TPU v5p"),
+    ("TPU v6 lite", "TPU v6e"),
+    ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+  ],
+)
+def test_a_device_is_found_by_what_jax_calls_it(device_kind, name):
+  chip = chips.find_chip(device_kind)
+  assert chip is not None and chip.name == name
+
+
+@pytest.mark.parametrize("device_kind", ["cpu", "NVIDIA H100 PCIe", "TPU v"])
+def test_an_unknown_device_is_none(device_kind):
+  assert chips.find_chip(device_kind) is None
+
+
+def test_no_spelling_is_of_two_chips():
+  kinds = [kind for chip in chips.CHIPS for kind in chip.device_kinds]
+  assert len(kinds) == len(set(kinds))
+
+
+def test_jax_has_the_same_figures():
+  # jax.experimental.pallas keeps its own table; they agree but for rounding.
+  tpu_info = pytest.importorskip("jax._src.pallas.mosaic.tpu_info")
+  for chip in chips.CHIPS:
+    if not chip.device_kinds[0].startswith("TPU"):
+      continue
+    version = tpu_info.chip_version_from_device_kind(chip.device_kinds[0])
+    cores = version.num_physical_tensor_cores_per_chip
+    info = tpu_info._get_tpu_info_impl(version, cores)
+    theirs = [
+      number * cores
+      for number in (
+        info.bf16_ops_per_second,
+        info.mem_bw_bytes_per_second,
+        info.hbm_capacity_bytes,
+      )
+    ]
+    ours = [
+      chip.peak_flops_per_second,
+      chip.hbm_bytes_per_second,
+      chip.hbm_bytes,
+    ]
+    assert ours == pytest.approx(theirs, rel=0.15), chip.name
+
+
+def test_the_peak_of_a_device():
+  v3, v5e = chips.find_chip("TPU v3"), chips.find_chip("TPU v5e")
+  assert v3.peak_flops_per_second_per_device == 61.5e12
+  assert v5e.peak_flops_per_second_per_device == v5e.peak_flops_per_second

@@ -1,0 +1,109 @@
+"""Tests of aot.compilation."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tpu_compiler import needs_libtpu
+
+from distill_jax.aot import compilation, topology
+
+_GIB = 2**30
+
+
+def _lower(num_elements):
+  x = jax.ShapeDtypeStruct((num_elements,), jnp.float32)
+  return jax.jit(lambda x: jnp.sort(x)[::-1]).lower(x)
+
+
+def test_what_a_program_takes():
+  size = 4 * 2**20
+  done = compilation.compile_program(_lower(2**20), {}, "cpu")
+  assert done.compiled is not None
+  # Argument and result at least, and no more than a few times that.
+  assert 2 * size <= done.peak_bytes <= 8 * size
+  assert 0 < done.cpu_seconds
+  assert 0 < done.seconds
+  # This process holds JAX already.
+  assert 2**26 < done.host_peak_bytes < 2**40
+
+
+def _fail_with(message):
+  def compile(compiler_options):
+    assert compiler_options == {"effort": -1.0}
+    raise jax.errors.JaxRuntimeError(message)
+
+  return types.SimpleNamespace(compile=compile)
+
+
+@pytest.mark.parametrize(
+  "message, peak_gib",
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+      " for HLO temporaries (10.30G) exceeds available HBM (64.00M).",
+      10.3,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 27.30G"
+      " of 15.75G hbm. Exceeded hbm capacity by 11.55G.",
+      27.3,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: HLO temporaries (2.5T) exceeds available HBM (31G)",
+      2560,
+    ),
+  ],
+)
+def test_too_large_is_an_answer(message, peak_gib):
+  done = compilation.compile_program(
+    _fail_with(message), {"effort": -1.0}, "tpu"
+  )
+  assert done.compiled is None
+  assert done.peak_bytes == pytest.approx(peak_gib * _GIB, abs=1)
+
+
+@pytest.mark.parametrize(
+  "message",
+  [
+    "INTERNAL: Used 2G of 1G hbm",
+    "RESOURCE_EXHAUSTED: the scoped memory of a kernel is used up",
+  ],
+)
+def test_other_errors_stay_errors(message):
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    compilation.compile_program(_fail_with(message), {"effort": -1.0}, "tpu")
+
+
+def test_a_cpu_has_no_limit():
+  assert compilation.find_memory_limit(jax.devices()[0]) is None
+
+
+def test_a_gpu_says_its_limit():
+  gpu = types.SimpleNamespace(
+    platform="gpu", memory_stats=lambda: {"bytes_limit": 7}
+  )
+  assert compilation.find_memory_limit(gpu) == 7
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_the_limit_and_the_plan_of_a_tpu():
+  parsed = topology.parse("v5e-4")
+  topology.prepare_environment(parsed)
+  device = topology.make_devices(parsed)[0]
+  limit = compilation.find_memory_limit(device)
+  assert limit is not None and 15 * _GIB < limit < 16 * _GIB
+  x = jax.ShapeDtypeStruct(
+    (2**28,),
+    jnp.float32,
+    sharding=jax.sharding.SingleDeviceSharding(device),
+  )
+  lowered = jax.jit(lambda x: x + 1).trace(x).lower(lowering_platforms=("tpu",))
+  # An argument and a result of a GiB each.
+  assert compilation.plan_memory(lowered, {}) == pytest.approx(
+    2 * _GIB, rel=0.01
+  )
+  done = compilation.compile_program(lowered, {}, "tpu")
+  assert done.peak_bytes == pytest.approx(2 * _GIB, rel=0.01)

@@ -1,0 +1,96 @@
+"""Tests of aot.programs: what is lowered from shapes is what training runs."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_student
+
+from distill_jax.aot import programs
+from distill_jax.data import vocab
+from distill_jax.errors import UserError
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+
+_MESH = {"data": 2, "fsdp": 2, "model": 2}
+_ROWS = tiny_student.PACKING.batch_rows
+_LENGTHS = {
+  "inputs": tiny_student.PACKING.encoder_length,
+  "targets": tiny_student.PACKING.decoder_length,
+}
+
+
+@pytest.fixture(name="student", scope="module")
+def fixture_student():
+  return programs.make_student(
+    tiny_student.CONFIG,
+    tiny_student.OPTIMIZERS["adafactor"],
+    mesh_lib.make_mesh(_MESH),
+  )
+
+
+def _lower_training(student):
+  return programs.lower_train_step(
+    student,
+    programs.make_batch(student, _ROWS, _LENGTHS),
+    tiny_student.OBJECTIVE,
+    num_microbatches=1,
+    loss_chunk_tokens=None,
+    skips_nonfinite=False,
+  )
+
+
+def test_the_train_step_is_the_one_that_training_compiles(student):
+  run = tiny_student.start("adafactor", _MESH)
+  batch = sharding.to_global(tiny_student.make_batch(), student.mesh)
+  expected = run.step_fn.lower(run.state, batch)
+  assert _lower_training(student).as_text() == expected.as_text()
+
+
+def test_decoding_is_the_one_of_evaluation(student):
+  batch = programs.make_batch(student, _ROWS, _LENGTHS)
+  inputs = programs.select_inputs(batch).values()
+  evaluator = Evaluator(
+    student.model, student.mesh, vocab.load_vocabulary("bytes"), _LENGTHS, _ROWS
+  )
+  row_ids = np.arange(_ROWS, dtype=np.int32)
+  expected = evaluator._decode.lower(student.state.params, *inputs, row_ids, 5)
+  lowered = programs.lower_decoding(student, batch, 5)
+  assert lowered.as_text() == expected.as_text()
+
+
+def test_bytes_of_a_device_are_what_it_holds(student):
+  run = tiny_student.start("adafactor", _MESH)
+  device = jax.devices()[3]
+
+  def count(tree):
+    return sum(
+      shard.data.nbytes
+      for leaf in jax.tree.leaves(tree)
+      for shard in leaf.addressable_shards
+      if shard.device == device
+    )
+
+  state = student.state
+  assert programs.count_device_bytes(state.params) == count(run.state.params)
+  assert programs.count_device_bytes(state) == count(run.state)
+  batch = sharding.to_global(tiny_student.make_batch(), student.mesh)
+  expected = programs.make_batch(student, _ROWS, _LENGTHS)
+  assert programs.count_device_bytes(expected) == count(batch)
+
+
+def test_shapes_of_a_batch(student):
+  made = programs.make_batch(student, _ROWS, _LENGTHS)
+  batch = tiny_student.make_batch()
+  assert {key: (leaf.shape, leaf.dtype) for key, leaf in made.items()} == {
+    key: (value.shape, value.dtype) for key, value in batch.items()
+  }
+
+
+def test_a_mesh_that_divides_no_parameter():
+  with pytest.raises(UserError, match="Choose another MESH"):
+    programs.make_student(
+      tiny_student.CONFIG,
+      tiny_student.OPTIMIZERS["adafactor"],
+      mesh_lib.make_mesh({"model": 7}, jax.devices()[:7]),
+    )

@@ -6,6 +6,7 @@
   eval        checkpoint -> metrics and predictions
   infer       checkpoint + any text or JSONL -> predictions JSONL
   sweep       methods x training-set sizes x seeds -> table, plots, report
+  precompile  gin files -> memory and bounds on accelerators that are not here
 
 A first run, with data that is generated and a student of 0.3 million
 parameters:
@@ -19,11 +20,13 @@ Settings are gin macros: --gin.NAME=value. Strings need quotes of their own
 inside the shell's. The header of each file in gin/runs/ lists its macros.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from absl import app, flags
@@ -40,6 +43,7 @@ _RUN_MODES = {
   "eval": ("distill_jax.eval", "EvalRun"),
   "infer": ("distill_jax.infer", "InferRun"),
   "sweep": ("distill_jax.sweep", "SweepRun"),
+  "precompile": ("distill_jax.precompile", "PrecompileRun"),
 }
 
 _RUN_MODE = flags.DEFINE_enum(
@@ -84,6 +88,33 @@ _SHARD = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Replace what an earlier run wrote to the same place."
 )
+_MULTIPROCESS_GPU = flags.DEFINE_bool(
+  "multiprocess_gpu",
+  False,
+  "train: join the other processes of this run, found by JAX where the next"
+  " three flags are not given. TPU pods and srun are found without it.",
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  "coordinator_address", None, "train: HOST:PORT of process 0, free there."
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  "process_count", None, "train: how many processes the run has."
+)
+_PROCESS_INDEX = flags.DEFINE_integer(
+  "process_index", None, "train: which of them this is, from 0."
+)
+_JOIN_SECONDS = flags.DEFINE_integer(
+  "join_seconds",
+  300,
+  "train: the longest to wait for the other processes at the start.",
+  lower_bound=1,
+)
+_LOST_PROCESS_SECONDS = flags.DEFINE_integer(
+  "lost_process_seconds",
+  60,
+  "train: a process not heard from for so long ends the others.",
+  lower_bound=1,
+)
 
 
 def main(arguments: list[str]) -> int | None:
@@ -104,9 +135,19 @@ def main(arguments: list[str]) -> int | None:
       " See --help."
     )
   flags_of_mode = _read_mode_flags()
-  module_name, settings_class = _RUN_MODES[_RUN_MODE.value]
+  with _joined_processes():
+    returned = _run_mode(_RUN_MODE.value, _GIN_FILES.value, flags_of_mode)
+  # The other modes return what they made.
+  return returned if _RUN_MODE.value in ("label", "precompile") else None
+
+
+def _run_mode(
+  run_mode: str, gin_files: list[str], flags_of_mode: dict[str, Any]
+) -> Any:
+  """Builds the settings of the mode and runs it."""
+  module_name, settings_class = _RUN_MODES[run_mode]
   gin_bindings.parse(
-    _GIN_FILES.value,
+    gin_files,
     _GIN_BINDINGS.value,
     [
       *_GIN_SEARCH_PATHS.value,
@@ -115,21 +156,19 @@ def main(arguments: list[str]) -> int | None:
       str(_PACKAGE.parent),
     ],
   )
-  if _RUN_MODE.value in ("eval", "infer"):
+  if run_mode in ("eval", "infer"):
     # A checkpoint knows its model; a model's gin file may still be given.
     gin_bindings.set_default("MODEL_CONFIG", "None")
-  if _RUN_MODE.value != "label":
+  if run_mode != "label":
     _use_compilation_cache()
   module = importlib.import_module(module_name)
   run_settings = gin_bindings.build(getattr(module, settings_class))
-  returned = module.run(
+  return module.run(
     run_settings,
     operative_config=gin_bindings.operative_config(),
     overwrite=_OVERWRITE.value,
     **flags_of_mode,
   )
-  # The other modes return what they made.
-  return returned if _RUN_MODE.value == "label" else None
 
 
 def _read_mode_flags() -> dict[str, Any]:
@@ -160,6 +199,43 @@ def _read_mode_flags() -> dict[str, Any]:
       " out."
     )
   return {"action": given[0] if given else "label", "shard": _SHARD.value}
+
+
+@contextlib.contextmanager
+def _joined_processes() -> Iterator[None]:
+  """Joins the other processes of a training run, and ends with them."""
+  if _RUN_MODE.value in ("label", "prepare", "precompile"):
+    yield  # JAX is not needed, or not before the mode has set it up.
+    return
+  from distill_jax.partitioning import distributed
+  from distill_jax.training import end_together
+
+  launch = distributed.read_launch(
+    {
+      holder.name: holder.value
+      for holder in (
+        _MULTIPROCESS_GPU,
+        _COORDINATOR_ADDRESS,
+        _PROCESS_COUNT,
+        _PROCESS_INDEX,
+      )
+    }
+  )
+  if _RUN_MODE.value != "train":
+    if launch.is_several:
+      raise UserError(
+        f"--run_mode={_RUN_MODE.value} runs in one process, on all the devices"
+        " it sees; --run_mode=train in several. Start it once, without"
+        " --coordinator_address and in one task."
+      )
+    yield
+    return
+  lost_seconds = _LOST_PROCESS_SECONDS.value
+  # JAX's own limit is what is left when ours fails, so it comes later.
+  if distributed.join(launch, _JOIN_SECONDS.value, 2 * lost_seconds + 10):
+    console_logging.speak_as(distributed.process_index())
+  with end_together.end_together(lost_seconds):
+    yield
 
 
 def run() -> None:
@@ -203,6 +279,12 @@ def _print_help() -> None:
     _REBUILD,
     _SHARD,
     _OVERWRITE,
+    _MULTIPROCESS_GPU,
+    _COORDINATOR_ADDRESS,
+    _PROCESS_COUNT,
+    _PROCESS_INDEX,
+    _JOIN_SECONDS,
+    _LOST_PROCESS_SECONDS,
   ):
     described = textwrap.fill(
       flags.FLAGS[holder.name].help,

@@ -70,23 +70,29 @@ class LoadedRun:
 
 
 def load_run(
-  path: str, mesh_axes: Mapping[str, int], model_config: T5Config | None
+  path: str,
+  mesh_axes: Mapping[str, int],
+  model_config: T5Config | None,
+  dcn_mesh_axes: Mapping[str, int] | None = None,
 ) -> LoadedRun:
   """Loads the checkpoint that a path means, see `manager.find_checkpoint`.
 
   Args:
     path: a run's folder or a checkpoint's.
-    mesh_axes: devices along each axis, see `partitioning.mesh`.
+    mesh_axes: devices of a slice along each axis, see `partitioning.mesh`.
     model_config: None: the one the run was trained with.
+    dcn_mesh_axes: slices along each axis; None: all along the data axis.
 
   Raises:
-    UserError: no checkpoint, no record of its run, or another model.
+    UserError: no checkpoint, no record of its run, another model, or one whose
+      attention does not run on these devices.
   """
   checkpoint = manager.find_checkpoint(path)
   record = run_record.require_record(checkpoint)
   model_dir = checkpoint.parent.parent
   config = model_config or T5Config(**record.identity["model_config"])
-  mesh = mesh_lib.make_mesh(mesh_axes)
+  mesh = mesh_lib.make_mesh(mesh_axes, dcn_axis_sizes=dcn_mesh_axes)
+  config.check_platform(mesh.devices.flat[0].platform)
   model = T5(config, sharding.make_constrain_fn(mesh))
   abstract, logical_axes = state_lib.abstract_params(model)
   shardings = sharding.shard_params(logical_axes, abstract, mesh)

@@ -15,33 +15,40 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 # A module imports lower layers only; the same layer only inside its own folder.
 _LAYERS = {
   0: """
+    aot.batch_search aot.chips aot.compilation aot.hlo_collectives
     data.answer_choices data.arithmetic data.batch data.records data.settings
     data.splits data.task_kinds data.word_problem_templates
-    model.config model.constraint model.layer_stack
+    evaluation.length_buckets
+    model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.exchange
   """,
   1: """
+    aot.compile_report aot.topology
     distill losses
-    checkpoint.checksums checkpoint.hf_names checkpoint.stored_model
+    checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
+    checkpoint.shape_check checkpoint.stored_model
     config.console_logging config.gin_bindings config.model_gin
     data.packing data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
-    model.attention model.decoder model.embedding model.encoder model.linear
+    model.attention model.decoder model.dot_product model.embedding
+    model.encoder model.linear
     model.masks model.mlp model.norm model.parameter model.relative_bias
     model.t5
     optim.factory optim.schedules
-    partitioning.mesh partitioning.sharding
-    teacher.append_file teacher.batch_api teacher.batch_replies
-    teacher.batch_state teacher.client teacher.config teacher.connection
-    teacher.class_balance teacher.journal teacher.near_duplicates
-    teacher.parsing teacher.prices teacher.rate_limits
-    teacher.replies teacher.voting
+    partitioning.distributed partitioning.mesh partitioning.rendezvous
+    partitioning.sharding
+    teacher.answer_forms teacher.append_file teacher.batch_api
+    teacher.batch_calls teacher.batch_replies teacher.batch_state
+    teacher.class_balance teacher.client teacher.config teacher.connection
+    teacher.guarded_http teacher.journal teacher.journal_lines
+    teacher.near_duplicates teacher.official_parsing teacher.parsing
+    teacher.prices teacher.rate_limits teacher.replies teacher.voting
     training.metric_files training.nonfinite training.preemption
     training.progress training.run_record
   """,
   2: """
-    checkpoint.formats checkpoint.hf checkpoint.hf_pickle
+    checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
     checkpoint.hf_tokenizer checkpoint.manager checkpoint.orbax_params
     checkpoint.t5x checkpoint.zarr_arrays
     data.datasets data.official data.pipeline data.seqio_cache
@@ -50,25 +57,29 @@ _LAYERS = {
     decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
     decoding.strategy
     evaluation.choices
+    teacher.beam_asking teacher.beam_files teacher.beam_pipeline
     teacher.comparison teacher.filters teacher.labelling teacher.output_folder
-    teacher.preview teacher.prompts teacher.record_file teacher.session
-    teacher.tally teacher.variants
-    training.accumulate training.data_guard training.model_dir training.state
-    training.step
+    teacher.preview teacher.prompts teacher.record_file teacher.sending
+    teacher.session teacher.tally teacher.template_files teacher.templates
+    teacher.variants
+    training.accumulate training.data_guard training.end_together
+    training.model_dir training.state training.step
   """,
   3: """
+    aot.programs
     run_loading t5x_bridge
-    evaluation.evaluator
+    evaluation.evaluator evaluation.validation
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems
-    training.hooks training.loop
+    training.fit_checks training.hooks training.initial_params training.loop
+    training.run_identity
   """,
   4: """
-    convert eval infer label prepare train
+    convert eval infer label label_pipeline precompile prepare train
     experiments.aggregation experiments.plots experiments.report
     experiments.results
   """,
-  5: "main sweep",
+  5: "label_beam main sweep",
 }
 _LAYER_OF = {
   f"distill_jax.{name}": layer

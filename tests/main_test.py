@@ -61,7 +61,7 @@ def _assert_mistake(process, *told):
   "arguments, told",
   [
     ([], "--run_mode is missing; it is one of label, prepare, train, eval, in"),
-    (["--run_mode=trian"], "<label|prepare|train|eval|infer|sweep>"),
+    (["--run_mode=trian"], "<label|prepare|train|eval|infer|sweep|precompile>"),
     (
       ["--run_mode=eval"],
       "--gin_file is missing, e.g. --gin_file=gin/runs/eva",
@@ -78,10 +78,41 @@ def test_mistaken_flags(tmp_path, arguments, told):
   _assert_mistake(_run(*arguments, folder=tmp_path), told)
 
 
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--process_count=2"], "coordinator_address and process_index must be"),
+    (
+      [
+        "--coordinator_address=127.0.0.1:1",
+        "--process_count=2",
+        "--process_index=1",
+        "--join_seconds=1",
+      ],
+      "could not reach the coordinator, process 0 at 127.0.0.1:1, within 1 sec",
+    ),
+  ],
+)
+def test_processes_that_cannot_be_joined(tmp_path, arguments, told):
+  _assert_mistake(_run(*_TRAIN, *arguments, folder=tmp_path), told)
+
+
+def test_one_process_evaluates(tmp_path):
+  process = _run(
+    "--run_mode=eval",
+    "--gin_file=gin/runs/eval.gin",
+    "--coordinator_address=127.0.0.1:1",
+    "--process_count=2",
+    "--process_index=0",
+    folder=tmp_path,
+  )
+  _assert_mistake(process, "--run_mode=eval runs in one process")
+
+
 def test_help(tmp_path):
   process = _run("--help", folder=tmp_path)
   assert process.returncode == 0
-  for text in ("A first run", "--run_mode", "--gin_search_paths", "--shard"):
+  for text in ("A first run", "--run_mode", "--process_index", "--shard"):
     assert text in process.stdout
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import synthetic_cache
-from synthetic_cache import VOCABULARY, make_cache
+from synthetic_cache import make_cache
 from tiny_run import (
   CONFIG,
   fixture_model_dir,  # noqa: F401
@@ -32,7 +32,7 @@ from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import metric_files
+from distill_jax.training import metric_files, run_identity
 from distill_jax.training import step as step_lib
 
 WORD_PROBLEMS = pathlib.Path(prepare.__file__).parent.joinpath(
@@ -98,6 +98,27 @@ def test_another_run_in_the_folder_is_refused(own_model_dir):
     train.run(make_run(own_model_dir, seed=7))
   assert "seed" in str(raised.value)
   assert manager.find_checkpoint(own_model_dir).name == "2"
+
+
+def test_attention_without_its_devices_is_refused(tmp_path):
+  config = dataclasses.replace(CONFIG, attention_implementation="pallas_tpu")
+  with pytest.raises(UserError, match="'pallas_tpu', which runs on a tpu"):
+    train.run(make_run(tmp_path / "run", model_config=config))
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_go_on_with_another_attention(tmp_path, cache):
+  """Which computes the same but for rounding."""
+  other = dataclasses.replace(CONFIG, attention_implementation="pallas_tpu")
+  mesh = mesh_lib.make_mesh({"data": -1})
+  first, second = (
+    run_identity.make_record(
+      make_run(tmp_path, model_config=config), cache, {}, mesh
+    ).identity
+    for config in (CONFIG, other)
+  )
+  assert first == second
+  assert type(CONFIG)(**first["model_config"]) == CONFIG
 
 
 def test_another_optimizer_or_rate_is_refused(own_model_dir):
@@ -169,7 +190,7 @@ def test_parameters_start_from_any_form(
   source = tmp_path / "initial"
   convert.convert(str(model_dir), str(source), destination_format=file_format)
   rate = schedules.constant(0.0)
-  caplog.set_level("INFO", "distill_jax.train")
+  caplog.set_level("INFO", "distill_jax.training")
   with mock.patch.object(logging.getLogger("distill_jax"), "propagate", True):
     state = train.run(
       make_run(
@@ -197,10 +218,6 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(
   with pytest.raises(UserError, match=r"was trained with .*spiece.model, the"):
     train.run(make_run(tmp_path / "run", initial_checkpoint_path=str(source)))
   assert not (tmp_path / "run").exists()
-
-
-def test_vocabularies_up_to_the_embedding_fit():
-  train.check_vocabulary(VOCABULARY, CONFIG)
 
 
 def make_long_run(model_dir, train_steps=5, **changes):
@@ -238,7 +255,9 @@ def fixture_quick_start(monkeypatch):
     return _compiled[skips_nonfinite]
 
   monkeypatch.setattr(
-    mesh_lib, "make_mesh", lambda sizes: make_mesh(sizes, jax.devices()[:1])
+    mesh_lib,
+    "make_mesh",
+    lambda sizes, **_: make_mesh(sizes, jax.devices()[:1]),
   )
   monkeypatch.setattr(step_lib, "compile_train_step", compile_once)
 

@@ -36,7 +36,7 @@ def import_everything():
   """Imports every module that does not say in its name that it may not."""
   import distill_jax
 
-  needing = (".seqio_", ".tasks", ".t5x_bridge")
+  needing = (".seqio_", ".tasks", ".t5x_bridge", ".beam_", ".label_pipeline")
   for module in pkgutil.walk_packages(distill_jax.__path__, "distill_jax."):
     if not any(part in module.name for part in needing):
       importlib.import_module(module.name)

@@ -45,13 +45,15 @@ def write(folder: pathlib.Path, leave_out: str | None = None) -> None:
   os.replace(writing, path)
 
 
-def verify(folder: pathlib.Path) -> bool:
+def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1) -> bool:
   """Compares the files of a folder with its manifest.
 
   Files that the manifest does not name are not looked at.
 
   Args:
     folder: of a checkpoint.
+    part: which part of them to compare, from 0.
+    num_parts: into how many the files are divided.
 
   Returns:
     Whether there is a manifest; without one nothing was compared.
@@ -65,7 +67,7 @@ def verify(folder: pathlib.Path) -> bool:
     return False
   files = _list_files(folder)
   problems = []
-  for name, expected in sorted(_read(path).items()):
+  for name, expected in sorted(_read(path).items())[part::num_parts]:
     if name not in files:
       problems.append(f"{name} is missing")
     elif (found := _measure(files[name])) != expected:

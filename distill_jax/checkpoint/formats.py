@@ -27,6 +27,7 @@ from distill_jax.checkpoint.stored_model import (
   StoredModel,
   check_tensors,
   flatten_params,
+  group_by_array,
   stack_layers,
 )
 from distill_jax.errors import UserError
@@ -114,7 +115,7 @@ def load_params(stored: StoredModel, abstract_params: PyTree) -> PyTree:
 
   Every device gets the part its sharding names, and only that part is read
   where the format allows. The model may scan its layers or not, whatever the
-  model that was stored did.
+  model that was stored did; layers stored in one array are read together.
 
   Args:
     stored: the checkpoint.
@@ -131,10 +132,11 @@ def load_params(stored: StoredModel, abstract_params: PyTree) -> PyTree:
   if any(layer_stack.is_scanned(name.split("/")) for name in wanted):
     stored = dataclasses.replace(stored, tensors=stack_layers(stored.tensors))
   check_tensors(stored, {name: leaf.shape for name, leaf in wanted.items()})
-  loaded = {
-    name: _load_tensor(stored.tensors[name], leaf)
-    for name, leaf in wanted.items()
-  }
+  loaded = {}
+  for group in group_by_array(stored.tensors):
+    loaded |= {
+      name: _load_tensor(tensor, wanted[name]) for name, tensor in group.items()
+    }
   return traverse_util.unflatten_dict(loaded, sep="/")
 
 

@@ -11,7 +11,7 @@ always has every layer's tensors apart.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -169,6 +169,49 @@ def unstack_layers(
         tensor, layer
       )
   return unstacked
+
+
+def group_by_array(
+  tensors: Mapping[str, LazyTensor],
+) -> Iterator[dict[str, LazyTensor]]:
+  """Yields all tensors, the layers of one stored array together.
+
+  A layer is a thin slice through every chunk of the array that holds all of
+  them, so each chunk would be read and decompressed once a layer. Those that
+  are yielded together read each part of their array once, all layers of it,
+  and hold it as long as they live: drop them before taking the next.
+
+  Args:
+    tensors: by path.
+  """
+  groups: dict[int, list[str]] = {}
+  for name, tensor in tensors.items():
+    groups.setdefault(id(tensor.stacked or tensor), []).append(name)
+  for names in groups.values():
+    array = tensors[names[0]].stacked
+    found = None if array is None else _LAYER.fullmatch(names[0])
+    if array is None or found is None:
+      yield {name: tensors[name] for name in names}
+      continue
+    stack, _, rest = found.groups()
+    held = unstack_layers({f"{stack}/{stack}/{rest}": _hold_layers(array)})
+    yield {name: held[name] for name in names}
+
+
+def _hold_layers(stacked: LazyTensor) -> LazyTensor:
+  """Returns a tensor that keeps all layers of each part it read."""
+  axis = layer_stack.SCAN_AXIS
+  parts: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
+
+  def read(index: Index) -> np.ndarray:
+    whole = (*index[:axis], slice(None), *index[axis + 1 :])
+    key = tuple((part.start, part.stop) for part in whole)
+    if key not in parts:
+      parts[key] = stacked.read(whole)
+    within = (slice(None),) * axis
+    return parts[key][(*within, index[axis])]
+
+  return dataclasses.replace(stacked, read_fn=read)
 
 
 def stack_layers(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -15,6 +15,7 @@ _MACROS = {
   "dtype": "ACTIVATION_DTYPE",
   "scan_layers": "SCAN_LAYERS",
   "remat_policy": "REMAT_POLICY",
+  "attention_implementation": "ATTENTION_IMPLEMENTATION",
 }
 
 

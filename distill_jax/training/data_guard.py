@@ -35,7 +35,11 @@ class Resumable(Protocol):
 
 
 class DataGuard:
-  """Saves and restores an iterator's place in a token cache."""
+  """Saves and restores an iterator's place in a token cache.
+
+  Attributes:
+    sha256: names the bytes of the cache.
+  """
 
   def __init__(self, cache: TokenCache, batches: Resumable):
     """Takes note of the files.
@@ -45,7 +49,7 @@ class DataGuard:
       batches: an iterator over it.
     """
     self._path, self._batches = pathlib.Path(cache.path), batches
-    self._sha256 = _hash_manifest(self._path)
+    self.sha256 = _hash_manifest(self._path)
     self._stats = self._read_stats()
 
   def get_state(self) -> dict[str, Any]:
@@ -55,7 +59,7 @@ class DataGuard:
       UserError: the files were changed since the run started.
     """
     self.check()
-    return {_ITERATOR: self._batches.get_state(), _TOKEN_CACHE: self._sha256}
+    return {_ITERATOR: self._batches.get_state(), _TOKEN_CACHE: self.sha256}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes to a place in the data.
@@ -69,7 +73,7 @@ class DataGuard:
     if _ITERATOR not in state:  # Saved before the bytes were named.
       self._batches.set_state(state)
       return
-    if state[_TOKEN_CACHE] != self._sha256:
+    if state[_TOKEN_CACHE] != self.sha256:
       raise UserError(
         f"The token cache {self._path} holds other bytes than those the run was"
         " trained on so far, though it was made with the same settings. Copy"
@@ -95,7 +99,7 @@ class DataGuard:
         " was saved since; the checkpoints so far are intact, and the same"
         " command goes on from the newest when the cache is back."
       ) from error
-    if sha256 != self._sha256:
+    if sha256 != self.sha256:
       raise UserError(
         f"The token cache {self._path} was replaced under the running job."
         " Nothing was saved since; the checkpoints so far are intact. Put the"

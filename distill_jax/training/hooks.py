@@ -86,8 +86,11 @@ class LogHook:
     seconds = time.perf_counter() - self._since
     skipped = self._nonfinite.metrics()
     num_updates = step - int(skipped.get("skipped_steps", 0))
+    # optax computes some schedules on a device, and sends the number there.
+    with jax.transfer_guard("allow"):
+      learning_rate = float(self._learning_rate(max(num_updates - 1, 0)))
     values |= {
-      "learning_rate": float(self._learning_rate(max(num_updates - 1, 0))),
+      "learning_rate": learning_rate,
       "padding_share": self._padding_share / self._steps,
       "examples_per_second": self._examples / seconds,
       "tokens_per_second": self._tokens / seconds,
@@ -112,7 +115,7 @@ class EvalHook:
   def __init__(
     self,
     evaluate_fn: Callable[[PyTree, int], Mapping[str, Mapping[str, float]]],
-    files: MetricFiles,
+    files: MetricFiles | None,
     eval_period: int,
     train_steps: int,
     paused_fn: PausedFn = contextlib.nullcontext,
@@ -121,7 +124,7 @@ class EvalHook:
 
     Args:
       evaluate_fn: (params, step) -> metrics by task.
-      files: where metrics are written.
+      files: where metrics are written; None: another process does that.
       eval_period: steps.
       train_steps: the last step.
       paused_fn: `LogHook.paused`.
@@ -138,8 +141,9 @@ class EvalHook:
       return
     with self._paused_fn(metrics):
       results = self._evaluate_fn(state.params, step)
-    for task, task_metrics in results.items():
-      self._files.write(step, f"validation/{task}", task_metrics)
+    if self._files is not None:
+      for task, task_metrics in results.items():
+        self._files.write(step, f"validation/{task}", task_metrics)
     # A mixture has one label task at most; it decides which step is best.
     by_label = [m for m in results.values() if "label_accuracy" in m]
     self.latest = (step, dict(by_label[0])) if by_label else None

@@ -38,24 +38,25 @@ class Hook(Protocol):
 
 def run_loop(
   state: PyTree,
-  batches: Iterator[Batch],
+  batches: Iterator[tuple[Batch, Any]],
   step_fn: Callable[[PyTree, Any], tuple[PyTree, Mapping[str, Any]]],
-  put_fn: Callable[[Batch], Any],
   hooks: Sequence[Hook],
   start_step: int,
   train_steps: int,
+  on_error_fn: Callable[[BaseException | None], None] = lambda error: None,
 ) -> PyTree:
   """Trains from `start_step` to `train_steps`.
 
   Args:
     state: the state at `start_step`.
-    batches: endless.
+    batches: endless; each the host's numpy batch and the same on the devices.
     step_fn: (state, device batch) -> (state, metrics).
-    put_fn: puts a numpy batch on the devices.
     hooks: called in order after each step; closed in reverse order, each of
       them whatever else fails.
     start_step: updates made so far.
     train_steps: updates in all.
+    on_error_fn: told what ended the loop before any hook is closed, which may
+      wait for other processes; None: nothing did.
 
   Returns:
     The last state.
@@ -63,9 +64,10 @@ def run_loop(
   with contextlib.ExitStack() as stack:
     for hook in hooks:
       stack.callback(hook.close)
+    stack.push(lambda _, error, trace: on_error_fn(error))
     for step in range(start_step + 1, train_steps + 1):
-      batch = next(batches)
-      state, metrics = step_fn(state, put_fn(batch))
+      batch, device_batch = next(batches)
+      state, metrics = step_fn(state, device_batch)
       for hook in hooks:
         hook.after_step(step, state, batch, metrics)
   return state

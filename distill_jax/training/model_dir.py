@@ -1,15 +1,18 @@
 """MODEL_DIR: begun anew, continued, or refused; nothing lost by accident.
 
-Layer 2; imports training.run_record. `check` only looks; `begin` writes, and is
-called when nothing else can refuse the run any more.
+Layer 2; imports training.run_record, partitioning.distributed. `check` only
+looks; `begin` writes, and is called when nothing else can refuse the run any
+more; both are for process 0. `check_shared` is for all.
 """
 
 import logging
 import os
 import pathlib
 import shutil
+import time
 
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 from distill_jax.training import run_record
 
 _log = logging.getLogger(__name__)
@@ -91,6 +94,43 @@ def begin(
     _write(folder / "config.gin", operative_config)
   except OSError as error:
     raise UserError(f"MODEL_DIR cannot be written: {error}") from error
+
+
+def check_shared(
+  folder: pathlib.Path,
+  record: run_record.RunRecord,
+  wait_seconds: float = 60.0,
+) -> None:
+  """Refuses a MODEL_DIR that is not the same folder for all processes.
+
+  Args:
+    folder: MODEL_DIR, in which process 0 has begun or found the run.
+    record: of the run.
+    wait_seconds: a file may come into a network's folder so much later.
+
+  Raises:
+    UserError: in every process, if one does not see the run.
+  """
+  if distributed.process_count() == 1:
+    return
+  deadline, problem = time.monotonic() + wait_seconds, ""
+  while problem is not None:
+    try:
+      found = run_record.read_record(folder)
+      problem = "it holds no run" if found is None else None
+      if found is not None:
+        run_record.check_resumable(found, record, folder)
+    except UserError as error:
+      problem = str(error)
+    if time.monotonic() > deadline:
+      break
+    time.sleep(0.0 if problem is None else 0.5)
+  distributed.agree(
+    "MODEL_DIR seen",
+    problem
+    and f"MODEL_DIR {folder} is not what process 0 has there: {problem}. Give a"
+    " folder that all hosts share, on NFS for instance.",
+  )
 
 
 def note_resume(

@@ -46,6 +46,7 @@ class NonfiniteHook:
     policy: str,
     max_skipped_steps: int,
     start_step: int = 0,
+    is_primary: bool = True,
   ):
     """Counts what earlier runs skipped.
 
@@ -54,12 +55,15 @@ class NonfiniteHook:
       policy: "stop", or "skip" where the step makes no such update.
       max_skipped_steps: of the whole run; one more ends it.
       start_step: files of later steps are renamed, since those are made again.
+      is_primary: whether this process writes the files and ends the run; of
+        several that see the same losses, one does.
 
     Raises:
       UserError: the folder cannot be written.
     """
     self._folder = pathlib.Path(model_dir) / FOLDER
     self._policy, self._max_skipped_steps = policy, max_skipped_steps
+    self._is_primary = is_primary
     self._pending = collections.deque()
     self._first_stopping: tuple[int, dict[str, float]] | None = None
     self.num_skipped = 0
@@ -70,7 +74,7 @@ class NonfiniteHook:
         self.num_skipped += 1
         continue
       for part in (path, path.with_suffix(".npz")):
-        if part.exists():
+        if is_primary and part.exists():
           part.rename(part.with_name(f"{part.stem}.superseded{part.suffix}"))
 
   def metrics(self) -> dict[str, float]:
@@ -121,7 +125,7 @@ class NonfiniteHook:
         return
       self._pending.popleft()
       values = {name: float(value) for name, value in watched.items()}
-      if all(math.isfinite(value) for value in values.values()):
+      if not self._is_primary or all(map(math.isfinite, values.values())):
         continue
       self._keep(step, batch, values)
       if self._policy == "skip":

@@ -11,6 +11,12 @@ The exit code is 128 and the signal's number, as shells and schedulers have it:
 
 It is the same when the checkpoint was not written within the time given, since
 the earlier ones are intact. A run at its last step ends as if nothing were.
+
+With several processes a signal to any of them stops all after the same step:
+JAX's preemption service hears SIGTERM, and agrees with the others on a step
+that none has passed. So SIGTERM is left to it, from the moment the processes
+are joined, and a second one changes nothing; Ctrl-C is handed on as SIGTERM,
+and a second one still ends the process at once.
 """
 
 import logging
@@ -19,6 +25,8 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from jax.experimental import multihost_utils
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +43,11 @@ class PreemptionHook:
     wait_fn: Callable[[float], bool],
     train_steps: int,
     save_seconds: float,
+    is_shared: bool = False,
     exit_fn: Callable[[int], Any] = os._exit,
+    reached_fn: Callable[[int], bool] = (
+      multihost_utils.reached_preemption_sync_point
+    ),
   ):
     """Takes the signals; outside the main thread Python gives them to nobody.
 
@@ -45,24 +57,28 @@ class PreemptionHook:
       wait_fn: waits so many seconds for saves, returns whether they ended.
       train_steps: the last step, after which there is nothing to stop.
       save_seconds: the longest to wait for the checkpoint.
+      is_shared: whether other processes train with this one.
       exit_fn: ends the process without waiting for its threads.
+      reached_fn: whether this step is the one that all stop after; asked at
+        every step where `is_shared`.
     """
     self._save_fn, self._wait_fn = save_fn, wait_fn
     self._train_steps, self._save_seconds = train_steps, save_seconds
     self._exit_fn = exit_fn
+    self._is_shared, self._reached_fn = is_shared, reached_fn
     self._received: signal.Signals | None = None
     self._previous = {}
     if threading.current_thread() is not threading.main_thread():
       _log.info("Not in the main thread: signals end the run unsaved.")
       return
-    for number in SIGNALS:
+    for number in (signal.SIGINT,) if is_shared else SIGNALS:
       self._previous[number] = signal.signal(number, self._receive)
 
   def _receive(self, number: int, frame) -> None:
     del frame
     self._received = signal.Signals(number)
     # By the system, and not by Python, which may be waiting for a device.
-    for each in SIGNALS:
+    for each in self._previous:
       signal.signal(each, signal.SIG_DFL)
     # A logger may be in use where the signal came.
     os.write(
@@ -70,6 +86,8 @@ class PreemptionHook:
       f"\n{self._received.name}: stopping after this step; a checkpoint will be"
       " saved. The same signal again ends the run at once.\n".encode(),
     )
+    if self._is_shared:
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `training.loop.Hook`.
@@ -78,6 +96,10 @@ class PreemptionHook:
       SystemExit: with the code above, when a signal came.
     """
     del batch
+    if self._is_shared:
+      if not self._reached_fn(step):
+        return
+      self._received = self._received or signal.SIGTERM
     if self._received is None or step == self._train_steps:
       return
     exit_code = 128 + self._received

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from distill_jax.partitioning import sharding
@@ -58,15 +58,32 @@ def abstract_params(model: nn.Module) -> tuple[PyTree, PyTree]:
 
   Returns:
     A tree of `jax.ShapeDtypeStruct` and a tree of tuples of axis names.
+
+  Raises:
+    ValueError: a parameter has no names.
   """
   boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
   is_boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
-  logical_axes = jax.tree.map(lambda leaf: leaf.names, boxed, is_leaf=is_boxed)
+
+  def read_names(path, leaf):
+    if not is_boxed(leaf):
+      where = jax.tree_util.keystr(path, simple=True, separator="/")
+      raise ValueError(
+        f"{where} {leaf.shape}: a parameter without logical axis names, which"
+        " `model.parameter` gives"
+      )
+    return leaf.names
+
+  logical_axes = jax.tree_util.tree_map_with_path(
+    read_names, boxed, is_leaf=is_boxed
+  )
   return nn.unbox(boxed), logical_axes
 
 
 def shard_state(
-  model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh | AbstractMesh,
 ) -> tuple[TrainState, TrainState]:
   """Returns shapes and shardings of the state of a model on a mesh.
 

@@ -53,8 +53,8 @@ def train_step(
 
   Returns:
     The state after, and float32 scalars: the parts of the loss (see
-    `distill.compute_loss`), `gradient_norm` before clipping, and the number of
-    `label_tokens` and `rationale_tokens`.
+    `distill.compute_loss`), `gradient_norm` before clipping, and
+    `label_tokens` and `rationale_tokens`, see `distill.count_tokens`.
   """
   token_counts = distill.count_tokens(batch)
   dropout_rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -153,7 +153,11 @@ def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l d"]:
 
 
 def eval_step(
-  params, batch: Mapping[str, Array], *, model: nn.Module
+  params,
+  batch: Mapping[str, Array],
+  *,
+  model: nn.Module,
+  loss_chunk_tokens: int | None = None,
 ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
   """Scores the targets of a batch.
 
@@ -161,13 +165,23 @@ def eval_step(
     params: parameters.
     batch: keys of `data.batch`, [batch, length] each, one example a row.
     model: a `model.t5.T5`.
+    loss_chunk_tokens: target tokens whose logits are in memory at once; None:
+      those of the whole batch. With no backward pass it costs nothing.
 
   Returns:
     Cross-entropy of each row's targets summed over its tokens, in nats, and
     the number of those tokens, [batch] float32 each.
   """
-  logits = apply_model(model, params, batch, enable_dropout=False)
-  return distill.score_targets(logits, batch)
+
+  def compute_logits(x: Array) -> Any:
+    return model.apply({"params": params}, x, method="compute_logits")
+
+  hidden = apply_model(
+    model, params, batch, enable_dropout=False, method="compute_hidden"
+  )
+  return distill.score_targets_in_chunks(
+    hidden, compute_logits, batch, loss_chunk_tokens
+  )
 
 
 def skip_nonfinite(

@@ -93,3 +93,16 @@ def test_names_in_the_manifest_are_never_opened(folder, tmp_path):
   (folder / "checksums.json").write_text(json.dumps(sums))
   with pytest.raises(checksums.DamageError, match="../secret is missing"):
     checksums.verify(folder)
+
+
+def test_several_share_the_files_and_one_finds_the_damage(folder):
+  assert all(checksums.verify(folder, part, 2) for part in range(2))
+  (folder / "state" / "d" / "0").write_bytes(b"?")
+  found = 0
+  for part in range(2):
+    try:
+      checksums.verify(folder, part, 2)
+    except checksums.DamageError as error:
+      assert "state/d/0 has 1 bytes, not 256" in str(error)
+      found += 1
+  assert found == 1

@@ -91,6 +91,42 @@ def test_each_byte_is_read_once(tmp_path, mesh_axes):
   )
 
 
+@pytest.mark.parametrize("is_scanned", [False, True])
+@pytest.mark.parametrize(
+  "mesh_axes", [{"data": 8}, {"data": 2, "fsdp": 2, "model": 2}]
+)
+def test_each_byte_of_stacked_layers_is_read_once(
+  monkeypatch, tmp_path, mesh_axes, is_scanned
+):
+  """Not once a layer: what is on disk is counted, whoever asks for it."""
+  tensors = stored_models.make_tensors(CONFIG)
+  scanned = dataclasses.replace(CONFIG, scan_layers=True)
+  orbax_params.write_orbax(tmp_path, scanned, stack_layers(tensors), FLOAT32)
+  open_array, num_read = zarr_arrays.ArrayFolder.open, []
+
+  def open_and_watch(self, name):
+    tensor = open_array(self, name)
+
+    def read(index):
+      value = tensor.read_fn(index)
+      num_read.append(value.size)
+      return value
+
+    return dataclasses.replace(tensor, read_fn=read)
+
+  monkeypatch.setattr(zarr_arrays.ArrayFolder, "open", open_and_watch)
+  stored = formats.open_checkpoint(tmp_path)
+  target = make_target(scanned if is_scanned else CONFIG, mesh_axes)
+  params = flatten_params(formats.load_params(stored, target))
+  assert sum(num_read) == sum(leaf.size for leaf in params.values())
+  # A device's part is one reading, not as many as it has layers.
+  num_parts = [
+    len(set(map(str, leaf.sharding.devices_indices_map(leaf.shape).values())))
+    for leaf in flatten_params(make_target(scanned, mesh_axes)).values()
+  ]
+  assert len(num_read) == sum(num_parts)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
 def test_weights_that_are_no_floats_are_refused(tmp_path, dtype):
   tensors = stored_models.make_tensors(CONFIG)

@@ -13,6 +13,7 @@ from distill_jax.checkpoint.stored_model import (
   StoredModel,
   check_tensors,
   flatten_params,
+  group_by_array,
   infer_config,
   stack_layers,
   unstack_layers,
@@ -173,6 +174,30 @@ def test_a_part_of_a_stack_reads_the_layers_it_needs():
   np.testing.assert_array_equal(part, np.full((2, 2, 3), [[[10], [11]]] * 2))
   within = (slice(0, 2), slice(3, 6))
   assert read == [(10, within), (11, within)]
+
+
+def test_layers_of_one_array_come_together():
+  tensors = stored_models.make_tensors(stored_models.GATED)
+  arrays = {}
+
+  def watch(name, array):
+    def read_fn(index):
+      arrays[name] = array[index]
+      return arrays[name]
+
+    return LazyTensor(name, array.shape, array.dtype, read_fn)
+
+  apart = unstack_layers(
+    {name: watch(name, array) for name, array in stack_arrays(tensors).items()}
+  )
+  seen = []
+  for group in group_by_array(apart):
+    for name, tensor in group.items():
+      np.testing.assert_array_equal(tensor.read(), tensors[name].read())
+      seen.append(name)
+    assert len(arrays) == 1
+    arrays.clear()
+  assert sorted(seen) == sorted(tensors)
 
 
 def test_layers_with_a_gap_stay_apart():

@@ -13,7 +13,7 @@ from synthetic_cache import make_cache
 from distill_jax.checkpoint import manager
 from distill_jax.training import metric_files
 
-PROGRAM = pathlib.Path(__file__).with_name("toy_run.py")
+PROGRAM = pathlib.Path(__file__).parents[1] / "toy_run.py"
 TRAIN_STEPS = 24
 DETERMINISTIC = (
   "loss",

@@ -177,6 +177,13 @@ def test_evaluation_comes_each_period_and_at_the_last_step():
   assert hook.latest == (10, _RESULTS["toy_label"])
 
 
+def test_a_process_that_writes_nothing_evaluates_all_the_same():
+  hook, asked = _make_eval_hook(None)
+  _run(hook, [4])
+  assert asked == [("params", 4)]
+  assert hook.latest == (4, _RESULTS["toy_label"])
+
+
 def test_a_run_without_a_label_task_has_no_best_step():
   hook, _ = _make_eval_hook(_Recorder(), {"toy_rationale": {"loss": 2.0}})
   _run(hook, [4])

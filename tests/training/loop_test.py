@@ -25,15 +25,15 @@ class Recorder:
       raise OSError(f"{self._name} at close")
 
 
-def run(hooks, start_step=0, train_steps=2):
+def run(hooks, start_step=0, train_steps=2, **others):
   return loop.run_loop(
     state=100,
-    batches=itertools.count(7),
+    batches=((batch, 10 * batch) for batch in itertools.count(7)),
     step_fn=lambda state, batch: (state + batch, {"loss": batch}),
-    put_fn=lambda batch: 10 * batch,
     hooks=hooks,
     start_step=start_step,
     train_steps=train_steps,
+    **others,
   )
 
 
@@ -77,6 +77,18 @@ def test_an_error_stops_the_loop_and_closes_every_hook():
   ]
 
 
+def test_an_error_is_told_before_a_hook_is_closed():
+  """What closes may wait for other processes, which must know first."""
+  calls = []
+  with pytest.raises(RuntimeError, match="a at step 2"):
+    run(
+      [Recorder("a", calls, 2)], on_error_fn=lambda error: calls.append(error)
+    )
+  assert [type(call) for call in calls[-2:]] == [RuntimeError, tuple]
+  run([Recorder("a", calls)], on_error_fn=lambda error: calls.append(error))
+  assert calls[-2:] == [None, ("a", "close")]
+
+
 def test_a_hook_that_fails_to_close_keeps_none_from_closing():
   """A checkpoint that meets a full disk must not cost the metrics' files."""
   calls = []
@@ -90,6 +102,6 @@ def test_the_batches_running_out_is_an_error():
   calls = []
   with pytest.raises(StopIteration):
     loop.run_loop(
-      0, iter([]), max, min, [Recorder("a", calls)], start_step=0, train_steps=1
+      0, iter([]), max, [Recorder("a", calls)], start_step=0, train_steps=1
     )
   assert calls == [("a", "close")]

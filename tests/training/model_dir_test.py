@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import threading
 
 import pytest
 
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 from distill_jax.training import model_dir, run_record
 
 RECORD = run_record.RunRecord({"seed": 0}, "/cache", 1, "1 cpu", {})
@@ -63,6 +65,40 @@ def test_a_file_is_no_folder(tmp_path):
     model_dir.check(tmp_path / "file", RECORD, overwrite=False)
   with pytest.raises(UserError, match="cannot be written"):
     begin(tmp_path / "file" / "run")
+
+
+@pytest.fixture(name="second")
+def fixture_second(monkeypatch):
+  """What process 1 of two has to say of MODEL_DIR."""
+  told = []
+  monkeypatch.setattr(distributed, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    distributed, "agree", lambda name, problem: told.append(problem)
+  )
+  return told
+
+
+def test_a_folder_that_is_not_shared_is_told_of(tmp_path, second):
+  model_dir.check_shared(tmp_path, RECORD, wait_seconds=0.0)
+  begin(tmp_path, OTHER)
+  model_dir.check_shared(tmp_path, RECORD, wait_seconds=0.0)
+  (tmp_path / "run.json").write_text("{")
+  model_dir.check_shared(tmp_path, RECORD, wait_seconds=0.0)
+  for problem, told in zip(
+    second,
+    ("it holds no run", "a run with other settings", "run.json cannot be read"),
+    strict=True,
+  ):
+    assert told in problem
+  assert all("that all hosts share" in problem for problem in second)
+
+
+def test_a_folder_of_a_network_is_waited_for(tmp_path, second):
+  timer = threading.Timer(0.3, begin, [tmp_path])
+  timer.start()
+  model_dir.check_shared(tmp_path, RECORD, wait_seconds=30.0)
+  timer.join()
+  assert second == [None]
 
 
 def test_resuming_keeps_the_first_settings(tmp_path):

@@ -148,6 +148,21 @@ def test_what_is_remembered_has_a_limit(tmp_path):
   assert sum(late.is_asked for late in scalars[::2]) == pytest.approx(28, abs=2)
 
 
+def test_one_of_several_processes_writes_and_ends_the_run(tmp_path):
+  first = nonfinite.NonfiniteHook(tmp_path, "stop", 10)
+  other = nonfinite.NonfiniteHook(tmp_path, "stop", 10, is_primary=False)
+  for hook in (other, first):
+    _take(hook, [1.0, math.nan])
+  other.check()
+  assert _list(tmp_path) == []
+  with pytest.raises(UserError, match="at step 2"):
+    first.check()
+  assert _list(tmp_path) == ["2.json", "2.npz"]
+  # Nor does the other rename what will be made again.
+  nonfinite.NonfiniteHook(tmp_path, "skip", 3, is_primary=False)
+  assert _list(tmp_path) == ["2.json", "2.npz"]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / "nonfinite").write_text("")
   hook = nonfinite.NonfiniteHook(tmp_path, "skip", 10)

@@ -14,7 +14,7 @@ from distill_jax.training import preemption
 class _Run:
   """A hook with the calls it makes."""
 
-  def __init__(self, is_saved=True):
+  def __init__(self, is_saved=True, **others):
     self.calls = []
     self.hook = preemption.PreemptionHook(
       lambda *arguments: self.calls.append(("save", *arguments)),
@@ -22,6 +22,7 @@ class _Run:
       train_steps=9,
       save_seconds=7.0,
       exit_fn=self._exit,
+      **others,
     )
 
   def _exit(self, code):
@@ -98,6 +99,43 @@ def test_outside_the_main_thread_signals_are_left_alone(handlers):
     assert signal.getsignal(number) == handler
   runs[0].step(1)
   runs[0].hook.close()
+
+
+def test_several_processes_stop_after_the_step_they_agree_on(handlers):
+  asked = []
+  run = _Run(
+    is_shared=True, reached_fn=lambda step: asked.append(step) or step == 5
+  )
+  # Not ours to hear: JAX's preemption service does.
+  assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
+  for step in (3, 4):
+    run.step(step)
+  assert run.calls == []
+  with pytest.raises(SystemExit) as raised:
+    run.step(5)
+  assert raised.value.code == 143
+  assert asked == [3, 4, 5]
+  assert run.calls[0] == ("save", 5, "state 5", {"loss": 5})
+
+
+def test_ctrl_c_of_one_process_is_handed_on_as_sigterm(capfd):
+  heard = []
+  signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+  run = _Run(is_shared=True, reached_fn=lambda step: step == 4)
+  os.kill(os.getpid(), signal.SIGINT)
+  assert heard == [signal.SIGTERM]
+  assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+  run.step(3)
+  assert run.calls == []
+  with pytest.raises(SystemExit) as raised:
+    run.step(4)
+  assert raised.value.code == 130
+
+
+def test_several_processes_at_their_end_end_well():
+  run = _Run(is_shared=True, reached_fn=lambda step: True)
+  run.step(9)
+  assert run.calls == []
 
 
 _STUCK = """

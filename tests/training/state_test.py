@@ -69,3 +69,16 @@ def test_the_seed_decides_the_parameters_whatever_the_mesh(sharded):
   embedding = state.params["token_embedder"]["embedding"]
   np.testing.assert_array_equal(embedding, init_embedding(7))
   assert not np.any(embedding == init_embedding(8))
+
+
+def test_a_parameter_without_axes_is_named():
+  class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, *tokens, enable_dropout):
+      del tokens, enable_dropout
+      return nn.Dense(3, name="dense")(jnp.ones((1, 2)))
+
+  with pytest.raises(
+    ValueError, match=r"dense/bias \(3,\): a parameter without"
+  ):
+    state_lib.abstract_params(Plain())

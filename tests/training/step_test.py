@@ -232,12 +232,16 @@ def test_steps_that_skip_and_steps_that_do_not_learn_the_same():
   assert_trees_close(run.state.params, expected.state.params)
 
 
-def test_eval_step_sums_each_row():
+# Chunks of one position, of five (the last padded), and none at all.
+@pytest.mark.parametrize("loss_chunk_tokens", [1, 40, None])
+def test_eval_step_sums_each_row(loss_chunk_tokens):
   batch, params = tiny_student.make_batch(), tiny_student.make_params()
   model = T5(tiny_student.CONFIG)
   (sums, counts), logits = jax.jit(
     lambda batch: (
-      step_lib.eval_step(params, batch, model=model),
+      step_lib.eval_step(
+        params, batch, model=model, loss_chunk_tokens=loss_chunk_tokens
+      ),
       step_lib.apply_model(model, params, batch, enable_dropout=False),
     )
   )(batch)
@@ -250,6 +254,22 @@ def test_eval_step_sums_each_row():
     sums, (cross_entropy * weights).sum(axis=1), rtol=1e-5
   )
   np.testing.assert_array_equal(counts, weights.sum(axis=1))
+
+
+def test_eval_step_holds_the_logits_of_a_chunk_alone():
+  config = dataclasses.replace(tiny_student.CONFIG, vocab_size=4096)
+  model = T5(config)
+  batch, params = tiny_student.make_batch(), tiny_student.make_params(config)
+  logits_bytes = batch[batch_lib.DECODER_TARGET_TOKENS].size * 4096 * 4
+
+  def measure(loss_chunk_tokens):
+    step = functools.partial(
+      step_lib.eval_step, model=model, loss_chunk_tokens=loss_chunk_tokens
+    )
+    memory = jax.jit(step).lower(params, batch).compile().memory_analysis()
+    return memory.temp_size_in_bytes
+
+  assert measure(None) > logits_bytes > 3 * measure(8)
 
 
 def test_the_step_is_seen_in_one_screen():

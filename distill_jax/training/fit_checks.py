@@ -1,0 +1,88 @@
+"""Settings that must fit each other: vocabulary, model, rows, mesh, lengths.
+
+Layer 3; imports data.pipeline, data.token_cache, data.vocab, model.config,
+partitioning.sharding.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from jax.sharding import Mesh
+
+from distill_jax.data import pipeline, vocab
+from distill_jax.data.token_cache import TokenCache
+from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
+from distill_jax.partitioning import sharding
+
+_log = logging.getLogger(__name__)
+
+
+def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
+  """Refuses a vocabulary with more ids than the model has embeddings.
+
+  Args:
+    vocabulary: of the token cache.
+    config: of the model.
+
+  Raises:
+    UserError: names both sizes.
+  """
+  if vocabulary.size > config.vocab_size:
+    raise UserError(
+      f"The vocabulary has {vocabulary.size} ids, but the model embeds only"
+      f" {config.vocab_size}. Give --gin.VOCAB_SIZE={vocabulary.size} or more,"
+      " or the vocabulary that belongs to the model (VOCAB_PATH)."
+    )
+
+
+def check_rows(
+  feed: pipeline.FeedConfig, num_microbatches: int, mesh: Mesh
+) -> None:
+  """Refuses rows that do not divide among devices and micro-batches.
+
+  Args:
+    feed: has the rows of a batch.
+    num_microbatches: parts of a batch, one after another.
+    mesh: devices share the rows of a part.
+
+  Raises:
+    UserError: names the three numbers.
+  """
+  rows, parts = feed.batch_rows, num_microbatches
+  shards = sharding.count_batch_shards(mesh)
+  if rows % (parts * shards):
+    raise UserError(
+      f"BATCH_SIZE is {rows}; it must divide by the {shards} device groups that"
+      f" share its rows times the {parts} micro-batches, {shards * parts}."
+    )
+
+
+def warn_of_trimming(
+  cache: TokenCache, feature_lengths: Mapping[str, int]
+) -> None:
+  """Says how many examples lose their end to TASK_FEATURE_LENGTHS.
+
+  Args:
+    cache: with the lengths of its examples.
+    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
+
+  Raises:
+    UserError: the targets of every training label are cut.
+  """
+  for name, info in cache.tasks.items():
+    for feature, length in feature_lengths.items():
+      trimmed = info.count_longer("train", feature, length)
+      total = info.splits.get("train", 0)
+      if not trimmed:
+        continue
+      if trimmed == total and feature == "targets" and info.kind != "rationale":
+        raise UserError(
+          f"TASK_FEATURE_LENGTHS allows {length} target tokens, which cuts"
+          f" every one of the {total} labels of {name}. Give more."
+        )
+      _log.warning(
+        "%d of %d %s of %s are longer than %d tokens and lose their end"
+        " (TASK_FEATURE_LENGTHS).",
+        trimmed, total, feature, name, length,
+      )  # fmt: skip

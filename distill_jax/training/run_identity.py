@@ -1,0 +1,97 @@
+"""What makes a run this run: all that decides its losses, as JSON.
+
+Layer 3; imports training.run_record, training.state, partitioning.sharding. A
+run is resumed only by one of the same identity, see
+`run_record.check_resumable`; the number of processes and the mesh are not of
+it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from distill_jax.data import token_cache
+from distill_jax.model.config import COMPUTATION_FIELDS
+from distill_jax.partitioning import sharding
+from distill_jax.training import run_record
+from distill_jax.training import state as state_lib
+
+PyTree = Any
+_PROBED_STEPS = (0, 1, 10, 100, 1000, 10_000)
+
+
+def make_record(
+  settings: Any,
+  cache: token_cache.TokenCache,
+  abstract_params: PyTree,
+  mesh: Mesh,
+) -> run_record.RunRecord:
+  """Describes a run.
+
+  Args:
+    settings: `train.TrainRun`.
+    cache: what it trains on.
+    abstract_params: shapes of its parameters.
+    mesh: where it runs now.
+  """
+  identity = {
+    "task": settings.mixture_or_task_name,
+    "token_cache": cache.fingerprint,
+    "tasks": {
+      name: dataclasses.asdict(dataclasses.replace(info, lengths={}))
+      for name, info in cache.tasks.items()
+    },
+    "model_config": {
+      name: value
+      for name, value in dataclasses.asdict(settings.model_config).items()
+      if name not in COMPUTATION_FIELDS
+    },
+    "feed": dataclasses.asdict(settings.feed),
+    "objective": dataclasses.asdict(settings.objective),
+    "num_microbatches": settings.num_microbatches,
+    "loss_chunk_tokens": settings.loss_chunk_tokens,
+    "seed": settings.seed,
+    "initial_checkpoint_path": settings.initial_checkpoint_path,
+    "optimizer_updates": _probe_optimizer(settings.optimizer),
+    "learning_rates": _probe_schedule(settings.learning_rate),
+    "vocabulary_sha256": cache.identity["vocabulary_sha256"],
+  }
+  return run_record.RunRecord(
+    identity=json.loads(json.dumps(identity)),
+    token_cache_path=str(cache.path.absolute()),
+    num_params=state_lib.count_params(abstract_params),
+    mesh=sharding.describe(mesh),
+    environment=run_record.describe_environment(),
+  )
+
+
+def _probe_schedule(learning_rate: Callable[[int], Any]) -> list[str]:
+  return [f"{float(learning_rate(step)):.4g}" for step in _PROBED_STEPS]
+
+
+def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:
+  """Describes an optimizer by what it does to two parameters in three steps.
+
+  Its settings are closed over by functions; its updates tell them apart.
+  """
+  params = {
+    "kernel": jnp.linspace(-1.0, 1.0, 128 * 128).reshape(128, 128),
+    "scale": jnp.full(4, 0.5),
+  }
+
+  @jax.jit
+  def probe(params):
+    opt_state, seen = optimizer.init(params), []
+    for step in range(1, 4):
+      gradients = jax.tree.map(lambda p, step=step: jnp.sin(step + p), params)
+      updates, opt_state = optimizer.update(gradients, opt_state, params)
+      seen += [leaf.ravel()[1] for leaf in jax.tree.leaves(updates)]
+    return seen
+
+  return [f"{float(value):.4g}" for value in probe(params)]

@@ -36,10 +36,10 @@ import numpy as np
 import tqdm
 
 from distill_jax.checkpoint import (
+  disk_space,
   formats,
   hf,
   hf_tokenizer,
-  manager,
   orbax_params,
   t5x,
 )
@@ -138,7 +138,7 @@ def convert(
     (writing / MODEL_GIN).write_text(model_gin, encoding="utf-8")
     _move_into_place(writing, folder)
   except Exception as error:
-    if not isinstance(error, OSError) and not manager.is_full_disk(error):
+    if not isinstance(error, OSError) and not disk_space.is_full_disk(error):
       raise
     raise UserError(f"{folder} cannot be written: {error}") from error
   finally:

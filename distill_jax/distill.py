@@ -46,6 +46,9 @@ def count_tokens(
 ) -> dict[str, Float[Array, ""]]:
   """Counts the target tokens that each term of the loss is a mean over.
 
+  A token counts as much as its loss weight, which is its record's: a term is
+  sum(weight * loss) / sum(weight).
+
   Count over the whole global batch, before it is cut into micro-batches: then
   the sum of the micro-batches' losses is the loss of the batch, whatever
   number of tokens each of them holds.
@@ -54,7 +57,8 @@ def count_tokens(
     batch: `decoder_loss_weights` and `decoder_task_ids`, [batch, length].
 
   Returns:
-    `label`, `rationale` and `all`: float32 scalars.
+    `label`, `rationale` and `all`: float32 scalars, the sums of the weights;
+    where all weights are 1, numbers of tokens.
   """
   return {
     name: jnp.sum(weights) for name, weights in _task_weights(batch).items()
@@ -109,14 +113,8 @@ def compute_chunked_loss(
   Returns:
     As `compute_loss`.
   """
-  if chunk_tokens is None:
-    logits = compute_logits_fn(hidden)
-    return compute_loss(logits, batch, token_counts, objective)
-  token_losses = losses.chunked_token_cross_entropy(
-    hidden,
-    batch[batch_lib.DECODER_TARGET_TOKENS],
-    compute_logits_fn,
-    chunk_tokens,
+  token_losses = _compute_token_losses(
+    hidden, compute_logits_fn, batch, chunk_tokens
   )
   return _sum_terms(token_losses, batch, token_counts, objective)
 
@@ -134,11 +132,43 @@ def score_targets(
     Cross-entropy summed over the row's tokens in nats, and the number of those
     tokens, [batch] float32 each.
   """
-  cross_entropy, _ = losses.token_cross_entropy(
+  token_losses = losses.token_cross_entropy(
     logits, batch[batch_lib.DECODER_TARGET_TOKENS]
   )
-  weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
-  return jnp.sum(cross_entropy * weights, axis=1), jnp.sum(weights, axis=1)
+  return _sum_rows(token_losses, batch)
+
+
+def score_targets_in_chunks(
+  hidden: Float[Array, "batch length embed"],
+  compute_logits_fn: Callable[[Array], Array],
+  batch: Mapping[str, Array],
+  chunk_tokens: int | None,
+) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
+  """Computes the same without the logits of all tokens at once.
+
+  Args:
+    hidden: what the logits are made of, compute dtype.
+    compute_logits_fn: makes them, [batch, some length, vocab] float32.
+    batch: as for `score_targets`.
+    chunk_tokens: how many tokens have their logits at once; None: all.
+
+  Returns:
+    As `score_targets`.
+  """
+  token_losses = _compute_token_losses(
+    hidden, compute_logits_fn, batch, chunk_tokens
+  )
+  return _sum_rows(token_losses, batch)
+
+
+def _compute_token_losses(hidden, compute_logits_fn, batch, chunk_tokens):
+  """Returns cross-entropies and squared normalizers, [batch, length] each."""
+  targets = batch[batch_lib.DECODER_TARGET_TOKENS]
+  if chunk_tokens is None:
+    return losses.token_cross_entropy(compute_logits_fn(hidden), targets)
+  return losses.chunked_token_cross_entropy(
+    hidden, targets, compute_logits_fn, chunk_tokens
+  )
 
 
 def _task_weights(batch):
@@ -152,13 +182,22 @@ def _task_weights(batch):
   }
 
 
+def _sum_rows(token_losses, batch):
+  """Sums the cross-entropy of each row's tokens, and counts them."""
+  cross_entropy, _ = token_losses
+  weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
+  return jnp.sum(cross_entropy * weights, axis=1), jnp.sum(weights, axis=1)
+
+
 def _sum_terms(token_losses, batch, token_counts, objective):
   """Weighs the losses of the tokens, [batch, length] each, and adds up."""
   cross_entropy, squared_normalizers = token_losses
   weights = _task_weights(batch)
 
   def compute_mean(values, name):
-    return jnp.sum(values * weights[name]) / jnp.maximum(token_counts[name], 1)
+    count = token_counts[name]
+    total = jnp.sum(values * weights[name])
+    return total / jnp.where(count > 0, count, 1)
 
   label_loss = compute_mean(cross_entropy, "label")
   rationale_loss = compute_mean(cross_entropy, "rationale")

@@ -43,7 +43,8 @@ class EvalRun:
     data: what shapes the examples, where another task is given; else it must
       agree with the run's.
     model_config: None: the run's.
-    mesh: devices along each axis.
+    mesh: devices of a slice along each axis, see `partitioning.mesh`.
+    dcn_mesh: slices along each axis; None: all along the data axis.
     batch_rows: rows a batch.
     decoding: how predictions are decoded.
     prediction: "generate" decodes every prediction; "rank" predicts labels by
@@ -62,6 +63,7 @@ class EvalRun:
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )
+  dcn_mesh: Mapping[str, int] | None = None
   batch_rows: int = 32
   decoding: DecodingConfig = DecodingConfig()
   prediction: Literal["generate", "rank"] = _GENERATE
@@ -114,7 +116,9 @@ def run(
   """
   del operative_config
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
-  loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
+  loaded = run_loading.load_run(
+    path, settings.mesh, settings.model_config, settings.dcn_mesh
+  )
   if settings.mixture_or_task_name is None:
     cache = loaded.open_cache()
     _check_agreement(settings, cache)

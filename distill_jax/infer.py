@@ -63,7 +63,8 @@ class InferRun:
       `num_target_tokens`. T5X's names.
     with_rationale: predict the rationale too, in a second decoding.
     model_config: None: the run's.
-    mesh: devices along each axis.
+    mesh: devices of a slice along each axis, see `partitioning.mesh`.
+    dcn_mesh: slices along each axis; None: all along the data axis.
     batch_rows: rows a batch.
     decoding: how predictions are decoded. Of several samples the first is
       the prediction, and a list of all stands beside it.
@@ -79,6 +80,7 @@ class InferRun:
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )
+  dcn_mesh: Mapping[str, int] | None = None
   batch_rows: int = 32
   decoding: DecodingConfig = DecodingConfig()
 
@@ -136,7 +138,9 @@ def run(
       writing.touch()
       writing.unlink()
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
-  loaded = run_loading.load_run(path, settings.mesh, settings.model_config)
+  loaded = run_loading.load_run(
+    path, settings.mesh, settings.model_config, settings.dcn_mesh
+  )
   evaluator = Evaluator(
     loaded.model,
     loaded.mesh,

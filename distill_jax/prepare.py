@@ -16,6 +16,7 @@ from distill_jax.data import datasets, task_kinds, token_cache, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import STATUSES
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +113,37 @@ def find_or_prepare(
     path, identity, tasks, examples, vocabulary.path, overwrite
   )
   return token_cache.TokenCache(path)
+
+
+def find_for_all(*arguments: Any) -> token_cache.TokenCache:
+  """Finds or prepares the cache of a run that may have several processes.
+
+  Process 0 does it while the others wait; then they open the same folder.
+
+  Args:
+    *arguments: of `find_or_prepare`.
+
+  Raises:
+    UserError: in every process, if one cannot have it.
+  """
+  found: list[token_cache.TokenCache] = []
+
+  def find() -> str:
+    found.append(find_or_prepare(*arguments))
+    return str(found[0].path.absolute())
+
+  path = distributed.share("token cache", find)
+  problem = None
+  if not found:
+    try:
+      found.append(token_cache.TokenCache(path))
+    except UserError as error:
+      problem = (
+        f"{error} Process 0 has that cache: give a CACHE_DIR that all hosts"
+        " share, or copy the folder to the same place on each."
+      )
+  distributed.agree("token cache opened", problem)
+  return found[0]
 
 
 def describe(cache: token_cache.TokenCache) -> str:

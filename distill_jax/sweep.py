@@ -185,6 +185,7 @@ def _run_cell(
       data=DataSettings(),
       model_dir=str(model_dir),
       mesh=base.mesh,
+      dcn_mesh=base.dcn_mesh,
       batch_rows=base.eval_batch_rows or method.batch_rows,
     ),
     overwrite=True,

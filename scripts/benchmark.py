@@ -1,164 +1,293 @@
-"""Measures training: packed against padded rows, same model, same examples.
+"""Measures training and decoding: speed, model FLOPs, memory, compile time.
 
   python scripts/benchmark.py --gin_file=gin/models/t5_1_1/tiny.gin
   python scripts/benchmark.py --gin_file=gin/models/t5_1_1/small.gin \\
     --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123456789abcdef
+  python scripts/benchmark.py --gin_file=gin/models/t5_1_1/large.gin \\
+    --full_rows --row_inputs=512 --row_targets=128 --examples=32 \\
+    --gin.ACTIVATION_DTYPE="'bfloat16'" --gin.REMAT_POLICY="'minimal'" \\
+    --gin.SCAN_LAYERS=True --gin.LOSS_CHUNK_TOKENS=4096 --turn_steps=10
+  python scripts/benchmark.py --mode=decode --batch=8 --row_inputs=128 \\
+    --tokens=32
 
-Without --token_cache the examples have lengths like CQA's, drawn from a seed.
-Each line printed is a JSON object; the last one holds the ratio. Both layouts
-train on label/rationale pairs, equally many a step, in one process, their steps
-taking turns so that a busy machine slows both alike. Needs no TensorFlow.
+Training takes its examples from --token_cache, or draws some whose lengths are
+like CQA's, or with --full_rows as long as a row. Both layouts, packed and
+padded rows, train on the same label/rationale pairs, --examples of them a step,
+in one process, their steps taking turns so that a busy machine slows both
+alike; the last line has the ratio. With one --layout the process's peak memory
+is that layout's.
+
+Everything else is gin's, as in a run: the model's macros, and those of
+gin/runs/train.gin (--run_gin_file=gin/runs/train_adamw.gin: AdamW) but for the
+rows, which come from the flags; to decode, those of gin/runs/infer.gin, e.g.
+--gin.DECODING="'beam'" --gin.NUM_BEAMS=4. A decoded row has exactly --tokens
+tokens: no token ends it.
+
+Each line printed is a JSON object:
+
+  seconds_per_step      median over turns; waiting for batches included
+  examples_per_second   pairs; a label without its rationale is one too
+  sequences_per_second  segments: a pair is two
+  tokens_per_second     of both sides, padding not counted
+  model_flops_per_second, mfu
+                        products of all places of the rows, padding too, once
+                        forward and twice backward, whatever is computed again;
+                        mfu is their share of the peak
+  example_flops_per_second, example_mfu
+                        the same of each example by itself, without padding
+  step_bytes            of the compiled step, by XLA's own account: arguments,
+                        results and temporaries together
+  peak_bytes            see peak_bytes_source beside it; null where the process
+                        measured two layouts
+  compile_seconds       tracing and compiling one step
+
+The peak is that of the chip in bfloat16, where it is known, or --peak_flops, or
+measured (--measure_peak: a large matrix product in the model's dtype). Needs no
+TensorFlow.
 """
 
-import itertools
+import contextlib
 import json
 import os
 import pathlib
 import platform
 import statistics
+import sys
 import tempfile
 import time
+from typing import Any
 
+import benchmark_data
+import benchmark_measures
 import jax
 import numpy as np
+import optax
 from absl import app, flags
 
-import gin
-from distill_jax.config import gin_bindings
-from distill_jax.data import pipeline, token_cache
-from distill_jax.distill import Objective
+from distill_jax import infer, train
+from distill_jax.config import console_logging, gin_bindings
+from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.decoding.cache import start_decoding
+from distill_jax.decoding.strategy import decode
+from distill_jax.errors import UserError
+from distill_jax.model import flops
 from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
-from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
+from distill_jax.training import fit_checks
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "decode"], "What to time.")
 _GIN_FILES = flags.DEFINE_multi_string(
   "gin_file", ["gin/models/t5_1_1/tiny.gin"], "A model's gin file."
 )
+_RUN_GIN_FILE = flags.DEFINE_string(
+  "run_gin_file", "gin/runs/train.gin", "A training run's gin file."
+)
 _GIN_BINDINGS = flags.DEFINE_multi_string(
-  "gin_bindings", [], "E.g. --gin_bindings='VOCAB_SIZE = 8192'."
+  "gin_bindings", [], "E.g. --gin_bindings='VOCAB_SIZE = 8192'; or --gin.X=Y."
 )
 _TOKEN_CACHE = flags.DEFINE_string(
-  "token_cache", None, "Folder of a token cache; default: drawn lengths."
+  "token_cache", None, "Folder of a token cache; default: drawn examples."
+)
+_FULL_ROWS = flags.DEFINE_bool(
+  "full_rows", False, "Draw examples as long as a row; --layout=padded."
+)
+_LAYOUT = flags.DEFINE_enum(
+  "layout", None, [*benchmark_data.LAYOUTS, "both"], "Of training; both."
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 16, "Example pairs a step.")
-_STEPS = flags.DEFINE_integer("steps", 10, "Measured steps of each layout.")
 _ROW_INPUTS = flags.DEFINE_integer(
-  "row_inputs", 256, "Encoder tokens of a packed row."
+  "row_inputs", 256, "Encoder tokens of a packed, full or decoded row."
 )
 _ROW_TARGETS = flags.DEFINE_integer(
-  "row_targets", 128, "Decoder tokens of a packed row."
+  "row_targets", 128, "Decoder tokens of a packed or full row."
+)
+_BATCH = flags.DEFINE_integer("batch", 8, "Rows that are decoded together.")
+_TOKENS = flags.DEFINE_integer("tokens", 32, "Tokens decoded for each row.")
+_STEPS = flags.DEFINE_integer("steps", 10, "Measured steps of each layout.")
+_TURN_STEPS = flags.DEFINE_integer(
+  "turn_steps", 1, "Steps that are timed as one: an accelerator's run ahead."
+)
+_PEAK_FLOPS = flags.DEFINE_float(
+  "peak_flops", None, "FLOP/s that one device can reach, for mfu."
+)
+_MEASURE_PEAK = flags.DEFINE_bool(
+  "measure_peak", False, "Take a large matrix product's FLOP/s as the peak."
+)
+_PROFILE_DIR = flags.DEFINE_string(
+  "profile_dir", None, "Write a trace of three more steps into this folder."
+)
+_EXPORT_EXAMPLES = flags.DEFINE_string(
+  "export_examples", None, "Write the steps' examples as JSON lines, no more."
 )
 
-
-def make_synthetic_cache(folder: str, vocab_size: int):
-  """Writes a cache whose lengths are like CQA's (inputs 55, rationales 35)."""
-  rng = np.random.default_rng(0)
-
-  def draw(mean, low, high):
-    length = int(np.clip(rng.normal(mean, mean / 4), low, high))
-    return np.append(rng.integers(3, vocab_size, length), 1).astype(np.int32)
-
-  def info(kind):
-    return token_cache.TaskInfo(
-      1.0, kind, "exact_match", None, False, "", {}, {}
-    )
-
-  def examples():
-    for kind, mean, low, high in (
-      ("label", 2, 1, 8),
-      ("rationale", 35, 15, 80),
-    ):
-      for index in range(512):
-        yield (
-          f"drawn_{kind}",
-          "train",
-          token_cache.Example(
-            str(index), draw(55, 35, 110), draw(mean, low, high), "", ""
-          ),
-        )
-
-  identity = token_cache.make_identity("drawn_distill", {}, "", [])
-  path = token_cache.cache_path(folder, identity)
-  tasks = {f"drawn_{kind}": info(kind) for kind in ("label", "rationale")}
-  token_cache.write_cache(path, identity, tasks, examples(), None)
-  return token_cache.TokenCache(path)
+_PROFILED_STEPS = 3
+# Macros of a run whose place flags take here.
+_FLAG_OF_MACRO = {
+  "train": {
+    "BATCH_SIZE": "--examples",
+    "MAX_EXAMPLES_PER_BATCH": "--examples",
+    "TASK_FEATURE_LENGTHS": "--row_inputs and --row_targets",
+    "PACKED": "--layout",
+    "TRAIN_STEPS": "--steps",
+  },
+  "decode": {"BATCH_SIZE": "--batch", "MAX_DECODE_LENGTH": "--tokens"},
+}
 
 
-def longest(cache: token_cache.TokenCache) -> dict[str, int]:
-  """Returns the longest inputs and targets, rounded up to 8 tokens."""
-  lengths = {"inputs": 0, "targets": 0}
-  for task in cache.tasks:
-    for example in pipeline.take(cache.open_split(task, "train"), None):
-      for key in lengths:
-        lengths[key] = max(lengths[key], len(getattr(example, key)))
-  return {key: -(-length // 8) * 8 for key, length in lengths.items()}
+def build_run(mode: str) -> Any:
+  """Returns the settings of the run that gin describes.
+
+  Raises:
+    UserError: as in a run; or a macro was given that a flag takes the place of.
+  """
+  for binding in _GIN_BINDINGS.value:
+    name = binding.partition("=")[0].strip()
+    if flag := _FLAG_OF_MACRO[mode].get(name):
+      raise UserError(f"--gin.{name}: give {flag} here instead.")
+  required = {
+    "train": ("MIXTURE_OR_TASK_NAME = ''", "MODEL_DIR = ''", "TRAIN_STEPS = 1"),
+    "decode": ("INPUT_PATH = ''", "OUTPUT_PATH = ''"),
+  }
+  run_file = "gin/runs/infer.gin" if mode == "decode" else _RUN_GIN_FILE.value
+  gin_bindings.parse(
+    [*_GIN_FILES.value, run_file],
+    [*required[mode], *_GIN_BINDINGS.value],
+    [os.getcwd(), str(pathlib.Path(__file__).parent.parent)],
+  )
+  return gin_bindings.build(
+    infer.InferRun if mode == "decode" else train.TrainRun
+  )
 
 
-def count_packed_rows(cache, lengths, num_examples) -> int:
-  """Finds the fewest rows in which batches hold `num_examples` pairs."""
-  for rows in itertools.count(2):
-    feed = pipeline.FeedConfig(
-      lengths, rows, max_examples_per_batch=num_examples
-    )
-    iterator = pipeline.make_train_iterator(cache, feed)
-    counts = [pipeline.count_examples(next(iterator)) for _ in range(20)]
-    iterator.close()
-    if min(counts) == num_examples:
-      return rows
+def find_peak(dtype: str) -> benchmark_measures.Peak:
+  """Returns what to divide by for mfu, as the flags have it."""
+  if _PEAK_FLOPS.value is not None:
+    return benchmark_measures.Peak(_PEAK_FLOPS.value, "--peak_flops")
+  if _MEASURE_PEAK.value:
+    return benchmark_measures.measure_peak(dtype)
+  return benchmark_measures.look_up_peak()
+
+
+def describe_machine(
+  config: T5Config, params: Any, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """Returns what every line says."""
+  return {
+    "program": "distill_jax",
+    "mode": _MODE.value,
+    "model": _GIN_FILES.value[-1],
+    "num_params": state_lib.count_params(params),
+    "dtype": config.dtype,
+    "settings": _GIN_BINDINGS.value,
+    "devices": sharding.describe(mesh),
+    "device": jax.devices()[0].device_kind,
+    "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs",
+    "jax": jax.__version__,
+  }
+
+
+def profile() -> contextlib.AbstractContextManager:
+  """Returns what traces the steps made in it."""
+  assert _PROFILE_DIR.value is not None
+  return jax.profiler.trace(os.path.expanduser(_PROFILE_DIR.value))
 
 
 class Layout:
   """One way to feed the same model."""
 
-  def __init__(self, name, model, mesh, cache, feed):
-    self.name, self.feed, self._mesh = name, feed, mesh
-    optimizer = factory.adafactor(schedules.constant(1e-4))
-    _, shardings = state_lib.shard_state(model, optimizer, mesh)
-    self._state = state_lib.init_state(model, optimizer, shardings, seed=0)
-    self._batches = pipeline.make_train_iterator(cache, feed)
-    self._step = step_lib.compile_train_step(
+  def __init__(
+    self,
+    name: str,
+    settings: train.TrainRun,
+    mesh: jax.sharding.Mesh,
+    cache: token_cache.TokenCache,
+    feed: pipeline.FeedConfig,
+  ):
+    """Makes the first state, compiles, and takes a step that is not counted."""
+    self.name, self.feed = name, feed
+    self._config = settings.model_config
+    model = T5(self._config, sharding.make_constrain_fn(mesh))
+    abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
+    self.params = abstract.params
+    self._state = state_lib.init_state(
+      model, settings.optimizer, shardings, settings.seed
+    )
+    self._batches = pipeline.make_train_iterator(
+      cache, feed, put_fn=lambda batch: sharding.to_global(batch, mesh)
+    )
+    step_fn: Any = step_lib.compile_train_step(
       mesh,
       shardings,
+      skips_nonfinite=settings.on_nonfinite_loss == "skip",
       model=model,
-      optimizer=optimizer,
-      objective=Objective(),
-      num_microbatches=1,
-      seed=0,
+      optimizer=settings.optimizer,
+      objective=settings.objective,
+      num_microbatches=settings.num_microbatches,
+      seed=settings.seed,
+      loss_chunk_tokens=settings.loss_chunk_tokens,
     )
-    self.seconds, self.examples, self.tokens, self.padding = [], [], [], []
-
-  def step(self) -> float:
-    """Makes one update and returns its seconds."""
-    batch = next(self._batches)
+    batch, device_batch = next(self._batches)
     started = time.perf_counter()
-    self._state, metrics = self._step(
-      self._state, sharding.to_global(batch, self._mesh)
-    )
-    jax.block_until_ready(metrics)
-    seconds = time.perf_counter() - started
-    counts = pipeline.measure_padding(batch)
-    self.seconds.append(seconds)
-    self.examples.append(pipeline.count_examples(batch))
-    self.tokens.append(counts["num_tokens"])
-    self.padding.append(counts["padding_share"])
-    return seconds
+    self.compiled = step_fn.lower(self._state, device_batch).compile()
+    self.compile_seconds = time.perf_counter() - started
+    self._state, self._metrics = self.compiled(self._state, device_batch)
+    jax.block_until_ready(self._metrics)
+    self.seconds, self._counts = [], []
 
-  def report(self, compile_seconds: float) -> dict:
-    """Returns what was measured, first step left out."""
-    seconds = statistics.median(self.seconds[1:])
+  def take_turn(self, num_steps: int) -> None:
+    """Makes so many updates, timed together."""
+    batches = []
+    started = time.perf_counter()
+    for _ in range(num_steps):
+      batch, device_batch = next(self._batches)
+      self._state, self._metrics = self.compiled(self._state, device_batch)
+      batches.append(batch)
+    jax.block_until_ready(self._metrics)
+    self.seconds.append((time.perf_counter() - started) / num_steps)
+    for batch in batches:
+      self._counts.append(
+        pipeline.measure_padding(batch)
+        | {
+          "num_examples": pipeline.count_examples(batch),
+          "flops": benchmark_data.count_example_flops(self._config, batch),
+        }
+      )
+
+  def report(self, peak: benchmark_measures.Peak) -> dict[str, Any]:
+    """Returns what was measured."""
+    seconds = statistics.median(self.seconds)
+    lengths = self.feed.feature_lengths
+    mean = {
+      key: statistics.mean(counts[key] for counts in self._counts)
+      for key in self._counts[0]
+    }
+    num_flops = flops.count_train_flops(
+      self._config, self.feed.batch_rows, lengths["inputs"], lengths["targets"]
+    )
     return {
       "layout": self.name,
       "rows": self.feed.batch_rows,
-      "row_lengths": dict(self.feed.feature_lengths),
+      "row_lengths": dict(lengths),
+      "examples_per_step": mean["num_examples"],
+      "steps": len(self._counts),
       "seconds_per_step": seconds,
-      "examples_per_second": statistics.mean(self.examples[1:]) / seconds,
-      "tokens_per_second": statistics.mean(self.tokens[1:]) / seconds,
-      "padding_share": statistics.mean(self.padding[1:]),
-      "compile_seconds": compile_seconds,
+      "steps_per_second": 1 / seconds,
+      "examples_per_second": mean["num_examples"] / seconds,
+      "sequences_per_second": mean["num_segments"] / seconds,
+      "tokens_per_second": mean["num_tokens"] / seconds,
+      "padding_share": mean["padding_share"],
+      **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
+      **benchmark_measures.compute_rates(
+        "example", mean["flops"], seconds, peak
+      ),
+      "peak_flops_per_second": peak.flops_per_second,
+      "peak_flops_source": peak.source,
+      "compile_seconds": self.compile_seconds,
+      "loss": float(self._metrics["loss"]),
     }
 
   def close(self) -> None:
@@ -166,53 +295,185 @@ class Layout:
     self._batches.close()
 
 
-def main(_):
-  root = str(pathlib.Path(__file__).parent.parent)
-  gin_bindings.parse(_GIN_FILES.value, _GIN_BINDINGS.value, [os.getcwd(), root])
-  config = gin.get_configurable(T5Config)()
-  mesh = mesh_lib.make_mesh({"data": -1})
-  model = T5(config, sharding.make_constrain_fn(mesh))
+def open_cache(
+  config: T5Config, row_lengths: dict[str, int], folder: str
+) -> token_cache.TokenCache:
+  """Opens the cache that the flags name, or draws one into a folder."""
+  if _TOKEN_CACHE.value is None:
+    return benchmark_data.draw_cache(
+      folder, config.vocab_size, row_lengths if _FULL_ROWS.value else None
+    )
+  cache = token_cache.TokenCache(os.path.expanduser(_TOKEN_CACHE.value))
+  fit_checks.check_vocabulary(
+    vocab.load_vocabulary(cache.vocabulary_path or vocab.BYTES), config
+  )
+  return cache
+
+
+def choose_layouts() -> tuple[str, ...]:
+  """Returns the layouts that the flags ask for.
+
+  Raises:
+    UserError: flags exclude each other.
+  """
+  if _FULL_ROWS.value and _TOKEN_CACHE.value:
+    raise UserError(
+      "--full_rows draws examples, and --token_cache has some. Leave one out."
+    )
+  if _FULL_ROWS.value and _LAYOUT.value not in (None, "padded"):
+    raise UserError(
+      f"--layout={_LAYOUT.value}: with --full_rows an example fills its row."
+      " Leave --layout out."
+    )
+  layout = _LAYOUT.value or ("padded" if _FULL_ROWS.value else "both")
+  return benchmark_data.LAYOUTS if layout == "both" else (layout,)
+
+
+def run_training() -> None:
+  """Measures training and prints a line for each layout."""
+  names = choose_layouts()
+  settings = build_run("train")
+  config = settings.model_config
+  row_lengths = {"inputs": _ROW_INPUTS.value, "targets": _ROW_TARGETS.value}
   with tempfile.TemporaryDirectory() as folder:
-    if _TOKEN_CACHE.value:
-      cache = token_cache.TokenCache(os.path.expanduser(_TOKEN_CACHE.value))
-    else:
-      cache = make_synthetic_cache(folder, config.vocab_size)
-    packed = {"inputs": _ROW_INPUTS.value, "targets": _ROW_TARGETS.value}
-    examples = _EXAMPLES.value
-    feeds = {
-      "padded": pipeline.FeedConfig(longest(cache), 2 * examples, packed=False),
-      "packed": pipeline.FeedConfig(
-        packed,
-        count_packed_rows(cache, packed, examples),
-        max_examples_per_batch=examples,
-      ),
-    }
-    layouts = [
-      Layout(name, model, mesh, cache, feed) for name, feed in feeds.items()
-    ]
-    first = [layout.step() for layout in layouts]
-    for _ in range(_STEPS.value):
+    cache = open_cache(config, row_lengths, folder)
+    if _EXPORT_EXAMPLES.value:
+      benchmark_data.export_examples(
+        pathlib.Path(_EXPORT_EXAMPLES.value),
+        config,
+        cache,
+        _EXAMPLES.value,
+        _STEPS.value,
+      )
+      return
+    num_cut = benchmark_data.count_longer(cache, row_lengths)
+    if num_cut and "packed" in names:
+      print(
+        f"{num_cut} inputs or targets are longer than a packed row and lose"
+        " their end; give more --row_inputs or --row_targets.",
+        file=sys.stderr,
+      )
+    mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
+    row_multiple = sharding.count_batch_shards(mesh) * settings.num_microbatches
+    layouts = []
+    for name in names:
+      feed = benchmark_data.make_feed(
+        cache, name, _EXAMPLES.value, row_lengths, row_multiple
+      )
+      layouts.append(Layout(name, settings, mesh, cache, feed))
+    for _ in range(-(-_STEPS.value // _TURN_STEPS.value)):
       for layout in layouts:
-        layout.step()
-    reports = [
-      layout.report(seconds)
-      for layout, seconds in zip(layouts, first, strict=True)
+        layout.take_turn(_TURN_STEPS.value)
+    # Before the peak is measured, which takes memory too.
+    memory = [
+      benchmark_measures.measure_memory(
+        layout.compiled, is_alone=len(layouts) == 1
+      )
+      for layout in layouts
     ]
+    peak = find_peak(config.dtype)
+    shared = describe_machine(config, layouts[0].params, mesh)
+    reports = [layout.report(peak) for layout in layouts]
+    for report, its_memory in zip(reports, memory, strict=True):
+      print(json.dumps(shared | report | its_memory), flush=True)
+    if _PROFILE_DIR.value:
+      for layout in layouts:
+        with profile():
+          layout.take_turn(_PROFILED_STEPS)
     for layout in layouts:
       layout.close()
-  machine = {
-    "model": _GIN_FILES.value[-1],
-    "devices": sharding.describe(mesh),
-    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-    "jax": jax.__version__,
-    "examples_per_step": examples,
-    "steps": _STEPS.value,
+  if len(reports) == 2:
+    padded, packed = (report["examples_per_second"] for report in reports)
+    ratio = {"packed_over_padded_examples_per_second": packed / padded}
+    print(json.dumps(ratio))
+
+
+def run_decoding() -> None:
+  """Measures decoding and prints a line."""
+  settings = build_run("decode")
+  config, decoding = settings.model_config, settings.decoding
+  mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
+  model = T5(config, sharding.make_constrain_fn(mesh))
+  _, shardings = state_lib.shard_state(model, optax.identity(), mesh)
+  params = state_lib.init_state(model, optax.identity(), shardings, 0).params
+  num_rows, num_tokens = _BATCH.value, _TOKENS.value
+
+  def decode_rows(params, batch):
+    step_fn, cache = start_decoding(
+      model, params, batch["tokens"], batch["tokens"], num_tokens
+    )
+    return decode(
+      decoding,
+      step_fn,
+      cache,
+      batch["row_ids"],
+      max_decode_length=num_tokens,
+      eos_id=-1,  # No token: all rows go on to the last step.
+    )
+
+  shape = (num_rows, _ROW_INPUTS.value)
+  batch = {
+    "tokens": np.random.default_rng(0)
+    .integers(3, config.vocab_size, shape)
+    .astype(np.int32),
+    "row_ids": np.arange(num_rows, dtype=np.int32),
   }
-  for report in reports:
-    print(json.dumps(machine | report))
-  padded, fast = (report["examples_per_second"] for report in reports)
-  print(json.dumps({"packed_over_padded_examples_per_second": fast / padded}))
+  batch = sharding.to_global(batch, mesh)
+  started = time.perf_counter()
+  compiled: Any = jax.jit(decode_rows).lower(params, batch).compile()
+  compile_seconds = time.perf_counter() - started
+  jax.block_until_ready(compiled(params, batch))
+  durations = []
+  for _ in range(_STEPS.value):
+    started = time.perf_counter()
+    jax.block_until_ready(compiled(params, batch))
+    durations.append(time.perf_counter() - started)
+  seconds = statistics.median(durations)
+  num_flops = None
+  if decoding.strategy == "greedy":
+    num_flops = flops.count_forward_flops(
+      config, num_rows, _ROW_INPUTS.value, num_tokens
+    )
+  memory = benchmark_measures.measure_memory(compiled, is_alone=True)
+  peak = find_peak(config.dtype)
+  report = describe_machine(config, params, mesh) | {
+    "decoding": decoding.describe(),
+    "rows": num_rows,
+    "row_lengths": {"inputs": _ROW_INPUTS.value, "targets": num_tokens},
+    "steps": _STEPS.value,
+    "seconds_per_step": seconds,
+    "steps_per_second": 1 / seconds,
+    "sequences_per_second": num_rows / seconds,
+    "tokens_per_second": num_rows * num_tokens / seconds,
+    **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
+    "peak_flops_per_second": peak.flops_per_second,
+    "peak_flops_source": peak.source,
+    "compile_seconds": compile_seconds,
+    **memory,
+  }
+  print(json.dumps(report))
+  if _PROFILE_DIR.value:
+    with profile():
+      for _ in range(_PROFILED_STEPS):
+        jax.block_until_ready(compiled(params, batch))
+
+
+def main(arguments: list[str]) -> None:
+  """Measures what the flags ask for; a user's mistake exits with code 2."""
+  try:
+    if len(arguments) > 1:
+      raise UserError(f"Unexpected arguments {arguments[1:]}; see --help.")
+    for flag in (
+      _EXAMPLES, _ROW_INPUTS, _ROW_TARGETS, _BATCH, _TOKENS, _STEPS, _TURN_STEPS
+    ):  # fmt: skip
+      if flag.value < 1:
+        raise UserError(f"--{flag.name}={flag.value}: it must be at least 1.")
+    run_decoding() if _MODE.value == "decode" else run_training()
+  except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  console_logging.set_up()
+  app.run(main, gin_bindings.rewrite_arguments(sys.argv))

@@ -1,154 +1,297 @@
 """Measures the authors' way of training with PyTorch, to compare with ours.
 
-  pip install .[hf]
-  python scripts/torch_baseline.py --token_cache=<cqa_distill's folder>
+  python scripts/benchmark.py --export_examples=examples.jsonl --steps=4 \\
+    --examples=64 --token_cache=<cqa_distill's folder>
+  python scripts/torch_baseline.py --examples_file=examples.jsonl
+  python scripts/torch_baseline.py --examples_file=examples.jsonl \\
+    --mode=decode --batch=8 --row_inputs=128 --tokens=32
 
-The same T5 1.1, examples and tokens as `scripts/benchmark.py`. A step makes two
-forward passes, over the label rows and over the rationale rows of the same
-examples, each padded to its longest row, and steps AdamW on
+Needs torch and transformers, and nothing of this project: the examples' file
+has the model's sizes and the token ids of each step. A step makes two forward
+passes, over the label rows and over the rationale rows of the same examples,
+each padded to its longest row, and steps AdamW on
 0.5 * label loss + 0.5 * rationale loss: the loop of the authors' trainer
-(model_utils.py, `compute_loss`), written anew. Prints a JSON object.
+(model_utils.py, `compute_loss`), written anew; bfloat16 means autocast.
+Decoding is greedy, by `generate`, of random inputs that fill their rows, with
+parameters in --dtype; no token ends a row.
 
-On a GPU it runs in bfloat16 under autocast, compiled by torch.
+Prints a JSON object with the fields of `scripts/benchmark.py`, where both have
+them. The first --warmup_steps are not counted.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import platform
+import random
 import resource
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
-import gin
-from distill_jax.config import gin_bindings
-from distill_jax.data import pipeline, token_cache
-from distill_jax.model.config import T5Config
+Row = dict[str, Any]
+
+_FEED_FORWARD = {
+  ("relu",): "relu",
+  ("gelu", "linear"): "gated-gelu",
+}
 
 
-def make_model(config: T5Config) -> torch.nn.Module:
-  """Returns transformers' T5 1.1 of the same sizes, embeddings untied."""
-  model = transformers.T5ForConditionalGeneration(
-    transformers.T5Config(
-      vocab_size=config.vocab_size,
-      d_model=config.embed_dim,
-      d_kv=config.head_dim,
-      d_ff=config.mlp_dim,
-      num_layers=config.num_encoder_layers,
-      num_decoder_layers=config.num_decoder_layers,
-      num_heads=config.num_heads,
-      feed_forward_proj="gated-gelu",
-      tie_word_embeddings=False,
-      dropout_rate=config.dropout_rate,
-      decoder_start_token_id=0,
-    )
+def make_model(sizes: dict[str, Any], attention: str) -> torch.nn.Module:
+  """Returns transformers' T5 of these sizes, with random weights.
+
+  Args:
+    sizes: fields of this project's `T5Config`.
+    attention: "sdpa" or "eager".
+  """
+  if sizes["per_layer_relative_bias"]:
+    raise SystemExit("This baseline has no umT5; give a T5's examples file.")
+  config = transformers.T5Config(
+    vocab_size=sizes["vocab_size"],
+    d_model=sizes["embed_dim"],
+    d_kv=sizes["head_dim"],
+    d_ff=sizes["mlp_dim"],
+    num_layers=sizes["num_encoder_layers"],
+    num_decoder_layers=sizes["num_decoder_layers"],
+    num_heads=sizes["num_heads"],
+    feed_forward_proj=_FEED_FORWARD[tuple(sizes["mlp_activations"])],
+    tie_word_embeddings=sizes["tie_embeddings"],
+    dropout_rate=sizes["dropout_rate"],
+    relative_attention_num_buckets=sizes["relative_attention_num_buckets"],
+    relative_attention_max_distance=sizes["relative_attention_max_distance"],
+    layer_norm_epsilon=sizes["layer_norm_epsilon"],
+    decoder_start_token_id=0,
   )
-  if model.lm_head.weight is model.shared.weight:
-    # transformers 5 ties the two whatever the configuration says.
-    weight = model.shared.weight.detach().clone()
-    model.lm_head.weight = torch.nn.Parameter(weight)
-  assert model.lm_head.weight is not model.shared.weight
+  model = transformers.AutoModelForSeq2SeqLM.from_config(
+    config, attn_implementation=attention
+  )
+  # transformers 5 ties the two whatever the configuration says.
+  if not sizes["tie_embeddings"]:
+    if model.lm_head.weight is model.shared.weight:
+      weight = model.shared.weight.detach().clone()
+      model.lm_head.weight = torch.nn.Parameter(weight)
+    assert model.lm_head.weight is not model.shared.weight
   return model
 
 
-def pad(rows: list[np.ndarray], value: int) -> torch.Tensor:
-  """Stacks rows [length] of unequal lengths, padded to the longest."""
-  length = max(len(row) for row in rows)
+def pad(rows: list[list[int]], value: int) -> torch.Tensor:
+  """Stacks rows of unequal lengths, padded to the longest."""
+  length = max(map(len, rows))
   return torch.tensor(
-    [[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long
+    [row + [value] * (length - len(row)) for row in rows], dtype=torch.long
   )
 
 
-def make_batch(examples, device) -> dict[str, torch.Tensor]:
+def make_batch(rows: list[Row], device: torch.device) -> dict[str, Any]:
   """Returns the arguments of one forward pass."""
-  inputs = pad([example.inputs for example in examples], 0)
+  inputs = pad([row["inputs"] for row in rows], 0)
   batch = {
     "input_ids": inputs,
     "attention_mask": (inputs > 0).long(),
-    "labels": pad([example.targets for example in examples], -100),
+    "labels": pad([row["targets"] for row in rows], -100),
   }
   return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def main() -> None:
-  """Trains a few steps and reports."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--gin_file", default="gin/models/t5_1_1/small.gin")
-  parser.add_argument("--gin_bindings", action="append", default=[])
-  parser.add_argument("--token_cache", required=True)
-  parser.add_argument("--examples", type=int, default=64, help="pairs a step")
-  parser.add_argument("--steps", type=int, default=3, help="measured steps")
-  parser.add_argument("--threads", type=int, default=os.cpu_count())
-  arguments = parser.parse_args()
-  torch.set_num_threads(arguments.threads)
-  torch.manual_seed(0)
-  gin_bindings.parse(
-    [arguments.gin_file], arguments.gin_bindings, [os.getcwd()]
-  )
-  config = gin.get_configurable(T5Config)()
-  cache = token_cache.TokenCache(os.path.expanduser(arguments.token_cache))
-  wanted = (arguments.steps + 1) * arguments.examples
-  by_kind = {
-    info.kind: {
-      example.id: example
-      for example in pipeline.take(cache.open_split(name, "train"), wanted)
-    }
-    for name, info in cache.tasks.items()
-  }
-  ids = [key for key in by_kind["label"] if key in by_kind["rationale"]]
+def wait(device: torch.device) -> None:
+  """Waits for the device to end what it was given."""
+  if device.type == "cuda":
+    torch.cuda.synchronize()
 
-  is_cuda = torch.cuda.is_available()
-  device = torch.device("cuda" if is_cuda else "cpu")
-  model = make_model(config).to(device).train()
-  forward = torch.compile(model) if is_cuda else model
-  optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
-  seconds, tokens = [], []
-  for step in range(arguments.steps + 1):
-    start = step * arguments.examples
-    chosen = [ids[(start + i) % len(ids)] for i in range(arguments.examples)]
+
+def time_calls(
+  call: Callable[[int], object], options, device: torch.device
+) -> float:
+  """Returns the median seconds of a call, after those of the warm-up.
+
+  Args:
+    call: takes the number of the step.
+    options: the command line's.
+    device: to wait for.
+  """
+  durations = []
+  for step in range(options.warmup_steps + options.steps):
+    started = time.perf_counter()
+    call(step)
+    wait(device)
+    durations.append(time.perf_counter() - started)
+  return statistics.median(durations[options.warmup_steps :])
+
+
+def measure_training(
+  model: Any, steps: list[list[Row]], options, device: torch.device
+) -> dict[str, Any]:
+  """Trains a few steps; returns what was measured."""
+  model.train()
+  forward = torch.compile(model) if options.compile else model
+  optimizer = torch.optim.AdamW(
+    model.parameters(), lr=5e-5, fused=device.type == "cuda"
+  )
+  losses, counts = [], []
+
+  def take_step(number: int) -> None:
+    rows = steps[number % len(steps)]
     batches = [
-      make_batch([by_kind[kind][key] for key in chosen], device)
+      make_batch(of_kind, device)
       for kind in ("label", "rationale")
+      if (of_kind := [row for row in rows if row["kind"] == kind])
     ]
-    began = time.perf_counter()
-    with torch.autocast("cuda", torch.bfloat16, enabled=is_cuda):
-      loss = sum(0.5 * forward(**batch).loss for batch in batches)
+    with torch.autocast(
+      device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"
+    ):
+      losses_of_kinds = [forward(**batch).loss for batch in batches]
+      loss = torch.stack(losses_of_kinds).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    loss.item()  # waits for the device
-    seconds.append(time.perf_counter() - began)
-    tokens.append(
-      sum(
-        int(batch["attention_mask"].sum() + (batch["labels"] >= 0).sum())
-        for batch in batches
-      )
+    losses.append(loss.detach())
+    num_tokens = sum(
+      len(row[side]) for row in rows for side in ("inputs", "targets")
     )
-  median = statistics.median(seconds[1:])
-  peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    num_places = sum(
+      batch["input_ids"].numel() + batch["labels"].numel() for batch in batches
+    )
+    counts.append(
+      {
+        "examples": len({row["id"] for row in rows}),
+        "sequences": len(rows),
+        "tokens": num_tokens,
+        "padding_share": 1 - num_tokens / num_places,
+      }
+    )
+
+  seconds = time_calls(take_step, options, device)
+  mean = {
+    key: statistics.mean(count[key] for count in counts[options.warmup_steps :])
+    for key in counts[0]
+  }
+  return {
+    "layout": "two padded passes",
+    "compiled": options.compile,
+    "examples_per_step": mean["examples"],
+    "seconds_per_step": seconds,
+    "examples_per_second": mean["examples"] / seconds,
+    "sequences_per_second": mean["sequences"] / seconds,
+    "tokens_per_second": mean["tokens"] / seconds,
+    "padding_share": mean["padding_share"],
+    "loss": float(losses[-1]),
+  }
+
+
+def measure_decoding(
+  model: Any, vocab_size: int, options, device: torch.device
+) -> dict[str, Any]:
+  """Decodes a few times; returns what was measured."""
+  model = model.eval().to(getattr(torch, options.dtype))
+  generator = random.Random(0)
+  rows = [
+    [generator.randrange(3, vocab_size) for _ in range(options.row_inputs)]
+    for _ in range(options.batch)
+  ]
+  inputs = pad(rows, 0).to(device)
+
+  def generate(_: int) -> None:
+    with torch.inference_mode():
+      tokens = model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=False,
+        num_beams=1,
+        min_new_tokens=options.tokens,
+        max_new_tokens=options.tokens,
+      )
+    assert tokens.shape == (options.batch, options.tokens + 1)
+
+  seconds = time_calls(generate, options, device)
+  return {
+    "decoding": {"strategy": "greedy"},
+    "rows": options.batch,
+    "row_lengths": {"inputs": options.row_inputs, "targets": options.tokens},
+    "seconds_per_step": seconds,
+    "sequences_per_second": options.batch / seconds,
+    "tokens_per_second": options.batch * options.tokens / seconds,
+  }
+
+
+def read_examples(path: pathlib.Path) -> tuple[dict[str, Any], list[list[Row]]]:
+  """Returns the model's sizes, and the rows of each step."""
+  with open(path, encoding="utf-8") as file:
+    header, *rows = map(json.loads, file)
+  steps = [[] for _ in range(1 + max(row["step"] for row in rows))]
+  for row in rows:
+    steps[row["step"]].append(row)
+  return header["model"], steps
+
+
+def parse_options() -> argparse.Namespace:
+  """Reads the command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--mode", default="train", choices=("train", "decode"))
+  parser.add_argument(
+    "--examples_file",
+    required=True,
+    type=pathlib.Path,
+    help="of benchmark.py --export_examples; steps go round in it",
+  )
+  parser.add_argument("--steps", type=int, default=3, help="measured steps")
+  parser.add_argument("--warmup_steps", type=int, default=1)
+  parser.add_argument("--batch", type=int, default=8, help="rows to decode")
+  parser.add_argument("--row_inputs", type=int, default=128, help="tokens each")
+  parser.add_argument("--tokens", type=int, default=32, help="to decode a row")
+  parser.add_argument("--threads", type=int, default=os.cpu_count())
+  parser.add_argument(
+    "--dtype", default="float32", choices=("float32", "bfloat16")
+  )
+  parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
+  parser.add_argument(
+    "--compile", action="store_true", help="train through torch.compile"
+  )
+  return parser.parse_args()
+
+
+def main() -> None:
+  """Measures and prints."""
+  options = parse_options()
+  torch.set_num_threads(options.threads)
+  torch.manual_seed(0)
+  sizes, steps = read_examples(options.examples_file)
+  is_cuda = torch.cuda.is_available()
+  device = torch.device("cuda" if is_cuda else "cpu")
+  model = make_model(sizes, options.attention).to(device)
+  if options.mode == "train":
+    measured = measure_training(model, steps, options, device)
+  else:
+    measured = measure_decoding(model, sizes["vocab_size"], options, device)
   if is_cuda:
-    peak_bytes = torch.cuda.max_memory_allocated()
+    peak = torch.cuda.max_memory_allocated()
+    peak_source = "max_memory_allocated of the device"
+  else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_source = "resident memory of the process, since it began"
   report = {
-    "program": "torch, two padded passes",
-    "model": arguments.gin_file,
-    "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+    "program": "torch",
+    "mode": options.mode,
+    "num_params": sum(weight.numel() for weight in model.parameters()),
+    "dtype": options.dtype,
+    "attention": options.attention,
     "device": torch.cuda.get_device_name() if is_cuda else "cpu",
+    "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs",
+    "threads": options.threads,
     "torch": torch.__version__,
     "transformers": transformers.__version__,
-    "threads": arguments.threads,
-    "examples_per_step": arguments.examples,
-    "steps": arguments.steps,
-    "seconds_per_step": median,
-    "examples_per_second": arguments.examples / median,
-    "tokens_per_second": statistics.mean(tokens[1:]) / median,
-    "peak_bytes": peak_bytes,
+    "steps": options.steps,
+    "steps_per_second": 1 / measured["seconds_per_step"],
+    **measured,
+    "peak_bytes": peak,
+    "peak_bytes_source": peak_source,
   }
   print(json.dumps(report))
 

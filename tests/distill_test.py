@@ -112,6 +112,81 @@ def test_lambda_zero_equals_label_only(logits, batch):
   assert bare["rationale_loss"] == 0
 
 
+def _pack(units, batch_rows=6):
+  packer = packing.BatchPacker(packing.PackingConfig(batch_rows, 16, 12))
+  assert all(map(packer.add, units))
+  return packer.batch
+
+
+@jax.jit
+def _differentiate(params, batch):
+  """Loss and gradient of the tiny student, without dropout."""
+
+  def loss_fn(params):
+    logits = step_lib.apply_model(
+      T5(tiny_student.CONFIG), params, batch, enable_dropout=False
+    )
+    return compute_loss(logits, batch, distill.Objective(0.5, 1e-2))[0]
+
+  return jax.value_and_grad(loss_fn)(params)
+
+
+def _assert_all_close(found, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
+    found,
+    expected,
+  )
+
+
+def _make_weighted_units():
+  """Four pairs, of which the first weighs 2 and the second 3."""
+  rng = np.random.default_rng(5)
+  return [
+    [
+      dataclasses.replace(
+        tiny_student.make_segment(rng, task_id, 6), weight=weight
+      )
+      for task_id in (LABEL, RATIONALE)
+    ]
+    for weight in (2.0, 3.0, 1.0, 1.0)
+  ]
+
+
+def test_a_weight_counts_as_so_many_copies():
+  """In loss and gradient; the rows are packed otherwise, too."""
+  units = _make_weighted_units()
+  copied = [
+    [dataclasses.replace(segment, weight=1.0) for segment in unit]
+    for unit in units
+    for _ in range(int(unit[0].weight))
+  ]
+  params = tiny_student.make_params()
+  weighted, batch = _pack(units), _pack(copied)
+  _assert_all_close(
+    _differentiate(params, weighted), _differentiate(params, batch)
+  )
+  counts = distill.count_tokens(jax.tree.map(jnp.asarray, weighted))
+  assert counts == distill.count_tokens(jax.tree.map(jnp.asarray, batch))
+
+
+@pytest.mark.parametrize("factor", [1 / 1024, 1024])
+def test_only_the_proportion_of_weights_counts(factor):
+  """However few tokens they sum up to."""
+  units = _make_weighted_units()
+  scaled = [
+    [
+      dataclasses.replace(segment, weight=segment.weight * factor)
+      for segment in unit
+    ]
+    for unit in units
+  ]
+  params = tiny_student.make_params()
+  _assert_all_close(
+    _differentiate(params, _pack(scaled)), _differentiate(params, _pack(units))
+  )
+
+
 def test_one_forward_equals_two():
   """A paired batch against label rows and rationale rows by themselves."""
   config = packing.PackingConfig(6, 8, 8, max_segments_per_row=1)

@@ -7,15 +7,14 @@ import pathlib
 from unittest import mock
 
 import pytest
+import run_settings
 import tiny_run
 from synthetic_cache import make_cache
 from tiny_run import fixture_model_dir as fixture_model_dir
 from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 
-import gin
 from distill_jax import eval as eval_mode
 from distill_jax import prepare, run_loading
-from distill_jax.config import gin_bindings
 from distill_jax.data import vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.decoding.strategy import DecodingConfig
@@ -394,43 +393,11 @@ def test_neither_run_nor_checkpoint():
 @pytest.fixture(name="build")
 def fixture_build(monkeypatch):
   """Returns what builds the run's settings from its gin file and bindings."""
-
-  def build(*bindings):
-    gin.clear_config()
-    gin_bindings.parse(
-      ["gin/runs/eval.gin"],
-      bindings,
-      [str(pathlib.Path(__file__).parents[1])],
-    )
-    gin_bindings.set_default("MODEL_CONFIG", "None")  # As `main` does.
-    return gin_bindings.build(eval_mode.EvalRun)
-
-  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
-  yield build
-  gin.clear_config()
+  yield from run_settings.make_builder(
+    monkeypatch, "gin/runs/eval.gin", eval_mode.EvalRun
+  )
 
 
 def test_the_macros_arrive(build):
-  settings = build(
-    "DECODING = 'sample'",
-    "TEMPERATURE = 0.5",
-    "TOP_K = 4",
-    "TOP_P = 0.9",
-    "SEED = 7",
-  )
-  assert settings.decoding == DecodingConfig(
-    strategy="sample",
-    temperature=0.5,
-    top_k=4,
-    top_p=0.9,
-    seed=7,
-  )
-  settings = build(
-    "NUM_BEAMS = 4", "LENGTH_PENALTY = 1.0", "MAX_DECODE_LENGTH = 5"
-  )
-  assert settings.decoding == DecodingConfig(
-    "beam", 4, 1.0, max_decode_length=5
-  )
+  run_settings.check_decoding_macros(build)
   assert build("EVAL_PREDICTION = 'rank'").prediction == "rank"
-  with pytest.raises(UserError, match="TOP_K is 4, which only DECODING='sampl"):
-    build("TOP_K = 4")

@@ -2,18 +2,16 @@
 
 import io
 import json
-import pathlib
 import sys
 import types
 
 import numpy as np
 import pytest
+import run_settings
 import tiny_run
 from tiny_run import fixture_model_dir as fixture_model_dir
 
-import gin
 from distill_jax import infer, run_loading
-from distill_jax.config import gin_bindings
 from distill_jax.data import vocab
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
@@ -380,45 +378,17 @@ def test_a_trained_student_on_the_standard_streams(run_on_stdin):
 @pytest.fixture(name="build")
 def fixture_build(monkeypatch):
   """Returns what builds the run's settings from its gin file and bindings."""
-
-  def build(*bindings):
-    gin.clear_config()
-    gin_bindings.parse(
-      ["gin/runs/infer.gin"],
-      [*bindings, "INPUT_PATH = 'in'", "OUTPUT_PATH = 'out'"],
-      [str(pathlib.Path(__file__).parents[1])],
-    )
-    gin_bindings.set_default("MODEL_CONFIG", "None")  # As `main` does.
-    return gin_bindings.build(infer.InferRun)
-
-  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
-  yield build
-  gin.clear_config()
+  yield from run_settings.make_builder(
+    monkeypatch,
+    "gin/runs/infer.gin",
+    infer.InferRun,
+    "INPUT_PATH = 'in'",
+    "OUTPUT_PATH = 'out'",
+  )
 
 
 def test_the_macros_arrive(build):
-  settings = build(
-    "DECODING = 'sample'",
-    "TEMPERATURE = 0.5",
-    "TOP_K = 4",
-    "TOP_P = 0.9",
-    "SEED = 7",
-    "NUM_SAMPLES = 3",
-  )
-  assert settings.decoding == DecodingConfig(
-    strategy="sample",
-    temperature=0.5,
-    top_k=4,
-    top_p=0.9,
-    seed=7,
-    num_samples=3,
-  )
-  settings = build(
-    "NUM_BEAMS = 4", "LENGTH_PENALTY = 1.0", "MAX_DECODE_LENGTH = 5"
-  )
-  assert settings.decoding == DecodingConfig(
-    "beam", 4, 1.0, max_decode_length=5
-  )
+  run_settings.check_decoding_macros(build)
+  sampling = build("DECODING = 'sample'", "NUM_SAMPLES = 3")
+  assert sampling.decoding.num_samples == 3
   assert build("INFER_MODE = 'score'").mode == "score"
-  with pytest.raises(UserError, match="TOP_K is 4, which only DECODING='sampl"):
-    build("TOP_K = 4")

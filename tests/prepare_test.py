@@ -15,6 +15,7 @@ from distill_jax.data import datasets, task_kinds, token_cache, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import Record, write_records
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 
 _SETTINGS = settings_lib.DataSettings(
   word_problems={
@@ -122,10 +123,11 @@ def test_a_cache_of_another_version_is_stale(
   tmp_path, no_seqio, messages, monkeypatch
 ):
   _store(tmp_path)
-  monkeypatch.setattr(token_cache, "FORMAT", 2)
+  now = token_cache.FORMAT
+  monkeypatch.setattr(token_cache, "FORMAT", now + 1)
   with pytest.raises(UserError):
     _find(tmp_path)
-  assert "(format: 1 -> 2)" in messages()
+  assert f"(format: {now} -> {now + 1})" in messages()
 
 
 def test_the_nearest_stale_cache_is_named(tmp_path, no_seqio, messages):
@@ -242,6 +244,38 @@ def test_teacher_labels_are_refused_when_too_many_are_bad(
 
 
 # --- With SeqIO -------------------------------------------------------------
+
+
+def test_one_process_prepares_and_the_others_open_its_cache(
+  tmp_path, monkeypatch
+):
+  cache = make_cache(tmp_path, 3)
+  asked, problems = [], []
+
+  def find(*arguments):
+    asked.append(arguments)
+    return cache
+
+  monkeypatch.setattr(prepare, "find_or_prepare", find)
+  monkeypatch.setattr(
+    distributed, "agree", lambda name, problem: problems.append(problem)
+  )
+  # As process 0 does it, then as another.
+  assert prepare.find_for_all("toy_distill", _SETTINGS) is cache
+  monkeypatch.setattr(distributed, "share", lambda *_: str(cache.path))
+  found = prepare.find_for_all("toy_distill", _SETTINGS)
+  assert found is not cache and found.path == cache.path
+  assert (asked, problems) == ([("toy_distill", _SETTINGS)], [None, None])
+
+
+def test_a_host_that_has_not_the_cache_tells_all(tmp_path, monkeypatch):
+  def agree(name, problem):
+    raise UserError(problem)
+
+  monkeypatch.setattr(distributed, "agree", agree)
+  monkeypatch.setattr(distributed, "share", lambda *_: str(tmp_path / "gone"))
+  with pytest.raises(UserError, match="gone is not a .* CACHE_DIR that all ho"):
+    prepare.find_for_all("toy_distill", _SETTINGS)
 
 
 @pytest.fixture(name="tasks_module")

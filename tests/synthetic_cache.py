@@ -1,5 +1,7 @@
 """A token cache of made-up tokens, for tests that need no TensorFlow."""
 
+import dataclasses
+
 import numpy as np
 
 from distill_jax.data import token_cache, vocab
@@ -9,13 +11,19 @@ VOCAB_SIZE = 48
 
 
 def make_cache(
-  folder, num_examples, rates=(1.0, 1.0), num_rationales=None, splits=("train",)
+  folder,
+  num_examples,
+  rates=(1.0, 1.0),
+  num_rationales=None,
+  splits=("train",),
+  weigh_fn=lambda index: 1.0,
 ):
   """Writes and opens a cache with the tasks toy_label and toy_rationale.
 
   The first input token of example i is 10 + i (of both its rows), the others
   are drawn by a seeded generator; all ids are below `VOCAB_SIZE`. The label
-  repeats the first token, so that a small model can learn it.
+  repeats the first token, so that a small model can learn it. `weigh_fn` gives
+  the weight of example i.
   """
   rng = np.random.default_rng(0)
   tasks = {
@@ -30,7 +38,9 @@ def make_cache(
         if task == "toy_rationale" and num_rationales is not None:
           count = num_rationales
         for index in range(count):
-          yield task, split, make_example(rng, task, index)
+          example = make_example(rng, task, index)
+          example = dataclasses.replace(example, weight=weigh_fn(index))
+          yield task, split, example
 
   identity = token_cache.make_identity("toy_distill", {}, VOCABULARY.sha256, [])
   path = token_cache.cache_path(folder, identity)

@@ -58,7 +58,8 @@ class DecodingConfig:
     seed: of the draws; 0.
     num_samples: draws of each input.
     max_decode_length: tokens at most, the end token included; None: as many as
-      the targets have in training.
+      the targets have in training, and in evaluation as the longest label of
+      the task, see `Evaluator.evaluate`.
 
   Raises:
     UserError: names the run files' macro.

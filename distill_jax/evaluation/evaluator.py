@@ -1,11 +1,11 @@
 """Decodes and scores the examples of a task with one set of parameters.
 
-Layer 3; imports data.pipeline, decoding, training.step and text_metrics. Knows
-no gin and writes no file.
+Layer 3; imports data.pipeline, decoding, training.step, length_buckets and
+text_metrics. Knows no gin and writes no file.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,19 +18,29 @@ from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.data.vocab import Vocabulary
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
-from distill_jax.evaluation import text_metrics
+from distill_jax.evaluation import length_buckets, text_metrics
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
 from distill_jax.training.step import eval_step
 
 PyTree = Any
 _ROW_IDS = "row_ids"
-# Rows of choices are a multiple of so many tokens: splits share a program.
-_CHOICE_LENGTH_STEP = 8
+# Lengths found in the data are rounded up to so many tokens: tasks and splits
+# share a program.
+_LENGTH_STEP = 8
+# Behind a label that was cut, so that none is right by what it does not say.
+CUT_MARK = " \N{HORIZONTAL ELLIPSIS}"
+# Floats of the logits in memory at once when targets are scored: 256 MiB.
+_MAX_LOGITS = 2**26
 
 
 class Evaluator:
-  """Evaluates parameters of one model; compiles once for all its calls."""
+  """Evaluates parameters of one model.
+
+  Examples go together with others of like length, see `length_buckets`: each
+  method compiles a few shapes, and later calls find them compiled. Results come
+  in the order of the examples and do not depend on it.
+  """
 
   def __init__(
     self,
@@ -55,10 +65,17 @@ class Evaluator:
     self._feature_lengths = feature_lengths
     shards = sharding.count_batch_shards(mesh)
     self._batch_rows = -(-batch_rows // shards) * shards
+    self._row_step = shards
     config = decoding or DecodingConfig()
-    max_decode_length = config.max_decode_length or feature_lengths["targets"]
+    self._may_cut = (
+      config.max_decode_length is None and config.strategy != "beam"
+    )
+    self._max_decode_length = (
+      config.max_decode_length or feature_lengths["targets"]
+    )
+    chunk_tokens = max(1, _MAX_LOGITS // model.config.vocab_size)
 
-    def run_decoding(params, tokens, segment_ids, row_ids):
+    def run_decoding(params, tokens, segment_ids, row_ids, max_decode_length):
       step_fn, cache = start_decoding(
         model, params, tokens, segment_ids, max_decode_length
       )
@@ -73,9 +90,13 @@ class Evaluator:
 
     # Whole on every host: each may read all predictions.
     everywhere = sharding.replicated(mesh)
-    self._decode = jax.jit(run_decoding, out_shardings=everywhere)
+    self._decode = jax.jit(
+      run_decoding, static_argnums=4, out_shardings=everywhere
+    )
     self._score = jax.jit(
-      lambda params, batch: eval_step(params, batch, model=model),
+      lambda params, batch: eval_step(
+        params, batch, model=model, loss_chunk_tokens=chunk_tokens
+      ),
       out_shardings=everywhere,
     )
 
@@ -101,6 +122,7 @@ class Evaluator:
     examples: Sequence[Example],
     info: TaskInfo,
     first_row: int = 0,
+    max_decode_length: int | None = None,
   ) -> list[list[str]]:
     """Decodes `num_samples` predictions for each example.
 
@@ -110,25 +132,35 @@ class Evaluator:
       info: the task.
       first_row: number of the first example among all that are predicted, in
         however many calls; samples are drawn by it.
+      max_decode_length: tokens at most, where these are less than those of the
+        configuration: a text that has not ended by then gets `CUT_MARK`.
 
     Returns:
       For each example its texts, in order.
     """
-    predictions = []
-    for batch, rows in self._batches(examples, info):
-      first_id = first_row + len(predictions)
-      row_ids = np.arange(first_id, first_id + self._batch_rows, dtype=np.int32)
+    length = min(
+      self._max_decode_length, max_decode_length or self._max_decode_length
+    )
+    mark = CUT_MARK if length < self._max_decode_length else ""
+    predictions: list[list[str]] = [[] for _ in examples]
+    for batch, rows, indices in self._batches(examples, info):
+      row_ids = np.asarray(rows, np.int32) + first_row
       device_batch = sharding.to_global(batch | {_ROW_IDS: row_ids}, self._mesh)
       tokens = self._decode(
         params,
         device_batch[batch_lib.ENCODER_INPUT_TOKENS],
         device_batch[batch_lib.ENCODER_SEGMENT_IDS],
         device_batch[_ROW_IDS],
-      )  # [batch, samples, max_decode_length]
-      predictions += [
-        [self._vocabulary.decode(ids) for ids in samples]
-        for samples in np.asarray(tokens)[: len(rows)].tolist()
-      ]
+        length,
+      )  # [batch, samples, length]
+      for index, samples in zip(
+        indices, jax.device_get(tokens).tolist(), strict=False
+      ):
+        predictions[index] = [
+          self._vocabulary.decode(ids)
+          + ("" if self._vocabulary.eos_id in ids else mark)
+          for ids in samples
+        ]
     return predictions
 
   def compute_log_likelihoods(
@@ -151,15 +183,18 @@ class Evaluator:
       Natural log of the target's probability, the sum over its tokens with
       EOS, and the number of those tokens: [num_examples] float64 and int64.
     """
-    sums, counts = [np.zeros(0)], [np.zeros(0)]
-    for batch, rows in self._batches(examples, info, target_length):
+    limit = target_length or self._feature_lengths["targets"]
+    longest = max((len(example.targets) for example in examples), default=1)
+    length = length_buckets.round_up_length(min(longest, limit), limit)
+    log_likelihoods = np.zeros(len(examples))
+    counts = np.zeros(len(examples), np.int64)
+    for batch, _, indices in self._batches(examples, info, length):
       batch_sums, batch_counts = self._score(
         params, sharding.to_global(batch, self._mesh)
       )  # [batch] each
-      sums.append(np.asarray(batch_sums)[: len(rows)])
-      counts.append(np.asarray(batch_counts)[: len(rows)])
-    log_likelihoods = -np.concatenate(sums).astype(np.float64)
-    return log_likelihoods, np.concatenate(counts).astype(np.int64)
+      log_likelihoods[indices] = -jax.device_get(batch_sums)[: len(indices)]
+      counts[indices] = jax.device_get(batch_counts)[: len(indices)]
+    return log_likelihoods, counts
 
   def score(
     self, params: PyTree, examples: Sequence[Example], info: TaskInfo
@@ -213,8 +248,9 @@ class Evaluator:
       for choice in answers
     ]
     longest = max((len(row.targets) for row in rows), default=1)
-    length = -(-longest // _CHOICE_LENGTH_STEP) * _CHOICE_LENGTH_STEP
-    scores, _ = self.compute_log_likelihoods(params, rows, info, length)
+    scores, _ = self.compute_log_likelihoods(
+      params, rows, info, _round_up(longest)
+    )
     remaining = iter(scores.tolist())
     return [[next(remaining) for _ in answers] for answers in choices]
 
@@ -240,12 +276,19 @@ class Evaluator:
       example: `id`, `input`, `target`, `prediction`, for labels `correct`, and
       for ranked ones `choices` and `choice_log_likelihoods`, see
       `rank_choices`. All answers are decoded from ids, so all are normalized
-      alike.
+      alike. A label longer than any of the task's, but for a few tokens, is cut
+      and ends in `CUT_MARK`: it is wrong, and no equation.
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
     ranked: list[dict[str, Any]] = [{} for _ in examples]
     if choices is None:
-      predictions = self.predict(params, examples, info)
+      samples = self.predict_samples(
+        params,
+        examples,
+        info,
+        max_decode_length=self._find_longest_label(info),
+      )
+      predictions = [texts[0] for texts in samples]
     else:
       predictions = []
       scores = self.rank_choices(params, examples, info, choices)
@@ -293,8 +336,42 @@ class Evaluator:
     ids = [*self._vocabulary.encode(text), self._vocabulary.eos_id]
     return np.asarray(ids, np.int32)
 
-  def _batches(self, examples, info, target_length=None):
-    lengths = dict(self._feature_lengths)
-    if target_length is not None:
-      lengths["targets"] = target_length
-    return pipeline.make_eval_batches(examples, info, lengths, self._batch_rows)
+  def _find_longest_label(self, info: TaskInfo) -> int | None:
+    """Returns how long a label can be, at least; None where any may be right.
+
+    What is cut from a greedy decoding or a sample changes no token before it;
+    in a beam search it would.
+    """
+    longest = info.find_longest("targets")
+    if info.kind != "label" or not longest or not self._may_cut:
+      return None
+    return _round_up(longest)
+
+  def _batches(
+    self, examples: Sequence[Example], info: TaskInfo, target_length: int = 1
+  ) -> Iterator[tuple[batch_lib.Batch, list[int], list[int]]]:
+    """Yields batches with the numbers of their examples, by rows and in all.
+
+    Rows that are left over repeat the last example, so that decoding ends when
+    the examples do.
+    """
+    longest = self._feature_lengths["inputs"]
+    batches = length_buckets.plan_batches(
+      [min(len(example.inputs), longest) for example in examples],
+      longest,
+      self._batch_rows,
+      self._row_step,
+    )
+    for indices, num_rows, length in batches:
+      rows = indices + indices[-1:] * (num_rows - len(indices))
+      ((batch, _),) = pipeline.make_eval_batches(
+        [examples[index] for index in rows],
+        info,
+        {"inputs": length, "targets": target_length},
+        num_rows,
+      )
+      yield batch, rows, indices
+
+
+def _round_up(length: int) -> int:
+  return -(-length // _LENGTH_STEP) * _LENGTH_STEP

@@ -1,6 +1,6 @@
 """Multi-head attention, over fresh or cached keys and values.
 
-Layer 1; imports the model's config, constraint and linear. It knows no masks
+Layer 1; imports the model's config, dot_product and linear. It knows no masks
 and no positions: both arrive as biases.
 """
 
@@ -10,16 +10,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from distill_jax.model import dot_product
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
 from distill_jax.model.linear import Linear, normal_init
 
 
 class KeyValue(NamedTuple):
-  """Projected keys and values, each [batch, k_length, heads, head_dim]."""
+  """Projected keys and values, each [batch, heads, k_length, head_dim].
 
-  key: Float[Array, "batch k_length heads head_dim"]
-  value: Float[Array, "batch k_length heads head_dim"]
+  Heads come first because the products want them so: a cache that had them
+  third would be transposed at every token.
+  """
+
+  key: Float[Array, "batch heads k_length head_dim"]
+  value: Float[Array, "batch heads k_length head_dim"]
 
 
 class Attention(nn.Module):
@@ -57,7 +62,10 @@ class Attention(nn.Module):
   ) -> KeyValue:
     """Projects [batch, k_length, embed] to keys and values of every head."""
     return KeyValue(
-      self._split_heads(self.key(x)), self._split_heads(self.value(x))
+      *(
+        self._split_heads(projection(x)).swapaxes(1, 2)
+        for projection in (self.key, self.value)
+      )
     )
 
   def __call__(
@@ -80,19 +88,38 @@ class Attention(nn.Module):
     Returns:
       [batch, q_length, embed], compute dtype. Logits and softmax are float32.
     """
-    query = self._split_heads(self.query(x))
-    logits = jnp.einsum(
-      "bqhd,bkhd->bhqk",
-      query,
-      key_value.key,
-      preferred_element_type=jnp.float32,
-    )  # [batch, heads, q_length, k_length]
-    probs = nn.softmax(logits + bias).astype(x.dtype)
-    probs = self.dropout(probs, deterministic=not enable_dropout)
-    attended = jnp.einsum(
-      "bhqk,bkhd->bqhd", probs, key_value.value
+    key, value = key_value
+    if enable_dropout:
+      value = self._drop_keys(value)
+    attended = dot_product.attend(
+      self._split_heads(self.query(x)),
+      key,
+      value,
+      bias,
+      # Parameters are initialised with one row, which no mesh divides.
+      implementation=(
+        "xla"
+        if self.is_initializing()
+        else self.config.attention_implementation
+      ),
+      constrain_fn=self.constrain_fn,
     )  # [batch, q_length, heads, head_dim]
     return self.out(attended.reshape(*attended.shape[:2], -1))
+
+  def _drop_keys(
+    self, value: Float[Array, "batch heads k_length head_dim"]
+  ) -> Float[Array, "batch heads k_length head_dim"]:
+    """Drops values, which drops their probabilities for every query alike.
+
+    There are fewer values than probabilities, and no kernel need know.
+    """
+    batch, heads, k_length, _ = value.shape
+    # T5X's shape, for the same draw.
+    kept = self.dropout(
+      jnp.ones((batch, heads, 1, k_length)), deterministic=False
+    )
+    kept = kept.swapaxes(2, 3)  # [batch, heads, k_length, 1]
+    return (value.astype(jnp.float32) * kept).astype(value.dtype)
 
   def _split_heads(
     self, x: Float[Array, "batch length joined_kv"]

@@ -24,6 +24,11 @@ _DTYPES = ("float32", "bfloat16")
 # A damaged file must not make a model without end.
 MAX_LAYERS = 1000
 REMAT_POLICIES = ("none", "full", "minimal")
+# Attention -> the platform it runs on, as JAX calls it; None: any.
+_ATTENTION_PLATFORMS = {"xla": None, "cudnn": "gpu", "pallas_tpu": "tpu"}
+# How a model is computed, but not what: same parameters, same results but for
+# rounding.
+COMPUTATION_FIELDS = ("attention_implementation",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,8 @@ class T5Config:
     remat_policy: what the forward pass keeps for the backward pass, in T5X's
       words: "none" computes nothing again, "full" keeps the layers' inputs and
       computes all else again, "minimal" keeps products with parameters too.
+    attention_implementation: "xla"; "cudnn", a GPU's fused kernel, in bfloat16
+      alone; "pallas_tpu", a TPU's. See `model.dot_product`.
 
   Raises:
     UserError: a value no model can be built from.
@@ -80,6 +87,7 @@ class T5Config:
   dtype: str = "float32"
   scan_layers: bool = False
   remat_policy: str = "none"
+  attention_implementation: str = "xla"
 
   def __post_init__(self):
     # A list, as gin and JSON write it, would make the config unhashable.
@@ -121,6 +129,7 @@ class T5Config:
         f"REMAT_POLICY is {self.remat_policy!r}; it must be one of"
         f" {', '.join(REMAT_POLICIES)}."
       )
+    self._check_attention()
     for field in (
       "relative_attention_num_buckets",
       "relative_attention_max_distance",
@@ -146,4 +155,35 @@ class T5Config:
       raise UserError(
         f"T5Config.layer_norm_epsilon is {self.layer_norm_epsilon}; it must be"
         " above 0."
+      )
+
+  def _check_attention(self):
+    name = self.attention_implementation
+    if name not in _ATTENTION_PLATFORMS:
+      raise UserError(
+        f"ATTENTION_IMPLEMENTATION is {name!r}; it must be one of"
+        f" {', '.join(map(repr, _ATTENTION_PLATFORMS))}."
+      )
+    if name == "cudnn" and (self.dtype != "bfloat16" or self.head_dim % 8):
+      raise UserError(
+        "ATTENTION_IMPLEMENTATION is 'cudnn', which needs ACTIVATION_DTYPE ="
+        f" 'bfloat16' and a head_dim that divides by 8; they are {self.dtype!r}"
+        f" and {self.head_dim}."
+      )
+
+  def check_platform(self, platform: str) -> None:
+    """Refuses devices that the attention has no kernel for.
+
+    Args:
+      platform: of the devices, as JAX calls it: "cpu", "gpu" or "tpu".
+
+    Raises:
+      UserError: names both.
+    """
+    name = self.attention_implementation
+    if _ATTENTION_PLATFORMS[name] not in (None, platform):
+      raise UserError(
+        f"ATTENTION_IMPLEMENTATION is {name!r}, which runs on a"
+        f" {_ATTENTION_PLATFORMS[name]}; the devices are {platform}s. Give"
+        " 'xla'."
       )

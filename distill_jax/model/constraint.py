@@ -1,19 +1,57 @@
-"""How sharding enters the model: a function it is given and calls.
+"""How sharding enters the model: an object it is given and calls.
 
 Layer 0; imports nothing of the project. The model names the axes of its
 activations (batch length embed heads kv mlp vocab); which mesh axes they map
 to, if any, is for whoever builds the model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from jaxtyping import Array
 
-# (activation, one logical name or None an axis) -> the same activation.
-ConstrainFn = Callable[[Array, tuple[str | None, ...]], Array]
+# One logical name or None an axis.
+AxisNames = tuple[str | None, ...]
 
 
-def leave_free(x: Array, axis_names: tuple[str | None, ...]) -> Array:
-  """Returns `x`: the compiler chooses its sharding."""
-  del axis_names
-  return x
+class ConstrainFn(Protocol):
+  """What pins activations to a mesh by the names of their axes."""
+
+  def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
+    """Returns the same activation, sharded as its names say."""
+    ...
+
+  def map_shards(
+    self,
+    fn: Callable[..., Array],
+    in_names: Sequence[AxisNames],
+    out_names: AxisNames,
+  ) -> Callable[..., Array]:
+    """Makes a function run on every device's part by itself.
+
+    For kernels, which the compiler cannot divide.
+
+    Args:
+      fn: of arrays; each part of its result needs the same parts of them.
+      in_names: names of each argument's axes.
+      out_names: of the result's.
+
+    Returns:
+      The function of whole arrays.
+    """
+    ...
+
+
+class _LeaveFree:
+  """Leaves it to the compiler."""
+
+  def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
+    del axis_names
+    return x
+
+  def map_shards(self, fn, in_names, out_names) -> Callable[..., Any]:
+    del in_names, out_names
+    return fn
+
+
+leave_free: ConstrainFn = _LeaveFree()

@@ -31,9 +31,9 @@ class DecodeCache:
 
   Attributes:
     self_attention: a layer's keys and values of the tokens decoded so far,
-      [batch, max_decode_length, heads, head_dim]; zeros behind them.
+      [batch, heads, max_decode_length, head_dim]; zeros behind them.
     cross_attention: a layer's keys and values of the encoder's output,
-      [batch, encoder_length, heads, head_dim]; decoding only reads them.
+      [batch, heads, encoder_length, head_dim]; decoding only reads them.
     cross_bias: [batch, 1, 1, encoder_length] float32.
   """
 
@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
       The layer's output and `cached` with this token's keys and values.
     """
     if self.config.per_layer_relative_bias:
-      max_decode_length = cached.key.shape[1]
+      max_decode_length = cached.key.shape[2]
       self_bias = (
         self.relpos_bias.compute_step(step, max_decode_length) + self_bias
       )
@@ -127,7 +127,7 @@ class DecoderLayer(nn.Module):
     projected = self.self_attention.project_key_value(normed)
     cached = KeyValue(
       *(
-        lax.dynamic_update_slice_in_dim(buffer, new, step, axis=1)
+        lax.dynamic_update_slice_in_dim(buffer, new, step, axis=2)
         for buffer, new in zip(cached, projected, strict=True)
       )
     )
@@ -234,9 +234,9 @@ class Decoder(nn.Module):
   ) -> DecodeCache:
     """Projects the encoder's output once and makes room for the tokens."""
     cfg = self.config
-    shape = (encoded.shape[0], max_decode_length, cfg.num_heads, cfg.head_dim)
+    shape = (encoded.shape[0], cfg.num_heads, max_decode_length, cfg.head_dim)
     buffer = self.constrain_fn(
-      jnp.zeros(shape, encoded.dtype), ("batch", "length", "heads", "kv")
+      jnp.zeros(shape, encoded.dtype), ("batch", "heads", "length", "kv")
     )
     is_token = (encoder_segment_ids > 0).astype(jnp.int32)
     return DecodeCache(
@@ -257,7 +257,7 @@ class Decoder(nn.Module):
     cache: DecodeCache,
   ) -> tuple[Float[Array, "batch vocab"], DecodeCache]:
     """Scores the token after `tokens`, which stand at index `step`."""
-    max_decode_length = cache.self_attention[0].key.shape[1]
+    max_decode_length = cache.self_attention[0].key.shape[2]
     self_bias = masks.make_step_bias(step, max_decode_length)
     if not self.config.per_layer_relative_bias:
       self_bias = (

@@ -11,6 +11,8 @@ import optax
 from distill_jax.errors import UserError
 from distill_jax.model import layer_stack
 
+_MU_DTYPES = ("float32", "bfloat16")
+
 
 def adafactor(
   learning_rate: optax.Schedule,
@@ -58,6 +60,7 @@ def adamw(
   eps: float = 1e-8,
   weight_decay: float = 0.0,
   max_grad_norm: float | None = 1.0,
+  mu_dtype: str = "float32",
 ) -> optax.GradientTransformation:
   """AdamW with the settings of the authors' code (HF Trainer's defaults).
 
@@ -69,7 +72,18 @@ def adamw(
     weight_decay: times the learning rate and the parameter; not applied to
       vectors (norm scales).
     max_grad_norm: clip the global gradient norm first; None: do not.
+    mu_dtype: of the first moment, which "bfloat16" halves. The second stays
+      float32: a step changes it by 1 - b2 of itself, less than bfloat16 tells
+      apart, and rounded to the nearest it would stand still.
+
+  Raises:
+    UserError: `mu_dtype` is another.
   """
+  if mu_dtype not in _MU_DTYPES:
+    raise UserError(
+      f"FIRST_MOMENT_DTYPE is {mu_dtype!r}; it must be one of"
+      f" {', '.join(map(repr, _MU_DTYPES))}."
+    )
 
   def decay_mask(params):
     return jax.tree_util.tree_map_with_path(
@@ -84,6 +98,7 @@ def adamw(
       eps=eps,
       weight_decay=weight_decay,
       mask=decay_mask,
+      mu_dtype=mu_dtype,
     ),
     max_grad_norm,
   )

@@ -9,9 +9,12 @@ import pytest
 import tiny_student
 from synthetic_cache import make_task_info
 
+from distill_jax.data import arithmetic, pipeline, token_cache, vocab
 from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.decoding import strategy
 from distill_jax.decoding.strategy import DecodingConfig
+from distill_jax.evaluation import evaluator as evaluator_lib
+from distill_jax.evaluation import length_buckets
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
@@ -247,6 +250,122 @@ def test_a_shorter_decoding(student):
   )
   predictions = evaluator.predict(student.state.params, make_examples(), LABEL)
   assert predictions == ["ye", "no", "ye", "we"]
+
+
+def test_buckets_change_nothing_and_keep_the_order(student, monkeypatch):
+  rng = np.random.default_rng(0)
+  lengths = [3, 60, 9, 30, 31, 2, 64, 100, 17, 12]
+  examples = [
+    make_example("".join(rng.choice(list("abc xyz"), length)), answer)
+    for length, answer in zip(lengths, ["yes", "no"] * 5, strict=True)
+  ]
+  model = T5(CONFIG, sharding.make_constrain_fn(student.mesh))
+  params = tiny_student.make_params(CONFIG)  # Whose answers are odd.
+
+  def evaluate():
+    evaluator = Evaluator(
+      model, student.mesh, VOCABULARY, {"inputs": 64, "targets": 16}, 4
+    )
+    return (
+      evaluator.predict(params, examples, LABEL),
+      evaluator.compute_log_likelihoods(params, examples, LABEL),
+    )
+
+  shapes = set()
+  make_batches = pipeline.make_eval_batches
+
+  def note_shapes(*args):
+    for batch, rows in make_batches(*args):
+      shapes.add(batch[batch_lib.ENCODER_INPUT_TOKENS].shape)
+      yield batch, rows
+
+  monkeypatch.setattr(pipeline, "make_eval_batches", note_shapes)
+  predictions, (scores, counts) = evaluate()
+  assert shapes == {(4, 64), (4, 32), (2, 8)}
+  assert len(set(predictions)) > 1
+  assert counts.tolist() == [4, 3] * 5
+
+  monkeypatch.setattr(
+    length_buckets, "round_up", lambda size, largest, step=1: largest
+  )
+  shapes.clear()
+  expected, (expected_scores, expected_counts) = evaluate()
+  assert shapes == {(4, 64)}
+  assert predictions == expected
+  np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+  np.testing.assert_array_equal(counts, expected_counts)
+
+
+def test_decoding_ends_when_the_examples_do(student, monkeypatch):
+  """Rows that are left over in a batch must not go on."""
+  evaluator = make_evaluator(student.mesh, batch_rows=3)
+  steps = []
+
+  def count(step_fn, cache, row_ids, **kwargs):
+    def count_step(tokens, step, cache):
+      jax.debug.callback(lambda step: steps.append(int(step)), step)
+      return step_fn(tokens, step, cache)
+
+    return strategy.decode(
+      kwargs.pop("config"), count_step, cache, row_ids, **kwargs
+    )
+
+  monkeypatch.setattr(
+    evaluator_lib,
+    "decode",
+    lambda config, *args, **kwargs: count(*args, config=config, **kwargs),
+  )
+  examples = make_examples()[:2]  # "yes" and "no"
+  evaluator.predict(student.state.params, examples, LABEL)
+  jax.effects_barrier()
+  assert sorted(steps) == [0, 1, 2, 3]
+
+
+def test_a_label_longer_than_any_is_cut_and_wrong(student, evaluator):
+  # Eight tokens, as many as the longest label rounded up.
+  said = "wet answ"
+  info = dataclasses.replace(
+    LABEL,
+    label_set=("yes", "no", said),
+    lengths={"train": {"targets": {"3": 2, "4": 1, "5": 1}}},
+  )
+  examples = make_examples(sum=said)
+  metrics, rows = evaluator.evaluate(student.state.params, examples, info)
+  assert [row["prediction"] for row in rows] == [
+    *list(ANSWERS.values())[:3],
+    said + evaluator_lib.CUT_MARK,
+  ]
+  assert [row["correct"] for row in rows] == [True, True, True, False]
+  assert metrics["num_unparsed"] == 1
+
+
+def test_a_cut_equation_is_none():
+  assert arithmetic.equations_equal("3 + 4", "7")
+  assert math.isnan(
+    arithmetic.evaluate_equation("3 + 4" + evaluator_lib.CUT_MARK)
+  )
+
+
+@pytest.mark.parametrize(
+  "kind,longest,decoding",
+  [
+    ("rationale", "5", None),
+    ("joint", "5", None),
+    # As long as the targets of training: nothing to cut.
+    ("label", "15", None),
+    # What is cut from a beam may be the better one.
+    ("label", "5", DecodingConfig(num_beams=2)),
+    # The user's word counts.
+    ("label", "5", DecodingConfig(max_decode_length=16)),
+  ],
+)
+def test_what_is_not_cut(student, kind, longest, decoding):
+  info = dataclasses.replace(
+    make_task_info(kind), lengths={"test": {"targets": {longest: 1}}}
+  )
+  evaluator = make_evaluator(student.mesh, batch_rows=4, decoding=decoding)
+  _, rows = evaluator.evaluate(student.state.params, make_examples(), info)
+  assert [row["prediction"] for row in rows] == list(ANSWERS.values())
 
 
 def test_batch_size_padding_rows_and_mesh_change_nothing(student, evaluator):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +58,38 @@ def test_a_masked_key_has_no_influence(config, inputs):
     module.apply(variables, x, memory, bias, method=_attend),
     module.apply(variables, x, changed, bias, method=_attend),
   )
+
+
+def test_dropout_drops_probabilities_for_all_queries_of_a_row(config, inputs):
+  """As T5X does, and by the same draw."""
+  config = dataclasses.replace(config, dropout_rate=0.5)
+  module, variables = _init(config, *inputs)
+
+  def attend(module, x, memory, bias):
+    return module(
+      x, module.project_key_value(memory), bias, enable_dropout=True
+    )
+
+  def attend_as_t5x(module, x, memory, bias):
+    split = lambda x: x.reshape(*x.shape[:2], 2, 8)
+    logits = jnp.einsum(
+      "bqhd,bkhd->bhqk", split(module.query(x)), split(module.key(memory))
+    )
+    probs = module.dropout(
+      jax.nn.softmax(logits + bias), deterministic=False
+    )  # [batch, heads, q_length, k_length]
+    assert np.unique(np.asarray(probs == 0).sum(axis=2)).tolist() == [0, 3]
+    value = split(module.value(memory))
+    attended = jnp.einsum("bhqk,bkhd->bqhd", probs, value)
+    return module.out(attended.reshape(*x.shape[:2], -1))
+
+  found, expected = (
+    module.apply(
+      variables, *inputs, method=method, rngs={"dropout": jax.random.key(3)}
+    )
+    for method in (attend, attend_as_t5x)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_initial_query_holds_the_scale(config, inputs):

@@ -19,6 +19,9 @@ from distill_jax.errors import UserError
     ("dtype", "float16"),
     ("scan_layers", "yes"),
     ("remat_policy", "maximal"),
+    ("attention_implementation", "flash"),
+    # Not in float32.
+    ("attention_implementation", "cudnn"),
     ("relative_attention_num_buckets", 31),
     ("relative_attention_max_distance", 16),
     ("relative_attention_max_distance", 64.5),
@@ -43,3 +46,25 @@ def test_a_fraction_of_a_layer_is_refused(config):
 def test_lists_from_gin_make_a_hashable_config(config):
   listed = dataclasses.replace(config, mlp_activations=["gelu", "linear"])
   assert hash(listed) == hash(config)
+
+
+@pytest.mark.parametrize(
+  "implementation,platforms",
+  [
+    ("xla", {"cpu", "gpu", "tpu"}),
+    ("cudnn", {"gpu"}),
+    ("pallas_tpu", {"tpu"}),
+  ],
+)
+def test_attention_runs_where_its_kernel_does(
+  config, implementation, platforms
+):
+  config = dataclasses.replace(
+    config, dtype="bfloat16", attention_implementation=implementation
+  )
+  for platform in ("cpu", "gpu", "tpu"):
+    if platform in platforms:
+      config.check_platform(platform)
+      continue
+    with pytest.raises(UserError, match=f"{implementation}.*{platform}s"):
+      config.check_platform(platform)

@@ -130,10 +130,12 @@ def test_macros_reach_the_config():
     "ACTIVATION_DTYPE = 'bfloat16'",
     "SCAN_LAYERS = True",
     "REMAT_POLICY = 'minimal'",
+    "ATTENTION_IMPLEMENTATION = 'pallas_tpu'",
   )
   assert (config.vocab_size, config.dropout_rate) == (1000, 0.25)
   assert config.dtype == "bfloat16"
   assert (config.scan_layers, config.remat_policy) == (True, "minimal")
+  assert config.attention_implementation == "pallas_tpu"
   assert hash(config) == hash(config)
 
 

@@ -35,3 +35,25 @@ def test_initial_kernels_have_unit_variance_over_fan_in():
     np.testing.assert_allclose(np.std(kernel), 1.0, rtol=0.01)
     # Truncated at two deviations of the normal distribution it is cut from.
     assert (np.abs(kernel).max() < 2.3) == (farthest == 2.3)
+
+
+def test_gradients_are_those_of_the_product_and_transpose_no_output():
+  rng = np.random.default_rng(0)
+  x, kernel, weights = (
+    rng.normal(size=shape).astype(np.float32)
+    for shape in ((2, 3, 4), (4, 5), (2, 3, 5))
+  )
+
+  def compute_loss(x, kernel):
+    linear = Linear(4, 5, ("embed", "mlp"))
+    return jnp.sum(linear.apply({"params": {"kernel": kernel}}, x) * weights)
+
+  differentiate = jax.grad(compute_loss, argnums=(0, 1))
+  x_gradient, kernel_gradient = differentiate(x, kernel)
+  np.testing.assert_allclose(x_gradient, weights @ kernel.T, rtol=1e-5)
+  expected = np.einsum("bli,blo->io", x, weights)
+  np.testing.assert_allclose(kernel_gradient, expected, rtol=1e-5)
+  # What the docstring promises: the input comes first, of all the products.
+  jaxpr = str(jax.make_jaxpr(differentiate)(x, kernel))
+  assert jaxpr.count("dot_general") == 3
+  assert "transpose[" not in jaxpr.rsplit("dot_general", 1)[1]

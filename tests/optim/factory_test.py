@@ -238,3 +238,27 @@ def test_a_small_gradient_is_not_clipped(params, gradients):
     run_optimizer(optimizer, params, gradients) for optimizer in optimizers
   )
   assert_close(with_limit, without)
+
+
+def test_a_first_moment_of_half_the_bytes(params, gradients):
+  """What bfloat16 rounds away at most, and only of the first moment."""
+  optimizer = factory.adamw(
+    schedules.constant(RATE), max_grad_norm=None, mu_dtype="bfloat16"
+  )
+  (moments, *_) = optimizer.init(params)
+  for name, param in params.items():
+    assert (moments.mu[name].dtype, moments.nu[name].dtype) == (
+      "bfloat16",
+      "float32",
+    )
+    assert moments.mu[name].shape == param.shape
+  found = run_optimizer(optimizer, params, gradients)
+  exact = run_adamw(params, gradients, lambda t: RATE, 0.0, 0.9, 0.999, 1e-8)
+  differences = [np.abs(found[name] - exact[name]).max() for name in params]
+  # Its 8 bits are rounded twice a step; Adam's updates are of the order of 1.
+  assert 1e-5 < max(differences) < NUM_STEPS * RATE * 2 * 2**-8
+
+
+def test_another_type_of_moments_is_refused():
+  with pytest.raises(UserError, match="is 'float16'; .* 'float32', 'bfloat16'"):
+    factory.adamw(schedules.constant(RATE), mu_dtype="float16")

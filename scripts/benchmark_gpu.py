@@ -1,0 +1,284 @@
+"""Measures training T5 1.1 of four sizes on one GPU, and PyTorch beside it.
+
+  OUT=results python scripts/benchmark_gpu.py
+  python scripts/benchmark_gpu.py --sizes=large,xl --token_cache=<folder>
+  JAX_PLATFORMS=cpu python scripts/benchmark_gpu.py --sizes=tiny --steps=2 \\
+    --row_inputs=32 --row_targets=16
+
+In bfloat16: rows of 512 encoder and 128 decoder tokens, all full, and examples
+of real lengths (of --token_cache, else drawn like CQA's), packed. Where
+--torch_python has torch and transformers, `scripts/torch_baseline.py` trains on
+the same examples after each: autocast, SDPA, torch.compile. Every case is a
+process of its own; one that runs out of memory is tried again with half the
+examples. After --max_seconds no more begin, and what was left out is named.
+Other arguments go to `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'".
+
+Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
+are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
+TensorFlow and no network.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_SCRIPTS = pathlib.Path(__file__).parent
+_TURN_STEPS = 5
+_MAX_TRIES = 3
+_FILE = "benchmark_gpu.jsonl"
+
+
+class Size(NamedTuple):
+  """How a size is trained: pairs a step, and gin settings of its own."""
+
+  examples: int
+  settings: Mapping[str, object] = {}
+
+
+# By what 80 GB hold. The largest come first: time may run out.
+_SIZES = {
+  "large": Size(16),
+  "xl": Size(16, {"REMAT_POLICY": "minimal", "LOSS_CHUNK_TOKENS": 2048}),
+  "base": Size(32),
+  "small": Size(64),
+  "tiny": Size(2),
+}
+_SHARED_SETTINGS = {"ACTIVATION_DTYPE": "bfloat16", "SCAN_LAYERS": True}
+
+
+class Recorder:
+  """Prints results and writes them to the file."""
+
+  def __init__(self, out: str | None):
+    """Opens the file, where there is to be one."""
+    self._file = None
+    if out:
+      folder = pathlib.Path(out)
+      folder.mkdir(parents=True, exist_ok=True)
+      self._file = open(folder / _FILE, "w", encoding="utf-8")
+
+  def add(self, report: dict[str, Any]) -> None:
+    """Adds one result."""
+    line = json.dumps(report)
+    print(line, flush=True)
+    if self._file is not None:
+      print(line, file=self._file, flush=True)
+
+
+class CaseError(Exception):
+  """A case that gave no result, and why."""
+
+
+def run(command: list[str], seconds: float, env: Mapping[str, str]) -> str:
+  """Returns what a command printed.
+
+  Raises:
+    CaseError: it failed, with the end of what it wrote to standard error; or
+      took too long.
+  """
+  try:
+    process = subprocess.run(
+      command,
+      env=os.environ | env,
+      capture_output=True,
+      text=True,
+      timeout=max(seconds, 1),
+    )
+  except subprocess.TimeoutExpired as error:
+    raise CaseError("the time was over") from error
+  if process.returncode:
+    raise CaseError(process.stderr[-2000:])
+  return process.stdout
+
+
+def is_out_of_memory(error: CaseError) -> bool:
+  """Whether less memory would have helped."""
+  message = str(error)
+  return "RESOURCE_EXHAUSTED" in message or "out of memory" in message.lower()
+
+
+class Case(NamedTuple):
+  """One size with one kind of rows."""
+
+  size: str
+  rows: str  # "full" or "packed"
+
+  def make_arguments(
+    self, options: argparse.Namespace, others: list[str], examples: int
+  ) -> list[str]:
+    """Returns the arguments of benchmark.py."""
+    settings = {**_SHARED_SETTINGS, **_SIZES[self.size].settings}
+    arguments = [
+      f"--gin_file=gin/models/t5_1_1/{self.size}.gin",
+      "--run_gin_file=gin/runs/train_adamw.gin",
+      *(f"--gin.{name}={value!r}" for name, value in settings.items()),
+      f"--examples={examples}",
+      f"--row_inputs={options.row_inputs}",
+    ]
+    if self.rows == "full":
+      arguments += ["--full_rows", f"--row_targets={options.row_targets}"]
+    else:
+      arguments += [f"--row_targets={options.packed_targets}"]
+      if options.token_cache:
+        arguments.append(f"--token_cache={options.token_cache}")
+    return [*arguments, *others]
+
+
+class Session:
+  """The cases, within the time there is."""
+
+  def __init__(
+    self, options: argparse.Namespace, others: list[str], folder: str
+  ):
+    """Looks whether torch is there.
+
+    Args:
+      options: the command line's.
+      others: arguments of benchmark.py.
+      folder: for files between the programs.
+    """
+    self._options, self._others = options, others
+    self._examples_file = f"{folder}/examples.jsonl"
+    self._deadline = time.monotonic() + options.max_seconds
+    self._recorder = Recorder(os.environ.get("OUT"))
+    try:
+      run(
+        [options.torch_python, "-c", "import torch, transformers"],
+        self._remaining,
+        {},
+      )
+      self._has_torch = True
+    except (CaseError, OSError):
+      self._has_torch = False
+      self._recorder.add({"torch": "not importable: no comparison"})
+
+  @property
+  def _remaining(self) -> float:
+    return self._deadline - time.monotonic()
+
+  def measure(self, case: Case) -> None:
+    """Runs a case of ours, then torch on the same examples."""
+    ours = self._try("distill_jax", case, self._run_ours)
+    if not self._has_torch:
+      return
+    theirs = self._try("torch", case, self._run_torch)
+    if ours and theirs:
+      keys = ("examples_per_second", "sequences_per_second", "peak_bytes")
+      ratios = {f"{key}_ratio": ours[key] / theirs[key] for key in keys}
+      self._recorder.add({"case": case._asdict(), **ratios})
+
+  def _try(self, program, case: Case, run_fn) -> dict[str, Any] | None:
+    """Records a result, or why there is none; None then."""
+    examples = _SIZES[case.size].examples
+    label = {"case": case._asdict(), "program": program}
+    for _ in range(_MAX_TRIES):
+      if self._remaining <= 0:
+        self._recorder.add(label | {"left_out": "the time was over"})
+        return None
+      try:
+        report = json.loads(run_fn(case, examples).splitlines()[-1])
+      except CaseError as error:
+        failed = {"failed": str(error), "examples": examples}
+        self._recorder.add(label | failed)
+        if not is_out_of_memory(error) or examples == 1:
+          return None
+        examples //= 2
+        continue
+      self._recorder.add(label | report)
+      return report
+    return None
+
+  def _run_ours(self, case: Case, examples: int) -> str:
+    layout = [] if case.rows == "full" else ["--layout=packed"]
+    return run(
+      [
+        sys.executable,
+        str(_SCRIPTS / "benchmark.py"),
+        f"--steps={self._options.steps}",
+        f"--turn_steps={min(_TURN_STEPS, self._options.steps)}",
+        *layout,
+        *case.make_arguments(self._options, self._others, examples),
+      ],
+      self._remaining,
+      {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"},
+    )
+
+  def _run_torch(self, case: Case, examples: int) -> str:
+    options = self._options
+    run(
+      [
+        sys.executable,
+        str(_SCRIPTS / "benchmark.py"),
+        f"--steps={options.steps + 1}",
+        f"--export_examples={self._examples_file}",
+        *case.make_arguments(options, self._others, examples),
+      ],
+      self._remaining,
+      {"JAX_PLATFORMS": "cpu"},
+    )
+    return run(
+      [
+        options.torch_python,
+        str(_SCRIPTS / "torch_baseline.py"),
+        f"--examples_file={self._examples_file}",
+        f"--steps={options.steps}",
+        # Lengths change from step to step: torch compiles more than once.
+        "--warmup_steps=3",
+        "--dtype=bfloat16",
+        *(["--compile"] if options.torch_compile else []),
+      ],
+      self._remaining,
+      {},
+    )
+
+
+def parse_options() -> tuple[argparse.Namespace, list[str]]:
+  """Returns the options, and the arguments that are benchmark.py's alone."""
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--sizes",
+    default="large,xl,base,small",
+    help=f"of {', '.join(_SIZES)} (%(default)s)",
+  )
+  parser.add_argument("--token_cache", help="examples of real lengths")
+  parser.add_argument("--steps", type=int, default=20, help="measured steps")
+  parser.add_argument("--row_inputs", type=int, default=512)
+  parser.add_argument("--row_targets", type=int, default=128, help="full rows")
+  parser.add_argument(
+    "--packed_targets", type=int, default=192, help="of packed rows"
+  )
+  parser.add_argument("--torch_python", default=sys.executable)
+  parser.add_argument(
+    "--torch_compile", action=argparse.BooleanOptionalAction, default=True
+  )
+  parser.add_argument("--max_seconds", type=float, default=570)
+  options, others = parser.parse_known_args()
+  options.sizes = options.sizes.split(",")
+  if unknown := set(options.sizes) - set(_SIZES):
+    parser.error(f"--sizes names {sorted(unknown)}; there are {list(_SIZES)}.")
+  return options, others
+
+
+def main() -> None:
+  """Measures every case."""
+  options, others = parse_options()
+  with tempfile.TemporaryDirectory() as folder:
+    session = Session(options, others, folder)
+    for rows in ("full", "packed"):
+      for size in options.sizes:
+        session.measure(Case(size, rows))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,132 @@
+"""The kernels of libraries against the one written out, as far as they run.
+
+The TPU's runs here interpreted. cuDNN's needs a GPU: here it can only be
+refused.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from distill_jax.errors import UserError
+from distill_jax.model import dot_product
+from distill_jax.model.constraint import leave_free
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+
+MASKED = -1e10
+
+
+def make_arrays(
+  q_length, k_length, bias_shape, batch=2, heads=2, head_dim=8
+) -> tuple[Any, Any, Any, Any]:
+  """Returns query, key, value and a bias that masks a third of the keys."""
+  rng = np.random.default_rng(0)
+  key_shape = (batch, heads, k_length, head_dim)
+  shapes = [(batch, q_length, heads, head_dim), key_shape, key_shape]
+  query, key, value = (
+    rng.normal(size=shape).astype(np.float32) for shape in shapes
+  )
+  bias = rng.normal(size=(*bias_shape, q_length, k_length))
+  is_masked = rng.random(bias.shape) < 1 / 3
+  is_masked[..., 0] = False
+  bias = np.where(is_masked, MASKED, bias).astype(np.float32)
+  return query, key, value, bias
+
+
+def attend(implementation, constrain_fn=leave_free):
+  return functools.partial(
+    dot_product.attend,
+    implementation=implementation,
+    constrain_fn=constrain_fn,
+  )
+
+
+def compute_gradients(implementation, arrays, constrain_fn=leave_free):
+  """Returns the result, and gradients of all arguments, with uneven weights."""
+  attend_fn = attend(implementation, constrain_fn)
+  weights = np.linspace(-1, 1, arrays[0].size, dtype=np.float32)
+
+  @jax.jit
+  def run(*arrays):
+    def compute_loss(*arrays):
+      attended = attend_fn(*arrays)
+      return jnp.sum(attended * weights.reshape(attended.shape)), attended
+
+    argnums = range(len(arrays))
+    return jax.grad(compute_loss, argnums, has_aux=True)(*arrays)
+
+  gradients, attended = run(*arrays)
+  return [attended, *gradients]
+
+
+@pytest.mark.parametrize(
+  "q_length,k_length,bias_shape",
+  [
+    # Encoder: positions and masks of each row; two blocks of keys, not full.
+    (130, 130, (2, 2)),
+    # Decoder to encoder: the same mask for all heads.
+    (24, 40, (2, 1)),
+  ],
+)
+def test_the_tpu_kernel_and_its_gradients(q_length, k_length, bias_shape):
+  arrays = make_arrays(q_length, k_length, bias_shape)
+  expected = compute_gradients("xla", arrays)
+  with pltpu.force_tpu_interpret_mode():
+    found = compute_gradients("pallas_tpu", arrays)
+  for a, b in zip(found, expected, strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_query_that_may_see_nothing_sees_none_but_its_row():
+  """As padding does, of rows without padding on the encoder's side."""
+  *arrays, bias = make_arrays(8, 16, (2, 2))
+  bias[:, :, 3] = MASKED
+  with pltpu.force_tpu_interpret_mode():
+    found = jax.jit(attend("pallas_tpu"))(*arrays, bias)
+  value = arrays[2]
+  np.testing.assert_allclose(found[:, 3], value.mean(axis=2), rtol=1e-5)
+
+
+def test_the_tpu_kernel_on_a_mesh():
+  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "model": 2})
+  arrays = make_arrays(16, 24, (1, 2), batch=4)
+  expected = compute_gradients("xla", arrays)
+  with pltpu.force_tpu_interpret_mode():
+    found = compute_gradients(
+      "pallas_tpu", arrays, sharding.make_constrain_fn(mesh)
+    )
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_tpu_kernel_lowers_for_a_tpu():
+  arrays = make_arrays(128, 256, (2, 2))
+  lowered = (
+    jax.jit(attend("pallas_tpu"))
+    .trace(*arrays)
+    .lower(lowering_platforms=("tpu",))
+  )
+  assert "tpu_custom_call" in lowered.as_text()
+
+
+@pytest.mark.parametrize("implementation", ["cudnn", "pallas_tpu"])
+def test_one_query_is_left_to_xla(implementation):
+  query, key, value, bias = make_arrays(1, 7, (1, 2))
+  np.testing.assert_array_equal(
+    attend(implementation)(query, key, value, bias),
+    attend("xla")(query, key, value, bias),
+  )
+
+
+def test_what_cudnn_does_not_take_is_told():
+  # Float32, and where there is no GPU no cuDNN either.
+  query, key, value, bias = make_arrays(4, 6, (1, 2))
+  with pytest.raises(UserError, match="from 4 to 6 tokens"):
+    attend("cudnn")(query, key, value, bias)

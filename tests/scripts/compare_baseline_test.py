@@ -1,4 +1,4 @@
-"""Tests of scripts/compare_torch.py."""
+"""Tests of scripts/compare_baseline.py."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ import sys
 import pytest
 from script_import import import_script
 
-compare_torch = import_script("compare_torch")
+compare_baseline = import_script("compare_baseline")
 
 
-def _make_commands(*arguments):
-  options, others = compare_torch.parse_options(
-    ["--torch_python=python", *arguments]
+def _make_commands(*arguments, baseline="torch"):
+  options, others = compare_baseline.parse_options(
+    [f"--baseline={baseline}", "--baseline_python=python", *arguments]
   )
-  return compare_torch.make_commands(options, others, "examples.jsonl")
+  return compare_baseline.make_commands(options, others, "examples.jsonl")
 
 
 def test_both_run_on_the_same_processors():
@@ -21,14 +21,16 @@ def test_both_run_on_the_same_processors():
     "import os; print(len(os.sched_getaffinity(0)), os.environ"
     "['OMP_NUM_THREADS'])"
   )
-  printed = compare_torch.run_pinned([sys.executable, "-c", program], 1)
+  printed = compare_baseline.run_pinned([sys.executable, "-c", program], 1)
   assert printed.split() == ["1", "1"]
   assert len(os.sched_getaffinity(0)) >= 1
 
 
 def test_a_program_that_fails_ends_the_comparison(capsys):
   with pytest.raises(SystemExit) as raised:
-    compare_torch.run_pinned([sys.executable, "-c", "raise SystemExit(3)"], 1)
+    compare_baseline.run_pinned(
+      [sys.executable, "-c", "raise SystemExit(3)"], 1
+    )
   assert raised.value.code == 3
   assert "This failed" in capsys.readouterr().err
 
@@ -41,7 +43,7 @@ def test_ratios_are_of_medians():
     ],
   }
   # Ours reports no peak here: nothing to compare.
-  assert compare_torch.compare(reports) == {
+  assert compare_baseline.compare(reports) == {
     "tokens_per_second": {"distill_jax": 8.0, "torch": 2.0, "ratio": 4.0}
   }
 
@@ -68,3 +70,12 @@ def test_decoding_is_of_the_same_rows():
     assert {"--mode=decode", "--batch=3", "--row_inputs=40", "--tokens=32"} <= (
       set(commands[program])
     )
+
+
+def test_t5x_pads_to_our_rows():
+  row = {"--row_inputs=40", "--row_targets=24"}
+  commands = _make_commands(*row, baseline="t5x")
+  assert row <= set(commands["distill_jax"])
+  assert row <= set(commands["t5x"])
+  assert commands["t5x"][1].endswith("t5x_baseline.py")
+  assert not any(word.startswith("--threads") for word in commands["t5x"])

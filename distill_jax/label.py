@@ -73,6 +73,7 @@ class LabelRun:
     seed: of the first sample; None: none is sent.
     num_samples: answers asked of each teacher for each question.
     max_tokens: most tokens of an answer; None: the template's.
+    max_tokens_field: see `variants.Variant`.
     parse: see `variants.Variant`.
     accuracies: likewise.
     filters: which records are kept. `answer_form` and `labels` are taken from
@@ -102,6 +103,7 @@ class LabelRun:
   seed: int | None = 0
   num_samples: int = 1
   max_tokens: int | None = None
+  max_tokens_field: exchange.MaxTokensField = "max_tokens"
   parse: str = variants.TOLERANT
   accuracies: Mapping[str, float] | None = None
   filters: FilterConfig = FilterConfig()
@@ -120,6 +122,19 @@ class LabelRun:
       raise UserError(
         f"TRANSPORT is {self.transport!r}; it must be {_DIRECT!r} or"
         f" {_BATCH!r}."
+      )
+    for macro, value in (
+      ("INPUT_PATH", self.input_path),
+      ("OUTPUT_PATH", self.output_path),
+      ("PROMPT", self.prompt),
+      ("PARSE", self.parse),
+    ):
+      if not isinstance(value, str) or not value:
+        raise UserError(f"{macro} is {value!r}; it must be a text.")
+    if not isinstance(self.teacher_model, str | list | tuple):
+      raise UserError(
+        f"TEACHER_MODEL is {self.teacher_model!r}; it is a model's name, as the"
+        " server has it, or a list of such names."
       )
     for macro, value, least in (
       ("MAX_OPEN_FAILURES", self.max_open_failures, 1),
@@ -146,6 +161,7 @@ class LabelRun:
       "seed": self.seed,
       "num_samples": self.num_samples,
       "max_tokens": self.max_tokens,
+      "max_tokens_field": self.max_tokens_field,
       "parse": self.parse,
       "accuracies": self.accuracies,
     } | changes
@@ -176,8 +192,8 @@ def run(
       of their own; None: all, with what the shards' journals hold.
 
   Returns:
-    The exit code: 0, every question has an outcome; 1, some are open; 130 and
-    143, a signal ended it.
+    The exit code: 0, every question has an outcome; 1, some are open, or none
+    has an answer; 130 and 143, a signal ended it.
 
   Raises:
     UserError: settings or files that cannot be, or no request can succeed.
@@ -190,7 +206,7 @@ def run(
       return _evaluate(work)
     return _label(work, operative_config, overwrite, action == "rebuild")
   except BrokenPipeError:
-    if action != "dry_run":
+    if action not in ("dry_run", "evaluate"):
       raise
     # `| head` has seen enough; Python, at its end, would complain once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -276,6 +292,7 @@ def _label(
       work.settings.filters,
       work.price_table,
       is_partial_good=is_rebuild,
+      min_outcomes=0 if overwrite else work.folder.count_outcomes(),
     )
     found = work.folder.read_summary()
     if summary["num_records"] is not None:
@@ -292,7 +309,10 @@ def _label(
     work.settings,
     summary["num_open"],
     sent,
-    "--rebuild writes the records there are.",
+    "Without --rebuild the same command asks for them."
+    if is_rebuild
+    else f"{GO_ON} --rebuild writes the records there are.",
+    is_any_answered=has_answers(summary),
   )
 
 
@@ -333,27 +353,22 @@ def _preview(work: _Work) -> int:
   variant = settings.make_variant()
   counter = prices.make_token_counter(settings.vocab_path)
   work.check_prices(variant.models)
-  num_questions = num_requests = 0
-
-  def list_unanswered(answers: journal.Answers) -> Iterator[exchange.Request]:
-    nonlocal num_questions, num_requests
-    for question in work.read_questions():
-      variants.check_question(variant, question)
-      num_questions += 1
-      for request in variants.make_requests(variant, question):
-        num_requests += 1
-        if num_requests <= settings.num_previewed:
-          print(f"--- request {num_requests}")
-          print(preview.show_request(request))
-        if labelling.needs_answer(
-          request.key, answers, settings.retry_failures
-        ):
-          yield request
-
+  num_questions = sum(1 for _ in work.read_questions())
+  num_requests = num_questions * len(variant.models) * variant.num_samples
+  requests = (
+    request
+    for question in work.read_questions()
+    for request in variants.make_requests(variant, question)
+  )
+  shown = itertools.islice(requests, settings.num_previewed)
+  for number, request in enumerate(shown, start=1):
+    print(f"--- request {number}")
+    print(preview.show_request(request))
   with work.folder.read_journals() as answers:
-    total = preview.estimate(
-      list_unanswered(answers), counter, work.price_table
+    unanswered = sending.list_unanswered(
+      [variant], work.read_questions, answers, settings.retry_failures
     )
+    total = preview.estimate(unanswered, counter, work.price_table)
   cost = "not known (give PRICE_TABLE)"
   if work.price_table is not None:
     cost = f"at most {total.cost:.4g} {work.price_table.currency}"
@@ -424,11 +439,18 @@ def _make_transport(work: _Work) -> exchange.Transport:
 # --- The end ----------------------------------------------------------------
 
 
+def has_answers(summary: Mapping[str, Any]) -> bool:
+  """Tells whether there are answers, or no questions that lack them."""
+  num_questions = summary["num_questions"]
+  return not num_questions or summary["num_without_answer"] < num_questions
+
+
 def conclude(
   settings: LabelRun,
   num_open: int,
   sent: session.Session | None,
-  advice: str = "",
+  advice: str = GO_ON,
+  is_any_answered: bool = True,
 ) -> int:
   """Says what is left to do.
 
@@ -437,10 +459,19 @@ def conclude(
     num_open: questions without an outcome.
     sent: the session that left them so; None: nothing was sent.
     advice: what else the user may do.
+    is_any_answered: whether any question has one.
 
   Returns:
     The exit code; see `run`.
   """
+  if not num_open and not is_any_answered:
+    print(
+      "distill-jax: no question has an answer; every request failed for good."
+      " Correct what the failures in the journal name. If the settings stay as"
+      " they are, --gin.RETRY_FAILURES=True asks again.",
+      file=sys.stderr,
+    )
+    return _INCOMPLETE
   if not num_open:
     return _DONE
   said = f"{num_open} questions are without an outcome"
@@ -451,7 +482,7 @@ def conclude(
     )
   if sent is not None and sent.progress.last_failure:
     said += f"; the last failure was {sent.progress.last_failure}"
-  print(f"distill-jax: {said}. {GO_ON} {advice}".rstrip(), file=sys.stderr)
+  print(f"distill-jax: {said}. {advice}", file=sys.stderr)
   if sent is not None and sent.signal_number is not None:
     return 128 + sent.signal_number
   return _INCOMPLETE

@@ -44,6 +44,10 @@ from distill_jax.config import console_logging, gin_bindings
 from distill_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
+# Beam passes over a flag it does not know, and all would be asked.
+_FLAGS_OF_LABEL = (
+  *("--dry_run", "--evaluate", "--rebuild", "--shard", "--run_mode"),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,6 +66,13 @@ def main(arguments: Sequence[str]) -> int:
   given, beam_arguments = _make_parser().parse_known_args(
     gin_bindings.rewrite_arguments(arguments)
   )
+  if not_read := [
+    word for word in beam_arguments if word.startswith(_FLAGS_OF_LABEL)
+  ]:
+    raise UserError(
+      f"The pipeline does not read {', '.join(not_read)};"
+      " distill-jax --run_mode=label does. Leave it out."
+    )
   if strays := [word for word in beam_arguments if not word.startswith("-")]:
     raise UserError(
       f"Unexpected arguments {strays}. Flags are given as --name=value; see"

@@ -68,6 +68,7 @@ def run(
     )
   if num_shards < 1:
     raise UserError(f"--num_shards is {num_shards}; it must be above 0.")
+  _check_flags(beam_arguments)
   folder = _Folder(settings.output_path, num_shards)
   job = _make_job(settings, folder)
   identity = record_file.identify(
@@ -92,7 +93,26 @@ def run(
       summary["last_run"] = sent.describe()
     folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
   print(record_file.describe(summary, folder.records_pattern))
-  return label.conclude(settings, summary["num_open"], sent)
+  return label.conclude(
+    settings,
+    summary["num_open"],
+    sent,
+    is_any_answered=label.has_answers(summary),
+  )
+
+
+def _check_flags(beam_arguments: Sequence[str]) -> None:
+  """Refuses flags that Beam would pass over."""
+  options = pipeline_options.PipelineOptions(list(beam_arguments))
+  unknown = (
+    options.get_all_options(retain_unknown_options=True).keys()
+    - options.get_all_options().keys()
+  )
+  if unknown:
+    raise UserError(
+      f"--{', --'.join(sorted(unknown))}: no flag of this command, nor of"
+      " Beam's. See --help."
+    )
 
 
 def _make_job(settings: label.LabelRun, folder: "_Folder") -> beam_pipeline.Job:

@@ -43,6 +43,8 @@ def fixture_gin(tmp_path, monkeypatch):
     ([*_SETTINGS, "--gin.TEMPRATURE=1"], "Did you mean TEMPERATURE"),
     (_SETTINGS[:-1], "Missing: --gin.PROMPT=VALUE"),
     ([*_SETTINGS, "questions.jsonl"], "Unexpected arguments"),
+    ([*_SETTINGS, "--rebuild"], "does not read --rebuild; distill-jax"),
+    ([*_SETTINGS, "--shard=0/2"], "does not read --shard=0/2"),
   ],
 )
 def test_mistakes(arguments, told):

@@ -544,6 +544,14 @@ def test_mistakes_are_found_before_anything_is_asked(
   assert not list(tmp_path.glob("out/report*"))
 
 
+def test_a_flag_that_beam_does_not_know(tmp_path):
+  settings = _make_settings("http://127.0.0.1:9/v1", tmp_path)
+  with pytest.raises(UserError, match="--overwite: no flag of this command"):
+    label_pipeline.run(settings, beam_arguments=[_RUNNER, "--overwite"])
+  with pytest.raises(UserError, match="--num_shard: no flag"):
+    label_pipeline.run(settings, beam_arguments=["--num_shard=3", _RUNNER])
+
+
 def test_a_filter_that_cannot_be(tmp_path):
   _write_questions(tmp_path / "questions-0.jsonl", range(60))
   filters = FilterConfig(class_balance="over")

@@ -447,6 +447,39 @@ def test_records_again_with_other_rules(tmp_path, monkeypatch):
   assert (tmp_path / "out" / "journal.jsonl").read_bytes() == journal_before
 
 
+def test_a_rebuild_does_not_replace_records_by_fewer(tmp_path, monkeypatch):
+  _write_questions(tmp_path, _make_sums(3))
+  with fault_server.FaultServer(answer=_answer_sum) as server:
+    label.run(_make_settings(server, tmp_path))
+  path = tmp_path / "out" / "records.jsonl"
+  written = path.read_bytes()
+  _forbid_sending(monkeypatch)
+  other = _make_settings("http://127.0.0.1:9/v1", tmp_path, temperature=0.5)
+  with pytest.raises(UserError, match="outcomes of 3 questions.*has 0"):
+    label.run(other, action="rebuild")
+  assert path.read_bytes() == written
+  assert label.run(other, action="rebuild", overwrite=True) == 1
+  assert path.read_bytes() == b""
+
+
+def test_records_of_the_pipeline_get_none_beside_them(tmp_path):
+  _write_questions(tmp_path, _make_sums(1))
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "records-00000-of-00001.jsonl").write_text("")
+  settings = _make_settings("http://127.0.0.1:9/v1", tmp_path)
+  with pytest.raises(UserError, match="written by the Beam pipeline"):
+    label.run(settings)
+
+
+def test_no_answer_at_all_is_no_success(tmp_path, capsys):
+  _write_questions(tmp_path, _make_sums(2))
+  with fault_server.FaultServer(
+    answer=fault_server.status(400, "Unsupported parameter")
+  ) as server:
+    assert label.run(_make_settings(server, tmp_path)) == 1
+  assert "no question has an answer" in capsys.readouterr().err
+
+
 def test_records_of_a_part(tmp_path, monkeypatch, capsys):
   _write_questions(tmp_path, _make_sums(2))
   with fault_server.FaultServer(answer=_answer_sum) as server:
@@ -457,7 +490,9 @@ def test_records_of_a_part(tmp_path, monkeypatch, capsys):
     assert label.run(settings, action="rebuild") == 1
   written = records.read_records(tmp_path / "out" / "records.jsonl")
   assert [record.id for record in written] == ["q0", "q1"]
-  assert "3 questions are without an outcome" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "3 questions are without an outcome" in said
+  assert "Without --rebuild the same command asks for them" in said
 
 
 def test_nothing_to_rebuild(tmp_path):
@@ -709,6 +744,10 @@ def test_a_model_without_price(tmp_path, monkeypatch):
     ({"max_open_failures": 0}, "MAX_OPEN_FAILURES is 0"),
     ({"drain_seconds": -1}, "DRAIN_SECONDS is -1"),
     ({"num_previewed": None}, "DRY_RUN_PROMPTS is None"),
+    ({"teacher_model": 5}, "TEACHER_MODEL is 5"),
+    ({"input_path": 5}, "INPUT_PATH is 5"),
+    ({"prompt": ("svamp", "cqa")}, "PROMPT is"),
+    ({"parse": 5}, "PARSE is 5"),
   ],
 )
 def test_settings_that_cannot_be(tmp_path, fields, told):

@@ -205,6 +205,7 @@ def _check_value(name: str, value: Any, where: str) -> None:
   if name == "meta":
     if not isinstance(value, dict):
       raise UserError(f"{where}:meta: {value!r} is not an object.")
+    _check_characters(json.dumps(value, ensure_ascii=False), name, where)
     return
   if name == "weight":
     if not is_weight(value):
@@ -218,15 +219,19 @@ def _check_value(name: str, value: Any, where: str) -> None:
   if not isinstance(value, str):
     wanted = "text" if name in _REQUIRED_FIELDS else "text or null"
     raise UserError(f"{where}:{name}: {value!r} is not {wanted}.")
+  _check_characters(value, name, where)
+  if name == "status" and value not in STATUSES:
+    raise UserError(
+      f"{where}:status: {value!r} is none of {', '.join(STATUSES)}, null."
+    )
+
+
+def _check_characters(text: str, name: str, where: str) -> None:
   try:
-    value.encode("utf-8")
+    text.encode("utf-8")
   except UnicodeEncodeError as error:
     # JSON's \u escapes can spell half a character, which no tokenizer and no
     # file takes.
     raise UserError(
       f"{where}:{name}: half a surrogate pair at character {error.start}."
     ) from error
-  if name == "status" and value not in STATUSES:
-    raise UserError(
-      f"{where}:status: {value!r} is none of {', '.join(STATUSES)}, null."
-    )

@@ -113,9 +113,12 @@ def _read_closed_set(
 ) -> tuple[str | None, str]:
   """Takes a label of several words, or else the first word of the answer.
 
-  The word must be a label or begin exactly one.
+  The word must be a label or begin exactly one, and no other label be named.
   """
   said = answer.strip(_PUNCTUATION + " ").lower()
+  named = [label for label in labels if _names(said, label.lower())]
+  if len(named) > 1 and said not in (label.lower() for label in labels):
+    return None, "ambiguous"
   word = (answer.split() or [""])[0].strip(_PUNCTUATION).lower()
   for label in labels:
     if label.lower() in (said, word):
@@ -124,6 +127,10 @@ def _read_closed_set(
   if len(begun) == 1 and len(word) >= _MIN_PREFIX_CHARACTERS:
     return begun[0], "ok"
   return None, "truncated" if begun and is_cut else "outside_label_set"
+
+
+def _names(text: str, label: str) -> bool:
+  return re.search(rf"(?<!\w){re.escape(label)}(?!\w)", text) is not None
 
 
 def _read_free_text(

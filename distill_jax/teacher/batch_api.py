@@ -11,7 +11,8 @@ What was submitted is in a small JSON file, so that a restart asks for the
 results of its batches instead of paying for them again. It is written before a
 batch is created and completed after: a run killed in between looks for the
 batch at the provider's first. Batches stay in the file, because only the caller
-knows when an answer is safe; it does not send what it has.
+knows when an answer is safe; it does not send what it has. What failed does not
+stay: sent again, it is submitted again.
 """
 
 import asyncio
@@ -64,9 +65,12 @@ class BatchConfig:
     for name in ("poll_seconds", "idle_seconds", "max_requests", "max_bytes"):
       value = getattr(self, name)
       is_number = isinstance(value, int | float) and not isinstance(value, bool)
+      if name.startswith("max_"):
+        is_number = is_number and isinstance(value, int)
       if not is_number or not 0 < value < math.inf:
         raise UserError(
-          f"BATCH_{name.upper()} is {value!r}; it is a number above 0."
+          f"BATCH_{name.upper()} is {value!r}; it is a"
+          f" {'whole ' * name.startswith('max_')}number above 0."
         )
 
 
@@ -311,7 +315,8 @@ class BatchTransport:
       # Each once: a download that broke off begins at its first line again.
       if key in missing:
         missing.discard(key)
-        if isinstance(outcome, replies.Failure) and not outcome.is_final:
+        # Who is to ask it again, and when, is for the journal to say.
+        if isinstance(outcome, replies.Failure):
           to_forget.append(key)
         self._deliver(key, outcome)
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -183,9 +184,15 @@ class _UploadedJournal(journal.Journal):
   def __init__(self, path: pathlib.Path, uploaded_path: str):
     super().__init__(path)
     self._uploaded_path = uploaded_path
+    self._upload_lock = threading.Lock()
 
   def sync(self) -> None:
-    super().sync()
+    # One at a time: of two, the older could be the last to take the place.
+    with self._upload_lock:
+      super().sync()
+
+  def _make_safe(self) -> None:
+    super()._make_safe()
     # A last line that is just being written is left out by its readers.
     _upload(self.path, self._uploaded_path)
 

@@ -18,7 +18,12 @@ from typing import Any
 from distill_jax.errors import UserError
 from distill_jax.teacher import replies
 from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.exchange import Request, Response, TeacherError
+from distill_jax.teacher.exchange import (
+  Request,
+  Response,
+  TeacherError,
+  get_max_tokens,
+)
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
@@ -163,11 +168,7 @@ class TeacherClient:
         f"The prompt has about {num_prompt} tokens, above {most}"
         " (MAX_PROMPT_TOKENS); not sent",
       )
-    parameters = request.parameters
-    answer = parameters.get(
-      "max_tokens", parameters.get("max_completion_tokens", 0)
-    )
-    return num_prompt + (answer if isinstance(answer, int | float) else 0)
+    return num_prompt + get_max_tokens(request)
 
 
 def make_response(

@@ -9,9 +9,11 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 Endpoint = Literal["chat", "completions"]
+MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
+MAX_TOKENS_FIELDS = get_args(MaxTokensField)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Request:
     endpoint: "chat" or "completions".
     prompt: messages, each {"role": ..., "content": ...}, for "chat"; text for
       "completions".
-    parameters: what the API takes besides: `temperature`, `max_tokens`, `stop`,
-      `seed`, `top_p`. JSON values.
+    parameters: what the API takes besides: `temperature`, one of
+      `MAX_TOKENS_FIELDS`, `stop`, `seed`, `top_p`. JSON values.
     sample_index: which of several samples of one prompt, from 0.
   """
 
@@ -47,6 +49,15 @@ class Request:
     }
     canonical = json.dumps(fields, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def get_max_tokens(request: Request) -> int:
+  """Returns the most tokens that an answer can have; 0 where none are given."""
+  for field in MAX_TOKENS_FIELDS:
+    value = request.parameters.get(field)
+    if isinstance(value, int):
+      return value
+  return 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,21 +90,22 @@ class FilterConfig:
       "near_duplicate_threshold",
     ):
       value = getattr(self, field)
-      if value is not None and not 0 <= value <= 1:
+      if value is not None and not (_is_number(value) and 0 <= value <= 1):
         raise UserError(
-          f"{field} is {value!r}; it is a share, from 0 to 1, or None for off."
+          f"{field.upper()} is {value!r}; it is a share, from 0 to 1, or None"
+          " for off."
         )
     threshold = self.near_duplicate_threshold
     if threshold is not None and threshold < _MIN_THRESHOLD:
       raise UserError(
-        f"near_duplicate_threshold is {threshold}; below {_MIN_THRESHOLD} all"
+        f"NEAR_DUPLICATE_THRESHOLD is {threshold}; below {_MIN_THRESHOLD} all"
         " questions of one form look alike, and finding them takes hours. Give"
         " more, or None for off."
       )
-    if self.min_rationale_words < 0:
+    words = self.min_rationale_words
+    if not _is_number(words) or words < 0:
       raise UserError(
-        f"min_rationale_words is {self.min_rationale_words}; it is a number of"
-        " words, 0 for off."
+        f"MIN_RATIONALE_WORDS is {words!r}; it is a number of words, 0 for off."
       )
     for field, allowed in (
       ("class_balance", (None, "over", "under", "weights")),
@@ -113,7 +114,7 @@ class FilterConfig:
       value = getattr(self, field)
       if value not in allowed:
         raise UserError(
-          f"{field} is {value!r}; it must be one of"
+          f"{field.upper()} is {value!r}; it must be one of"
           f" {', '.join(map(str, allowed))}."
         )
 
@@ -309,14 +310,20 @@ def is_agreed_on(record: Record, config: FilterConfig) -> bool:
     UserError: the record holds no confidence.
   """
   assert config.min_confidence is not None
+  if record.meta.get("failures") and record.status is None:
+    return False  # Every request of it failed: there is nothing to agree on.
   confidence = record.meta.get("confidence")
   if not isinstance(confidence, int | float):
     raise UserError(
-      f"min_confidence is {config.min_confidence}, and record {record.id!r}"
+      f"MIN_CONFIDENCE is {config.min_confidence}, and record {record.id!r}"
       f" has meta.confidence {confidence!r}: nobody voted on it. Label with"
-      " NUM_SAMPLES above 1, or turn min_confidence off."
+      " NUM_SAMPLES above 1, or turn MIN_CONFIDENCE off."
     )
   return confidence >= config.min_confidence
+
+
+def _is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_result_of(equation: str, rationale: str) -> bool:

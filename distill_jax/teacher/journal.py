@@ -266,10 +266,7 @@ class Journal(JournalReader):
       UserError: the disk refuses.
     """
     num_appended = self._num_appended
-    try:
-      os.fsync(self._descriptor)
-    except OSError as error:
-      raise self._explain(error) from error
+    self._make_safe()
     # There may be more by now.
     self._num_synced = num_appended
 
@@ -299,6 +296,12 @@ class Journal(JournalReader):
         f"The journal {path} cannot be opened: {error.strerror}. Give another"
         " OUTPUT_PATH, or mend its permissions."
       ) from error
+
+  def _make_safe(self) -> None:
+    try:
+      os.fsync(self._descriptor)
+    except OSError as error:
+      raise self._explain(error) from error
 
   def _append(self, event: dict[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC)

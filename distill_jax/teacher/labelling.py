@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
+from distill_jax.errors import UserError
 from distill_jax.teacher.exchange import (
   Request,
   Response,
@@ -36,6 +37,9 @@ class Limits:
     sync_seconds: and after so long, if it has any new.
     drain_seconds: how long a stop waits for what is under way.
     retry_failures: ask again what failed for good in an earlier run.
+    max_first_refusals: nothing more is sent once so many requests were refused
+      for good and none was answered: what they have in common is wrong. Not
+      where failures are asked again, which may all fail again.
   """
 
   max_concurrency: int
@@ -44,6 +48,7 @@ class Limits:
   sync_seconds: float = 1.0
   drain_seconds: float = 30.0
   retry_failures: bool = False
+  max_first_refusals: int = 20
 
 
 @dataclasses.dataclass
@@ -129,8 +134,8 @@ async def answer_requests(
     What became of them. Fewer than all where the run was stopped.
 
   Raises:
-    UserError: no request can succeed, or the journal cannot be written. What
-      was under way is waited for first.
+    UserError: no request can succeed, see also `Limits.max_first_refusals`; or
+      the journal cannot be written. What was under way is waited for first.
   """
   run = _Run(
     iter(requests), transport, journal, answers, limits, stop, progress_fn
@@ -164,6 +169,7 @@ class _Run:
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
+    self._num_refused = 0
     self._error: Exception | None = None
     self._sync_wanted = asyncio.Event()
 
@@ -267,12 +273,28 @@ class _Run:
       # The server did its part.
       self._num_open_in_a_row = 0
       self._progress.num_failed += 1
+      if error.kind == "rejected":
+        self._note_refusal(error)
       return
     self._progress.num_open += 1
     self._num_open_in_a_row += 1
     if self._num_open_in_a_row >= self._limits.max_open_failures:
       self._progress.is_in_trouble = True
       self._stop.sending.set()
+
+  def _note_refusal(self, error: TeacherError) -> None:
+    """Ends a run of which the server wants nothing at all."""
+    self._num_refused += 1
+    if (
+      self._num_refused >= self._limits.max_first_refusals
+      and not self._progress.num_answered
+      and not self._limits.retry_failures
+    ):
+      raise UserError(
+        f"The teacher refused the first {self._num_refused} requests, and"
+        f" answered none: {error}. Correct what it names and run again; if the"
+        " settings stay as they are, RETRY_FAILURES = True asks these again."
+      )
 
   def _fail(self, error: Exception) -> None:
     """Stops the run; of several errors the first is the cause."""

@@ -169,8 +169,16 @@ class OutputFolder:
       identity: what decides the records, as JSON gives it back.
 
     Raises:
-      UserError: there are records, and `settings` in their summary differ.
+      UserError: there are records, and `settings` in their summary differ; or
+        records in shards, of the pipeline.
     """
+    sharded = sorted(self.path.glob("records-*-of-*.jsonl"))
+    if sharded:
+      raise UserError(
+        f"{sharded[0]} was written by the Beam pipeline, and would stand beside"
+        " the records of this run. Give another OUTPUT_PATH, or --overwrite to"
+        " leave it there."
+      )
     if not self.records_path.exists():
       return
     check_identity(self.records_path, self.read_summary(), identity)
@@ -182,6 +190,16 @@ class OutputFolder:
     except (OSError, ValueError, RecursionError):
       return {}
     return found if isinstance(found, dict) else {}
+
+  def count_outcomes(self) -> int:
+    """Returns how many questions' outcomes the records there hold."""
+    found = self.read_summary()
+    num_questions, num_open = found.get("num_questions"), found.get("num_open")
+    if not self.records_path.exists():
+      return 0
+    if not isinstance(num_questions, int) or not isinstance(num_open, int):
+      return 0
+    return num_questions - num_open
 
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     """Writes the summary; see `write_text`."""

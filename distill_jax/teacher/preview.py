@@ -7,7 +7,7 @@ text, so what a terminal would obey is shown, not sent to it.
 import dataclasses
 from collections.abc import Iterable
 
-from distill_jax.teacher import prices
+from distill_jax.teacher import exchange, prices
 from distill_jax.teacher.exchange import Request
 
 
@@ -36,7 +36,7 @@ def estimate(
   """Adds up what requests take.
 
   Args:
-    requests: with a `max_tokens` each.
+    requests: each with the most tokens of its answer.
     counter: counts their prompts' tokens.
     price_table: None: the cost is not known.
 
@@ -49,7 +49,7 @@ def estimate(
   total = Estimate(cost=None if price_table is None else 0.0)
   for request in requests:
     prompt_tokens = counter.count_prompt(request)
-    completion_tokens = request.parameters["max_tokens"]
+    completion_tokens = exchange.get_max_tokens(request)
     total.num_requests += 1
     total.prompt_tokens += prompt_tokens
     total.completion_tokens += completion_tokens

@@ -23,6 +23,7 @@ def make_request(
   seed: int | None = 0,
   sample_index: int = 0,
   max_tokens: int | None = None,
+  max_tokens_field: exchange.MaxTokensField = "max_tokens",
   top_p: float | None = None,
 ) -> exchange.Request:
   """Makes the request of one answer to one question.
@@ -43,6 +44,7 @@ def make_request(
       equal samples to equal seeds. None: no seed is sent.
     sample_index: which sample, from 0.
     max_tokens: overrides the template's.
+    max_tokens_field: what the server calls it.
     top_p: of sampling; None: not sent.
 
   Returns:
@@ -61,16 +63,19 @@ def make_request(
     raise UserError(
       f"ENDPOINT is {endpoint!r}; it must be 'chat' or 'completions'."
     )
+  # Floats: 0 and 0.0 are the same request, and must have the same key.
   parameters: dict[str, Any] = {
-    "temperature": temperature,
-    "max_tokens": template.max_tokens if max_tokens is None else max_tokens,
+    "temperature": float(temperature),
+    max_tokens_field: (
+      template.max_tokens if max_tokens is None else max_tokens
+    ),
   }
   if template.stop:
     parameters["stop"] = list(template.stop)
   if seed is not None:
     parameters["seed"] = seed + sample_index
   if top_p is not None:
-    parameters["top_p"] = top_p
+    parameters["top_p"] = float(top_p)
   return exchange.Request(model, endpoint, prompt, parameters, sample_index)
 
 
@@ -111,8 +116,10 @@ def find_options(
     The options in the order of their letters, None where there are none.
   """
   choices = meta.get("choices")
-  if isinstance(choices, list | tuple) and all(
-    isinstance(choice, str) for choice in choices
+  if (
+    isinstance(choices, list | tuple)
+    and choices
+    and all(isinstance(choice, str) for choice in choices)
   ):
     return tuple(choices)
   return read_choices(record_input)

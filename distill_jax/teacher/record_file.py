@@ -30,6 +30,7 @@ def write_records(
   filter_config: FilterConfig,
   price_table: prices.PriceTable | None,
   is_partial_good: bool,
+  min_outcomes: int = 0,
 ) -> dict[str, Any]:
   """Writes the records, if all are there or need not be.
 
@@ -41,13 +42,15 @@ def write_records(
     filter_config: what is kept; `answer_form` and `labels` are the variant's.
     price_table: for the cost; None: it is not known.
     is_partial_good: write those that have an outcome where some have none.
+    min_outcomes: of questions, fewer of which replace nothing.
 
   Returns:
     What `Tally.summarize` says; `num_records`, None where nothing was written;
     `filters`, the counts before and after each.
 
   Raises:
-    UserError: the file cannot be written or a journal not be read.
+    UserError: the file cannot be written or a journal not be read; or there are
+      fewer outcomes than `min_outcomes`.
   """
   tally = Tally(variant, price_table)
   counts: list[FilterCount] = []
@@ -61,6 +64,14 @@ def write_records(
         yield outcome.record
     if tally.num_open and not is_partial_good:
       raise _IncompleteError
+    num_outcomes = tally.num_questions - tally.num_open
+    if num_outcomes < min_outcomes:
+      raise UserError(
+        f"{path} has the outcomes of {min_outcomes} questions; of these, asked"
+        f" in this way, the journal has {num_outcomes}. Give the settings and"
+        " INPUT_PATH that they were asked with, another OUTPUT_PATH, or"
+        " --overwrite to replace the records."
+      )
 
   def filter_records() -> Iterator[Record]:
     nonlocal counts, num_records
@@ -108,6 +119,9 @@ def identify(
     "input_path": input_path,
     "filters": dataclasses.asdict(filter_config),
   }
+  if variant.parse not in (variants.TOLERANT, variants.STRICT):
+    reading = hashlib.sha256(repr(variant.reading).encode()).hexdigest()
+    identity["parse_sha256"] = reading
   # Lists for tuples.
   return json.loads(json.dumps(identity))
 

@@ -2,12 +2,12 @@
 
 Layer 2; imports data.records and, of its own folder, exchange, journal,
 labelling, session and variants. Questions are read anew each time they are
-needed, so that memory does not grow with their number.
+needed, so that memory grows by half a digest a request and no more.
 """
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from distill_jax.data.records import Record
 from distill_jax.teacher import (
@@ -47,7 +47,9 @@ def send_unanswered(
     UserError: a question that cannot be asked, before any is; or as
       `labelling.answer_requests`.
   """
-  num_to_send = count_unanswered(asked, read_fn, answers, limits.retry_failures)
+  num_to_send = sum(
+    1 for _ in list_unanswered(asked, read_fn, answers, limits.retry_failures)
+  )
   if num_to_send == 0:
     _log.info("Every request is answered already; nothing is sent.")
     return None
@@ -65,13 +67,13 @@ def send_unanswered(
   )
 
 
-def count_unanswered(
+def list_unanswered(
   asked: Sequence[Variant],
   read_fn: Callable[[], Iterable[Record]],
   answers: journal.Answers,
   retry_failures: bool,
-) -> int:
-  """Counts the requests without an answer; equal requests are one.
+) -> Iterator[exchange.Request]:
+  """Yields the requests without an answer; of equal ones the first.
 
   Args:
     asked: as for `send_unanswered`.
@@ -79,19 +81,22 @@ def count_unanswered(
     answers: likewise.
     retry_failures: see `labelling.needs_answer`.
 
-  Returns:
-    Their number.
+  Yields:
+    Each, in the order in which they are sent.
 
   Raises:
     UserError: a question that cannot be asked, or its answers not be read.
   """
-  # Half a digest is enough to count them.
+  # Half a digest is enough to tell them apart.
   unanswered: set[bytes] = set()
   for variant in asked:
     for question in read_fn():
       variants.check_question(variant, question)
       for request in variants.make_requests(variant, question):
         key = request.key
-        if labelling.needs_answer(key, answers, retry_failures):
-          unanswered.add(bytes.fromhex(key[:32]))
-  return len(unanswered)
+        digest = bytes.fromhex(key[:32])
+        if digest not in unanswered and labelling.needs_answer(
+          key, answers, retry_failures
+        ):
+          unanswered.add(digest)
+          yield request

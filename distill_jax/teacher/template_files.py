@@ -66,6 +66,10 @@ def load_template(
     UserError: there is no such template, or a field is missing, unknown, of
       the wrong type or does not fit the others. Names file and field.
   """
+  if not isinstance(name_or_path, str):
+    raise UserError(
+      f"A prompt template is named by a text, not by {name_or_path!r}."
+    )
   if name_or_path in list_shipped():
     path = _FILES / f"{name_or_path}.toml"
   elif name_or_path.endswith(".toml"):

@@ -39,6 +39,8 @@ class Variant:
     seed: of the first sample; None: none is sent.
     num_samples: answers asked of each teacher.
     max_tokens: most tokens of an output; None: the template's.
+    max_tokens_field: what the server calls that; newer models of OpenAI's know
+      "max_completion_tokens" alone.
     parse: "tolerant"; "strict", the rules of the authors' code for the data set
       the template is named after; or another template's name or path, in whose
       form the outputs are read.
@@ -54,6 +56,7 @@ class Variant:
   seed: int | None = 0
   num_samples: int = 1
   max_tokens: int | None = None
+  max_tokens_field: exchange.MaxTokensField = "max_tokens"
   parse: str = TOLERANT
   accuracies: Mapping[str, float] | None = None
   # Whose answer form the outputs are read in.
@@ -129,6 +132,7 @@ def make_requests(variant: Variant, question: Record) -> list[exchange.Request]:
         seed=variant.seed,
         sample_index=sample_index,
         max_tokens=variant.max_tokens,
+        max_tokens_field=variant.max_tokens_field,
         top_p=variant.top_p,
       )
       for model in variant.models
@@ -269,6 +273,11 @@ def _check(variant: Variant) -> None:
   if variant.endpoint not in ("chat", "completions"):
     raise UserError(
       f"ENDPOINT is {variant.endpoint!r}; it must be 'chat' or 'completions'."
+    )
+  if variant.max_tokens_field not in exchange.MAX_TOKENS_FIELDS:
+    raise UserError(
+      f"MAX_TOKENS_FIELD is {variant.max_tokens_field!r}; it must be one of"
+      f" {', '.join(map(repr, exchange.MAX_TOKENS_FIELDS))}."
     )
   if not variant.models or not all(
     isinstance(model, str) and model for model in variant.models

@@ -110,6 +110,7 @@ def test_blank_lines_are_skipped_and_counted(tmp_path):
     ('{"id": "a", "input": "x", "weight": true}', r"f:7:weight: True is not"),
     ('{"id": "a", "input": "x", "weight": null}', r"f:7:weight: None is not"),
     (r'{"id": "a", "input": "ab\ud800"}', r"f:7:input: half a .* character 2"),
+    (r'{"id": "a", "input": "x", "meta": {"\ud800": 1}}', r"f:7:meta: half a"),
   ],
 )
 def test_bad_lines_are_named(line, message):

@@ -58,6 +58,20 @@ def test_labels_of_a_closed_set(labels, answer, label):
 @pytest.mark.parametrize(
   "answer, label, status",
   [
+    ("neutral or contradiction", None, "ambiguous"),
+    ("neutral, neutral", "neutral", "ok"),
+    ("neutrality", None, "outside_label_set"),
+  ],
+)
+def test_two_labels_of_a_closed_set(answer, label, status):
+  labels = ("entailment", "neutral", "contradiction")
+  found = read_label(answer, "closed_set", labels, is_cut=False)
+  assert found == (label, status)
+
+
+@pytest.mark.parametrize(
+  "answer, label, status",
+  [
     ("us", "US", "ambiguous"),
     ("(b) us", "us", "ok"),
     ("them", "them", "ok"),

@@ -195,7 +195,7 @@ def test_each_request_has_its_own_error(state_path):
       ("server_error", False),
       ("bad_response", True),
     ]
-    # What another run may ask again, and only that, is submitted anew.
+    # What failed is submitted anew; what was answered is not.
     del faults["question 2"]
     again = send_all(server, state_path, REQUESTS)
   assert get_texts(again) == [
@@ -204,7 +204,21 @@ def test_each_request_has_its_own_error(state_path):
     ANSWERS[2],
     "TeacherError",
   ]
-  assert server.custom_ids[4:] == [REQUESTS[2].key]
+  assert set(server.custom_ids[4:]) == {r.key for r in REQUESTS[1:]}
+
+
+def test_an_account_that_was_mended_is_not_refused_for_ever(state_path):
+  refusal = [fault_server.status(401, "no such key")]
+
+  def answer(received):
+    return refusal[0] if refusal else fault_server.echo(received)
+
+  with BatchServer(answer=answer) as server:
+    assert get_texts(send_all(server, state_path, REQUESTS)) == [
+      "UserError"
+    ] * len(REQUESTS)
+    refusal.clear()
+    assert get_texts(send_all(server, state_path, REQUESTS)) == ANSWERS
 
 
 def test_what_an_expired_batch_left_out_is_asked_again(state_path):

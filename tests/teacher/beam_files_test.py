@@ -1,5 +1,7 @@
 """Files on a disk and in an object store."""
 
+import threading
+
 import pytest
 
 from distill_jax.errors import UserError
@@ -134,6 +136,61 @@ def test_the_folders_own_journal_comes_first(root):
       "shard-1-of-2/journal-abc.jsonl",
     )
   ]
+
+
+def test_a_store_that_failed_once_gets_all_later(tmp_path, monkeypatch):
+  monkeypatch.setattr(bucket.BucketFileSystem, "root", tmp_path)
+  upload = beam_files._upload
+  failures = [UserError("the store is away")]
+
+  def fail_once(file, path):
+    if failures:
+      raise failures.pop()
+    upload(file, path)
+
+  monkeypatch.setattr(beam_files, "_upload", fail_once)
+  with beam_files.open_shard_journal("bucket://out", 0, 1) as (own, _):
+    _answer(own, _REQUESTS[0], "x")
+    with pytest.raises(UserError, match="away"):
+      own.sync()
+    assert own.num_unsynced
+  (path,) = (tmp_path / "out" / "shard-0-of-1").iterdir()
+  with journal.JournalReader(path) as reader:
+    assert reader.has_response(_REQUESTS[0].key)
+
+
+def test_an_older_upload_does_not_take_a_newer_ones_place(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(bucket.BucketFileSystem, "root", tmp_path)
+  upload = beam_files._upload
+  is_under_way, may_end = threading.Event(), threading.Event()
+  contents = []
+
+  def upload_slowly(file, path):
+    content = file.read_bytes()
+    if not contents:
+      is_under_way.set()
+      may_end.wait(10)
+    contents.append(content)
+    upload(file, path)
+
+  monkeypatch.setattr(beam_files, "_upload", upload_slowly)
+  with beam_files.open_shard_journal("bucket://out", 0, 1) as (own, _):
+    _answer(own, _REQUESTS[0], "x")
+    older = threading.Thread(target=own.sync)
+    older.start()
+    assert is_under_way.wait(10)
+    _answer(own, _REQUESTS[1], "y")
+    newer = threading.Thread(target=own.sync)
+    newer.start()
+    newer.join(0.2)
+    may_end.set()
+    older.join()
+    newer.join()
+  assert [content.count(b"\n") for content in contents] == sorted(
+    content.count(b"\n") for content in contents
+  )
 
 
 def test_a_store_gets_what_is_synced(tmp_path, monkeypatch):

@@ -244,6 +244,12 @@ def test_low_agreement():
       _is_kept(config, meta=meta)
 
 
+def test_what_nobody_answered_is_not_agreed_on():
+  config = {"min_confidence": 0.6}
+  failed = {"meta": {"failures": ["too_large"]}, "status": None}
+  assert not _is_kept(config, **failed)
+
+
 # --- Near-duplicates --------------------------------------------------------
 
 
@@ -345,6 +351,8 @@ def test_open_labels_are_no_classes():
   "field, value",
   [
     ("max_question_share", 1.5),
+    ("max_question_share", "0.5"),
+    ("min_rationale_words", None),
     ("max_loop_share", -0.1),
     ("min_confidence", 2),
     ("near_duplicate_threshold", 0.49),
@@ -354,7 +362,7 @@ def test_open_labels_are_no_classes():
   ],
 )
 def test_settings_out_of_range(field, value):
-  with pytest.raises(UserError, match=f"{field} is {value!r}"):
+  with pytest.raises(UserError, match=f"{field.upper()} is {value!r}"):
     FilterConfig(**{field: value})
 
 

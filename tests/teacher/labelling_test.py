@@ -179,6 +179,36 @@ def test_only_failures_in_a_row_that_might_pass_are_trouble(own, is_final):
   assert progress.num_sent == 40
 
 
+def _reject(text):
+  raise TeacherError(
+    "Unsupported parameter", kind="rejected", is_final=True, num_attempts=1
+  )
+
+
+def test_a_server_that_wants_nothing_is_not_asked_on(own):
+  requests = make_requests(*(f"text {i}" for i in range(50)))
+  teacher = FakeTeacher(_reject)
+  limits = labelling.Limits(1, max_first_refusals=3)
+  with pytest.raises(UserError, match="first 3 requests.*Unsupported"):
+    run(own, requests, teacher, limits)
+  assert len(teacher.sent) == 3
+
+
+@pytest.mark.parametrize(
+  "num_answered, retry_failures", [(1, False), (0, True)]
+)
+def test_refusals_among_answers_end_nothing(own, num_answered, retry_failures):
+  requests = make_requests(*map(str, range(20)))
+  teacher = FakeTeacher(
+    lambda text: text if int(text) < num_answered else _reject(text)
+  )
+  limits = labelling.Limits(
+    1, max_first_refusals=3, retry_failures=retry_failures
+  )
+  progress = run(own, requests, teacher, limits)
+  assert progress.num_failed == 20 - num_answered
+
+
 def test_no_request_can_succeed(own):
   def refuse(text):
     if text != "text 0":

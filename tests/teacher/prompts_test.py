@@ -8,7 +8,7 @@ import pytest
 import toy_template
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import prompts, template_files
+from distill_jax.teacher import exchange, prompts, template_files
 
 _ORDERS = ("rationale_first", "label_first")
 _CQA_INPUT = "Where is a café?\nAnswer Choices:\n(a) bank\n(b) mall"
@@ -107,6 +107,18 @@ def test_parameters(tmp_path):
   samples = [_request(template, "P ||| H", sample_index=i) for i in range(3)]
   assert len({sample.key for sample in samples}) == 3
   assert _request(template, "P ||| H").key == samples[0].key
+  # Numbers that are equal are paid for once.
+  assert _request(template, "P ||| H", temperature=0).key == samples[0].key
+  assert (
+    _request(template, "P ||| H", top_p=1).key
+    == _request(template, "P ||| H", top_p=1.0).key
+  )
+  renamed = _request(
+    template, "P ||| H", max_tokens_field="max_completion_tokens"
+  )
+  assert renamed.parameters["max_completion_tokens"] == 20
+  assert "max_tokens" not in renamed.parameters
+  assert exchange.get_max_tokens(renamed) == 20
   no_stop = dataclasses.replace(template, stop=())
   assert "stop" not in _request(no_stop, "P ||| H").parameters
   with pytest.raises(UserError, match="ENDPOINT is 'completion'; it must be"):
@@ -167,4 +179,5 @@ def test_find_options(text, options):
   assert prompts.find_options(text, {}) == options
   assert prompts.find_options(text, {"choices": "ab"}) == options
   assert prompts.find_options(text, {"choices": ["p", 1]}) == options
+  assert prompts.find_options(text, {"choices": []}) == options
   assert prompts.find_options(text, {"choices": ["p", "q"]}) == ("p", "q")

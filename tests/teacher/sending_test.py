@@ -1,5 +1,7 @@
 """Tests of sending.py with a transport that answers at once."""
 
+import dataclasses
+
 import pytest
 
 from distill_jax.data.records import Record
@@ -75,9 +77,18 @@ def test_final_failures_count_where_they_are_asked_again(
   error = exchange.TeacherError("", kind="x", is_final=True, num_attempts=1)
   own.append_failure(request.key, error)
   answers = journal.Answers([own])
-  assert count == sending.count_unanswered(
+  unanswered = sending.list_unanswered(
     _VARIANTS[:1], lambda: _QUESTIONS, answers, retry_failures
   )
+  assert len(list(unanswered)) == count
+
+
+def test_equal_requests_are_one(own):
+  twice = [_QUESTIONS[0], dataclasses.replace(_QUESTIONS[0], id="again")]
+  (only,) = sending.list_unanswered(
+    _VARIANTS[:1], lambda: twice, journal.Answers([own]), False
+  )
+  assert only == variants.make_requests(_VARIANTS[0], _QUESTIONS[0])[0]
 
 
 def test_a_question_that_cannot_be_asked_stops_all(own):

@@ -232,6 +232,7 @@ def test_a_description_that_json_holds():
     "seed": 0,
     "num_samples": 1,
     "max_tokens": None,
+    "max_tokens_field": "max_tokens",
     "parse": "tolerant",
     "accuracies": {"a": 0.5, "b": 0.6},
   }
@@ -241,6 +242,7 @@ def test_a_description_that_json_holds():
   "fields, told",
   [
     ({"endpoint": "chatt"}, "ENDPOINT is 'chatt'"),
+    ({"max_tokens_field": "tokens"}, "MAX_TOKENS_FIELD is 'tokens'"),
     ({"models": ()}, "TEACHER_MODEL is"),
     ({"models": ("a", 3)}, "TEACHER_MODEL is"),
     ({"models": ("a", "a")}, "names a model twice"),

@@ -149,7 +149,12 @@ def build_run(mode: str) -> Any:
     if flag := _FLAG_OF_MACRO[mode].get(name):
       raise UserError(f"--gin.{name}: give {flag} here instead.")
   required = {
-    "train": ("MIXTURE_OR_TASK_NAME = ''", "MODEL_DIR = ''", "TRAIN_STEPS = 1"),
+    "train": (
+      "MIXTURE_OR_TASK_NAME = ''",
+      "MODEL_DIR = ''",
+      # A rate that falls is not 0 before the last of them.
+      f"TRAIN_STEPS = {_STEPS.value + _TURN_STEPS.value + 1}",
+    ),
     "decode": ("INPUT_PATH = ''", "OUTPUT_PATH = ''"),
   }
   run_file = "gin/runs/infer.gin" if mode == "decode" else _RUN_GIN_FILE.value

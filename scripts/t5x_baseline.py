@@ -9,10 +9,11 @@ runs it; alone it takes the same examples' file as `scripts/torch_baseline.py`:
 
 Needs T5X, which is in no package index, and what `pip install .[t5x]` brings;
 nothing of this project. A step is T5X's `train_with_lr` on its T5 1.1 network,
-jitted with the state donated, with optax's AdamW. Label and rationale rows of a
-step's examples are one batch, each row padded to --row_inputs and
---row_targets, as T5X pads what it does not pack. Decoding is greedy by T5X's
-`temperature_sample` of random inputs that fill their rows; no token ends a row.
+jitted with the state donated, with optax's AdamW behind clipping to norm 1.
+Label and rationale rows of a step's examples are one batch, each row padded to
+--row_inputs and --row_targets, as T5X pads what it does not pack. Decoding is
+greedy by T5X's `temperature_sample` of random inputs that fill their rows; no
+token ends a row.
 
 Prints a JSON object with the fields of `scripts/benchmark.py`, where both have
 them. The first --warmup_steps are not counted, compiling neither.
@@ -32,6 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import seqio
 from t5x import decoding, models, optimizers, train_state, trainer
 from t5x.examples.t5 import network
@@ -68,8 +70,14 @@ def make_model(sizes: dict[str, Any], dtype: str) -> models.EncoderDecoderModel:
     module=network.Transformer(config),
     input_vocabulary=vocabulary,
     output_vocabulary=vocabulary,
-    optimizer_def=optimizers.adamw(learning_rate=5e-5),
+    optimizer_def=optimizers.wrap_optax_optimizer(_make_optimizer)(),
     decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0),
+  )
+
+
+def _make_optimizer() -> optax.GradientTransformation:
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(5e-5, weight_decay=0.0)
   )
 
 
@@ -168,6 +176,7 @@ def measure_training(
     "sequences_per_second": mean["sequences"] / seconds,
     "tokens_per_second": mean["tokens"] / seconds,
     "padding_share": 1 - mean["tokens"] / places,
+    "passes": [[[len(steps[0]), options.row_inputs, options.row_targets]]],
     "compile_seconds": compile_seconds,
     "loss": float(loss),
   }

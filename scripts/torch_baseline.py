@@ -130,7 +130,7 @@ def measure_training(
   model.train()
   forward = torch.compile(model) if options.compile else model
   optimizer = torch.optim.AdamW(
-    model.parameters(), lr=5e-5, fused=device.type == "cuda"
+    model.parameters(), lr=5e-5, weight_decay=0, fused=device.type == "cuda"
   )
   losses, counts = [], []
 
@@ -163,13 +163,19 @@ def measure_training(
         "sequences": len(rows),
         "tokens": num_tokens,
         "padding_share": 1 - num_tokens / num_places,
+        "passes": [
+          [*batch["input_ids"].shape, batch["labels"].shape[1]]
+          for batch in batches
+        ],
       }
     )
 
   seconds = time_calls(take_step, options, device)
+  measured = counts[options.warmup_steps :]
+  passes = [count.pop("passes") for count in counts][options.warmup_steps :]
   mean = {
-    key: statistics.mean(count[key] for count in counts[options.warmup_steps :])
-    for key in counts[0]
+    key: statistics.mean(count[key] for count in measured)
+    for key in measured[0]
   }
   return {
     "layout": "two padded passes",
@@ -180,6 +186,8 @@ def measure_training(
     "sequences_per_second": mean["sequences"] / seconds,
     "tokens_per_second": mean["tokens"] / seconds,
     "padding_share": mean["padding_share"],
+    # Of each step: rows, encoder tokens and decoder tokens of each pass.
+    "passes": passes,
     "loss": float(losses[-1]),
   }
 

@@ -1,6 +1,6 @@
 """`--run_mode=precompile`: compiles what a run would, on devices it has not.
 
-Layer 4; imports aot, model.flops, partitioning.mesh. Reads gin files and
+Layer 4; imports aot, partitioning.mesh. Reads gin files and
 nothing else: no data, no checkpoint, no device of the machine unless TOPOLOGY
 is None.
 
@@ -27,12 +27,13 @@ from distill_jax.aot import (
   compilation,
   compile_report,
   hlo_collectives,
+  program_costs,
   programs,
+  saved_activations,
 )
 from distill_jax.aot import topology as topology_lib
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
-from distill_jax.model import flops
 from distill_jax.model.config import T5Config
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
@@ -172,7 +173,7 @@ def run(
   else:
     devices = jax.devices()
   mesh = mesh_lib.make_mesh(settings.mesh, devices, settings.dcn_mesh)
-  report = _Compiler(settings, mesh).make_report(topology)
+  report = _Compiler(settings, mesh, topology).make_report()
   print(compile_report.format_report(report))
   if path is not None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,17 +186,21 @@ def run(
 class _Compiler:
   """Compiles the programs of one run."""
 
-  def __init__(self, settings: PrecompileRun, mesh):
-    self._settings, self._mesh = settings, mesh
+  def __init__(self, settings: PrecompileRun, mesh, topology):
+    self._settings, self._mesh, self._topology = settings, mesh, topology
     device = mesh.devices.flat[0]
+    settings.model_config.check_platform(device.platform)
     self._device = device
+    self._num_slices = len(
+      {getattr(device, "slice_index", 0) for device in mesh.devices.flat}
+    )
     self._chip = chips.find_chip(device.device_kind)
     self._student = programs.make_student(
       settings.model_config, settings.optimizer, mesh
     )
-    self._limit_bytes = compilation.find_memory_limit(device)
-    if self._limit_bytes is None and self._chip is not None:
-      self._limit_bytes = self._chip.hbm_bytes // self._chip.devices_per_chip
+    self._limit_bytes = compilation.find_memory_limit(
+      device, self._chip and self._chip.hbm_bytes // self._chip.devices_per_chip
+    )
     effort = settings.compile_effort
     self._options: dict[str, Any] = (
       {} if effort is None else {"exec_time_optimization_effort": float(effort)}
@@ -203,9 +208,10 @@ class _Compiler:
     # Rows that training divides among device groups and micro-batches.
     self._unit = sharding.count_batch_shards(mesh) * settings.num_microbatches
 
-  def make_report(self, topology) -> compile_report.Json:
+  def make_report(self) -> compile_report.Json:
     """Compiles and reports, see `docs/precompile/README.md`."""
     settings, student = self._settings, self._student
+    topology = self._topology
     rows, search = settings.batch_rows, None
     reports = {}
     if settings.searches_batch_size:
@@ -230,7 +236,7 @@ class _Compiler:
         "chip": self._chip and self._chip.name,
         "chip_source": self._chip and self._chip.source,
         "topology": topology and topology.name,
-        "num_slices": topology.num_slices if topology else 1,
+        "num_slices": self._num_slices,
         "mesh": dict(self._mesh.shape),
         "dcn_mesh": settings.dcn_mesh and dict(settings.dcn_mesh),
       },
@@ -257,25 +263,23 @@ class _Compiler:
         f" its rows times the {settings.num_microbatches} micro-batches,"
         f" {self._unit}."
       )
-    batch = programs.make_batch(student, rows, settings.feature_lengths)
-    parts = {
-      "parameters": programs.count_device_bytes(student.state.params),
-      "optimizer": programs.count_device_bytes(student.state.opt_state),
-      "batch": programs.count_device_bytes(batch),
-    }
-    shape = _shape(rows, settings.feature_lengths)
-    config = settings.model_config
-    work = compile_report.Work(
-      flops.count_train_flops(config, *shape),
-      _count_recomputed(config, shape, settings.loss_chunk_tokens),
-      # Every micro-batch reads the parameters forward and backward; the
-      # optimizer reads and writes them and its state.
-      2 * (settings.num_microbatches + 1) * parts["parameters"]
-      + 2 * parts["optimizer"],
-      shape[0] * (shape[1] + shape[2]),
+    parts, work = program_costs.measure_training(
+      student,
+      rows,
+      settings.feature_lengths,
+      settings.num_microbatches,
+      settings.loss_chunk_tokens,
+    )
+    saved_bytes = saved_activations.count_saved_bytes(
+      student,
+      rows,
+      settings.feature_lengths,
+      settings.objective,
+      settings.num_microbatches,
+      settings.loss_chunk_tokens,
     )
     lowered = self._lower_training(rows)
-    return self._report(TRAIN, rows, lowered, parts, work)
+    return self._report(TRAIN, rows, lowered, parts, work, saved_bytes)
 
   def _lower_training(self, rows: int):
     settings = self._settings
@@ -292,26 +296,15 @@ class _Compiler:
     settings, student = self._settings, self._student
     shards = sharding.count_batch_shards(self._mesh)
     rows = -(-rows // shards) * shards  # As evaluation rounds up.
-    batch = programs.make_batch(student, rows, settings.feature_lengths)
-    decode_length = settings.feature_lengths["targets"]
-    params = student.state.params
-    parts = {
-      "parameters": programs.count_device_bytes(params),
-      "batch": programs.count_device_bytes(programs.select_inputs(batch)),
-    }
-    shape = _shape(rows, settings.feature_lengths)
-    work = compile_report.Work(
-      flops.count_forward_flops(settings.model_config, *shape),
-      0,
-      # Every token reads the decoder.
-      programs.count_device_bytes(params["encoder"])
-      + decode_length * programs.count_device_bytes(params["decoder"]),
-      rows * decode_length,
-    )
-    lowered = programs.lower_decoding(student, batch, decode_length)
+    lengths = settings.feature_lengths
+    parts, work = program_costs.measure_decoding(student, rows, lengths)
+    batch = programs.make_batch(student, rows, lengths)
+    lowered = programs.lower_decoding(student, batch, lengths["targets"])
     return self._report(DECODE, rows, lowered, parts, work)
 
-  def _report(self, name, rows, lowered, parts, work) -> compile_report.Json:
+  def _report(
+    self, name, rows, lowered, parts, work, saved_bytes=None
+  ) -> compile_report.Json:
     _log.info("Compiling %s of %d rows", name, rows)
     done = compilation.compile_program(
       lowered, self._options, self._device.platform
@@ -320,7 +313,7 @@ class _Compiler:
       "batch_rows": rows,
       "parts": list(parts),
       "memory": compile_report.report_memory(
-        parts, done.peak_bytes, self._limit_bytes, self._chip
+        parts, done.peak_bytes, self._limit_bytes, self._chip, saved_bytes
       ),
       "work": dataclasses.asdict(work),
       "hlo_bytes_accessed": None,
@@ -336,7 +329,7 @@ class _Compiler:
       return report
     costs = done.compiled.cost_analysis() or {}
     traffic = hlo_collectives.read_traffic(
-      done.compiled.as_text(), self._mesh.size
+      done.compiled.as_text(), self._mesh.size, self._num_slices
     )
     report["hlo_bytes_accessed"] = costs.get("bytes accessed")
     report["collectives"] = compile_report.report_traffic(traffic)
@@ -371,7 +364,7 @@ class _Compiler:
     report = self._report_training(found or self._unit)
     # The plan may err by more than the margin.
     while found and not report["memory"]["fits"]:
-      found = found - self._unit or None
+      found = self._shrink(found, report["memory"])
       report = self._report_training(found or self._unit)
     return {
       "batch_rows": found,
@@ -380,23 +373,15 @@ class _Compiler:
       "tried": sorted(tried.items()),
     }, report
 
+  def _shrink(self, rows: int, memory: compile_report.Json) -> int | None:
+    """Returns fewer rows, as many as fit if memory grows evenly with them.
 
-def _shape(rows: int, lengths: Mapping[str, int]) -> tuple[int, int, int]:
-  return rows, lengths["inputs"], lengths["targets"]
-
-
-def _count_recomputed(
-  config: T5Config, shape: tuple[int, int, int], loss_chunk_tokens: int | None
-) -> int:
-  """Counts products that the backward pass does again."""
-  rows, _, decoder_length = shape
-  logits = 2 * rows * decoder_length * config.embed_dim * config.vocab_size
-  recomputed = 0
-  if config.remat_policy == "full":
-    recomputed += flops.count_forward_flops(config, *shape) - logits
-  if loss_chunk_tokens is not None:
-    recomputed += logits
-  return recomputed
+    Taking one unit off at a time might compile a large program many times.
+    """
+    fixed = memory["parameters_bytes"] + memory["optimizer_bytes"]
+    share = (memory["limit_bytes"] - fixed) / (memory["peak_bytes"] - fixed)
+    fitting = min(int(rows * max(share, 0)), rows - self._unit)
+    return fitting // self._unit * self._unit or None
 
 
 def _check_output(output_path: str | None, overwrite: bool):

@@ -9,6 +9,8 @@
     --gin.SCAN_LAYERS=True --gin.LOSS_CHUNK_TOKENS=4096 --turn_steps=10
   python scripts/benchmark.py --mode=decode --batch=8 --row_inputs=128 \\
     --tokens=32
+  python scripts/benchmark.py --mode=decode --batch=32 --tokens=128 \\
+    --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123456789abcdef
 
 Training takes its examples from --token_cache, or draws some whose lengths are
 like CQA's, or with --full_rows as long as a row. Both layouts, packed and
@@ -21,14 +23,17 @@ Everything else is gin's, as in a run: the model's macros, and those of
 gin/runs/train.gin (--run_gin_file=gin/runs/train_adamw.gin: AdamW) but for the
 rows, which come from the flags; to decode, those of gin/runs/infer.gin, e.g.
 --gin.DECODING="'beam'" --gin.NUM_BEAMS=4. A decoded row has exactly --tokens
-tokens: no token ends it.
+tokens: no token ends it. With --token_cache a step decodes --batches of its
+label examples as an evaluation does: in order of their length, and no further
+than the longest label.
 
 Each line printed is a JSON object:
 
   seconds_per_step      median over turns; waiting for batches included
   examples_per_second   pairs; a label without its rationale is one too
   sequences_per_second  segments: a pair is two
-  tokens_per_second     of both sides, padding not counted
+  tokens_per_second     of both sides, padding not counted; when decoding,
+                        those decoded, null with --token_cache
   model_flops_per_second, mfu
                         products of all places of the rows, padding too, once
                         forward and twice backward, whatever is computed again;
@@ -39,7 +44,9 @@ Each line printed is a JSON object:
                         results and temporaries together
   peak_bytes            see peak_bytes_source beside it; null where the process
                         measured two layouts
-  compile_seconds       tracing and compiling one step
+  compile_seconds       tracing and compiling one step, or reading it where
+                        JAX_COMPILATION_CACHE_DIR has it; decoding a cache: the
+                        first step
 
 The peak is that of the chip in bfloat16, where it is known, or --peak_flops, or
 measured (--measure_peak: a large matrix product in the model's dtype). Needs no
@@ -51,24 +58,21 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 import sys
 import tempfile
-import time
 from typing import Any
 
 import benchmark_data
+import benchmark_decoding
 import benchmark_measures
+import benchmark_training
 import jax
-import numpy as np
 import optax
 from absl import app, flags
 
 from distill_jax import infer, train
 from distill_jax.config import console_logging, gin_bindings
-from distill_jax.data import pipeline, token_cache, vocab
-from distill_jax.decoding.cache import start_decoding
-from distill_jax.decoding.strategy import decode
+from distill_jax.data import token_cache, vocab
 from distill_jax.errors import UserError
 from distill_jax.model import flops
 from distill_jax.model.config import T5Config
@@ -77,7 +81,6 @@ from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import fit_checks
 from distill_jax.training import state as state_lib
-from distill_jax.training import step as step_lib
 
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "decode"], "What to time.")
 _GIN_FILES = flags.DEFINE_multi_string(
@@ -106,7 +109,15 @@ _ROW_TARGETS = flags.DEFINE_integer(
   "row_targets", 128, "Decoder tokens of a packed or full row."
 )
 _BATCH = flags.DEFINE_integer("batch", 8, "Rows that are decoded together.")
-_TOKENS = flags.DEFINE_integer("tokens", 32, "Tokens decoded for each row.")
+_TOKENS = flags.DEFINE_integer(
+  "tokens", 32, "Tokens decoded for each row; at most, with --token_cache."
+)
+_BATCHES = flags.DEFINE_integer(
+  "batches", 8, "Batches of --token_cache that are decoded in a step."
+)
+_PREFETCH = flags.DEFINE_bool(
+  "prefetch", True, "Put training batches on the devices ahead of their step."
+)
 _STEPS = flags.DEFINE_integer("steps", 10, "Measured steps of each layout.")
 _TURN_STEPS = flags.DEFINE_integer(
   "turn_steps", 1, "Steps that are timed as one: an accelerator's run ahead."
@@ -125,6 +136,16 @@ _EXPORT_EXAMPLES = flags.DEFINE_string(
 )
 
 _PROFILED_STEPS = 3
+_FLAGS_OF_OTHER_MODE = {
+  "train": [flags.FLAGS[name] for name in ("batch", "tokens", "batches")],
+  "decode": [
+    flags.FLAGS[name]
+    for name in (
+      *("examples", "export_examples", "full_rows", "layout", "prefetch"),
+      *("row_targets", "run_gin_file", "turn_steps"),
+    )
+  ],
+}
 # Macros of a run whose place flags take here.
 _FLAG_OF_MACRO = {
   "train": {
@@ -133,9 +154,20 @@ _FLAG_OF_MACRO = {
     "TASK_FEATURE_LENGTHS": "--row_inputs and --row_targets",
     "PACKED": "--layout",
     "TRAIN_STEPS": "--steps",
+    "CACHE_DIR": "--token_cache",
+    "MIXTURE_OR_TASK_NAME": "--token_cache",
   },
   "decode": {"BATCH_SIZE": "--batch", "MAX_DECODE_LENGTH": "--tokens"},
 }
+
+
+# Of a run, and nothing that is measured depends on them.
+_UNUSED_MACROS = (
+  *("CHECKPOINT_PATH", "CHECKPOINT_PERIOD", "DATA_DIR", "EVAL_BATCH_SIZE"),
+  *("EVAL_PERIOD", "INITIAL_CHECKPOINT_PATH", "INPUT_PATH", "LOG_PERIOD"),
+  *("MAX_EVAL_EXAMPLES", "MODEL_DIR", "OUTPUT_PATH", "PAIRING", "SPLITS"),
+  *("SUBSAMPLE", "VOCAB_PATH"),
+)
 
 
 def build_run(mode: str) -> Any:
@@ -148,6 +180,8 @@ def build_run(mode: str) -> Any:
     name = binding.partition("=")[0].strip()
     if flag := _FLAG_OF_MACRO[mode].get(name):
       raise UserError(f"--gin.{name}: give {flag} here instead.")
+    if name in _UNUSED_MACROS:
+      raise UserError(f"--gin.{name}: it is not measured. Leave it out.")
   required = {
     "train": (
       "MIXTURE_OR_TASK_NAME = ''",
@@ -199,105 +233,6 @@ def profile() -> contextlib.AbstractContextManager:
   """Returns what traces the steps made in it."""
   assert _PROFILE_DIR.value is not None
   return jax.profiler.trace(os.path.expanduser(_PROFILE_DIR.value))
-
-
-class Layout:
-  """One way to feed the same model."""
-
-  def __init__(
-    self,
-    name: str,
-    settings: train.TrainRun,
-    mesh: jax.sharding.Mesh,
-    cache: token_cache.TokenCache,
-    feed: pipeline.FeedConfig,
-  ):
-    """Makes the first state, compiles, and takes a step that is not counted."""
-    self.name, self.feed = name, feed
-    self._config = settings.model_config
-    model = T5(self._config, sharding.make_constrain_fn(mesh))
-    abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
-    self.params = abstract.params
-    self._state = state_lib.init_state(
-      model, settings.optimizer, shardings, settings.seed
-    )
-    self._batches = pipeline.make_train_iterator(
-      cache, feed, put_fn=lambda batch: sharding.to_global(batch, mesh)
-    )
-    step_fn: Any = step_lib.compile_train_step(
-      mesh,
-      shardings,
-      skips_nonfinite=settings.on_nonfinite_loss == "skip",
-      model=model,
-      optimizer=settings.optimizer,
-      objective=settings.objective,
-      num_microbatches=settings.num_microbatches,
-      seed=settings.seed,
-      loss_chunk_tokens=settings.loss_chunk_tokens,
-    )
-    batch, device_batch = next(self._batches)
-    started = time.perf_counter()
-    self.compiled = step_fn.lower(self._state, device_batch).compile()
-    self.compile_seconds = time.perf_counter() - started
-    self._state, self._metrics = self.compiled(self._state, device_batch)
-    jax.block_until_ready(self._metrics)
-    self.seconds, self._counts = [], []
-
-  def take_turn(self, num_steps: int) -> None:
-    """Makes so many updates, timed together."""
-    batches = []
-    started = time.perf_counter()
-    for _ in range(num_steps):
-      batch, device_batch = next(self._batches)
-      self._state, self._metrics = self.compiled(self._state, device_batch)
-      batches.append(batch)
-    jax.block_until_ready(self._metrics)
-    self.seconds.append((time.perf_counter() - started) / num_steps)
-    for batch in batches:
-      self._counts.append(
-        pipeline.measure_padding(batch)
-        | {
-          "num_examples": pipeline.count_examples(batch),
-          "flops": benchmark_data.count_example_flops(self._config, batch),
-        }
-      )
-
-  def report(self, peak: benchmark_measures.Peak) -> dict[str, Any]:
-    """Returns what was measured."""
-    seconds = statistics.median(self.seconds)
-    lengths = self.feed.feature_lengths
-    mean = {
-      key: statistics.mean(counts[key] for counts in self._counts)
-      for key in self._counts[0]
-    }
-    num_flops = flops.count_train_flops(
-      self._config, self.feed.batch_rows, lengths["inputs"], lengths["targets"]
-    )
-    return {
-      "layout": self.name,
-      "rows": self.feed.batch_rows,
-      "row_lengths": dict(lengths),
-      "examples_per_step": mean["num_examples"],
-      "steps": len(self._counts),
-      "seconds_per_step": seconds,
-      "steps_per_second": 1 / seconds,
-      "examples_per_second": mean["num_examples"] / seconds,
-      "sequences_per_second": mean["num_segments"] / seconds,
-      "tokens_per_second": mean["num_tokens"] / seconds,
-      "padding_share": mean["padding_share"],
-      **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
-      **benchmark_measures.compute_rates(
-        "example", mean["flops"], seconds, peak
-      ),
-      "peak_flops_per_second": peak.flops_per_second,
-      "peak_flops_source": peak.source,
-      "compile_seconds": self.compile_seconds,
-      "loss": float(self._metrics["loss"]),
-    }
-
-  def close(self) -> None:
-    """Ends the feeding thread."""
-    self._batches.close()
 
 
 def open_cache(
@@ -359,13 +294,19 @@ def run_training() -> None:
         file=sys.stderr,
       )
     mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
+    config.check_platform(mesh.devices.flat[0].platform)
     row_multiple = sharding.count_batch_shards(mesh) * settings.num_microbatches
     layouts = []
     for name in names:
       feed = benchmark_data.make_feed(
         cache, name, _EXAMPLES.value, row_lengths, row_multiple
       )
-      layouts.append(Layout(name, settings, mesh, cache, feed))
+      fit_checks.check_rows(feed, settings.num_microbatches, mesh)
+      layouts.append(
+        benchmark_training.Layout(
+          name, settings, mesh, cache, feed, _PREFETCH.value
+        )
+      )
     for _ in range(-(-_STEPS.value // _TURN_STEPS.value)):
       for layout in layouts:
         layout.take_turn(_TURN_STEPS.value)
@@ -398,69 +339,66 @@ def run_decoding() -> None:
   settings = build_run("decode")
   config, decoding = settings.model_config, settings.decoding
   mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
+  config.check_platform(mesh.devices.flat[0].platform)
   model = T5(config, sharding.make_constrain_fn(mesh))
   _, shardings = state_lib.shard_state(model, optax.identity(), mesh)
   params = state_lib.init_state(model, optax.identity(), shardings, 0).params
-  num_rows, num_tokens = _BATCH.value, _TOKENS.value
-
-  def decode_rows(params, batch):
-    step_fn, cache = start_decoding(
-      model, params, batch["tokens"], batch["tokens"], num_tokens
+  if _TOKEN_CACHE.value is None:
+    timed = benchmark_decoding.compile_full_rows(
+      *(model, mesh, params, decoding),
+      *(_BATCH.value, _ROW_INPUTS.value, _TOKENS.value),
     )
-    return decode(
-      decoding,
-      step_fn,
-      cache,
-      batch["row_ids"],
-      max_decode_length=num_tokens,
-      eos_id=-1,  # No token: all rows go on to the last step.
+  else:
+    cache = open_cache(config, {}, "")
+    timed = benchmark_decoding.prepare_examples(
+      *(model, mesh, params, decoding, cache),
+      *(_BATCH.value, _BATCHES.value),
+      {"inputs": _ROW_INPUTS.value, "targets": _TOKENS.value},
     )
-
-  shape = (num_rows, _ROW_INPUTS.value)
-  batch = {
-    "tokens": np.random.default_rng(0)
-    .integers(3, config.vocab_size, shape)
-    .astype(np.int32),
-    "row_ids": np.arange(num_rows, dtype=np.int32),
-  }
-  batch = sharding.to_global(batch, mesh)
-  started = time.perf_counter()
-  compiled: Any = jax.jit(decode_rows).lower(params, batch).compile()
-  compile_seconds = time.perf_counter() - started
-  jax.block_until_ready(compiled(params, batch))
-  durations = []
-  for _ in range(_STEPS.value):
-    started = time.perf_counter()
-    jax.block_until_ready(compiled(params, batch))
-    durations.append(time.perf_counter() - started)
-  seconds = statistics.median(durations)
-  num_flops = None
-  if decoding.strategy == "greedy":
-    num_flops = flops.count_forward_flops(
-      config, num_rows, _ROW_INPUTS.value, num_tokens
-    )
-  memory = benchmark_measures.measure_memory(compiled, is_alone=True)
+  seconds = benchmark_decoding.time_call(timed.call, _STEPS.value)
+  num_flops, num_tokens = None, None
+  if timed.compiled is not None:
+    num_tokens = timed.num_rows * _TOKENS.value
+    if decoding.strategy == "greedy":
+      num_flops = flops.count_forward_flops(
+        config, timed.num_rows, _ROW_INPUTS.value, _TOKENS.value
+      )
+  memory = benchmark_measures.measure_memory(timed.compiled, is_alone=True)
   peak = find_peak(config.dtype)
   report = describe_machine(config, params, mesh) | {
     "decoding": decoding.describe(),
-    "rows": num_rows,
-    "row_lengths": {"inputs": _ROW_INPUTS.value, "targets": num_tokens},
+    "token_cache": _TOKEN_CACHE.value,
+    "rows": timed.num_rows,
+    "row_lengths": timed.row_lengths,
     "steps": _STEPS.value,
     "seconds_per_step": seconds,
     "steps_per_second": 1 / seconds,
-    "sequences_per_second": num_rows / seconds,
-    "tokens_per_second": num_rows * num_tokens / seconds,
+    "sequences_per_second": timed.num_rows / seconds,
+    "tokens_per_second": num_tokens and num_tokens / seconds,
     **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
     "peak_flops_per_second": peak.flops_per_second,
     "peak_flops_source": peak.source,
-    "compile_seconds": compile_seconds,
+    "compile_seconds": timed.compile_seconds,
     **memory,
   }
   print(json.dumps(report))
   if _PROFILE_DIR.value:
     with profile():
       for _ in range(_PROFILED_STEPS):
-        jax.block_until_ready(compiled(params, batch))
+        timed.call()
+
+
+def check_mode_flags() -> None:
+  """Refuses flags that the mode does not read.
+
+  Raises:
+    UserError: names them.
+  """
+  for flag in _FLAGS_OF_OTHER_MODE[_MODE.value]:
+    if flag.present:
+      raise UserError(
+        f"--{flag.name}: --mode={_MODE.value} does not read it. Leave it out."
+      )
 
 
 def main(arguments: list[str]) -> None:
@@ -469,10 +407,12 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
       raise UserError(f"Unexpected arguments {arguments[1:]}; see --help.")
     for flag in (
-      _EXAMPLES, _ROW_INPUTS, _ROW_TARGETS, _BATCH, _TOKENS, _STEPS, _TURN_STEPS
-    ):  # fmt: skip
+      *(_EXAMPLES, _ROW_INPUTS, _ROW_TARGETS, _BATCH, _TOKENS, _BATCHES),
+      *(_STEPS, _TURN_STEPS),
+    ):
       if flag.value < 1:
         raise UserError(f"--{flag.name}={flag.value}: it must be at least 1.")
+    check_mode_flags()
     run_decoding() if _MODE.value == "decode" else run_training()
   except UserError as error:
     print(error, file=sys.stderr)

@@ -7,7 +7,6 @@ padded rows, and into a file for programs that compare with ours.
 import collections
 import dataclasses
 import functools
-import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -101,24 +100,39 @@ def make_feed(
       each as long as the longest.
     num_examples: pairs of label and rationale, a batch.
     packed_lengths: {'inputs': ..., 'targets': ...} of a packed row.
-    row_multiple: what the number of packed rows must divide by.
+    row_multiple: what the number of rows must divide by.
   """
   if layout == "padded":
-    return FeedConfig(
+    feed = FeedConfig(
       find_longest(cache),
       num_examples * len(cache.tasks),
       packed=False,
       max_examples_per_batch=num_examples,
     )
-  for rows in itertools.count(2):
+    return _round_rows_up(feed, row_multiple)
+  expected = _count_segments(
+    cache, make_feed(cache, "padded", num_examples, packed_lengths)
+  )
+  for rows in range(2, num_examples * len(cache.tasks) + 1):
     feed = FeedConfig(packed_lengths, rows, max_examples_per_batch=num_examples)
-    if all(
-      pipeline.count_examples(batch) == num_examples
-      for batch in _take_batches(cache, feed, _NUM_TRIED_BATCHES)
-    ):
+    if _count_segments(cache, feed) == expected:
       break
+  return _round_rows_up(feed, row_multiple)
+
+
+def _round_rows_up(feed: FeedConfig, row_multiple: int) -> FeedConfig:
   rows = -(-feed.batch_rows // row_multiple) * row_multiple
   return dataclasses.replace(feed, batch_rows=rows)
+
+
+def _count_segments(
+  cache: token_cache.TokenCache, feed: FeedConfig
+) -> list[int]:
+  """Returns how many examples of any task the first batches hold."""
+  return [
+    int(pipeline.measure_padding(batch)["num_segments"])
+    for batch in _take_batches(cache, feed, _NUM_TRIED_BATCHES)
+  ]
 
 
 def _take_batches(

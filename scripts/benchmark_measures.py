@@ -62,13 +62,12 @@ def measure_memory(compiled: Any, *, is_alone: bool) -> dict[str, Any]:
   """Returns the memory that one compiled step, and the process, needed.
 
   Args:
-    compiled: the step.
+    compiled: the step; None where it is several programs.
     is_alone: whether the process has run nothing else.
 
   Returns:
     `step_bytes`, `peak_bytes` and `peak_bytes_source`.
   """
-  analysis = compiled.memory_analysis()
   stats = jax.local_devices()[0].memory_stats()
   if not is_alone:
     peak, source = None, "two layouts share the process; give one --layout"
@@ -78,11 +77,17 @@ def measure_memory(compiled: Any, *, is_alone: bool) -> dict[str, Any]:
   else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     source = "resident memory of the process, since it began"
+  step_bytes = None
+  if compiled is not None:
+    analysis = compiled.memory_analysis()
+    step_bytes = (
+      analysis.argument_size_in_bytes
+      + analysis.output_size_in_bytes
+      - analysis.alias_size_in_bytes
+      + analysis.temp_size_in_bytes
+    )
   return {
-    "step_bytes": analysis.argument_size_in_bytes
-    + analysis.output_size_in_bytes
-    - analysis.alias_size_in_bytes
-    + analysis.temp_size_in_bytes,
+    "step_bytes": step_bytes,
     "peak_bytes": peak,
     "peak_bytes_source": source,
   }

@@ -47,12 +47,18 @@ SIZES: dict[str, tuple[str, ...]] = {
   "xl": _SCANNED,
   "xxl": _SCANNED,
 }
+# Those of gin/meshes/ and gin/precompile/ are among them: a test looks.
 MESHES: tuple[Mapping[str, int], ...] = (
   {"data": 8},
+  {"fsdp": 4},
   {"fsdp": 8},
+  {"fsdp": 16},
   {"data": 4, "model": 2},
   {"data": 2, "fsdp": 2, "model": 2},
   {"fsdp": 4, "model": 4},
+  {"data": 2, "fsdp": 4, "model": 4},
+  {"fsdp": 8, "model": 8},
+  {"fsdp": 16, "model": 8},
   {"fsdp": 16, "model": 16},
 )
 _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH = 128, 512, 128
@@ -105,7 +111,7 @@ def make_table(size: str) -> str:
     sections[f"Optimizer state, {name}"] = _list_tree(
       state, sharding.shard_optimizer_state(state, param_shardings, shapes)
     )
-  sections["Batch"] = _list_batch()
+  sections["Batch"] = _list_batch(any_mesh)
   sections |= _list_activations(config, any_mesh)
   for title, entries in sections.items():
     rows = [(title, *_HEAD[1:], *columns)]
@@ -194,8 +200,8 @@ def _abstract_batch() -> dict[str, jax.ShapeDtypeStruct]:
   }
 
 
-def _list_batch() -> list[Entry]:
-  spec = axes.to_partition_spec(("batch",), axes.ACTIVATION_RULES, "batch")
+def _list_batch(mesh: AbstractMesh) -> list[Entry]:
+  spec = sharding.batch_sharding(mesh).spec
   return [
     Entry(key, leaf.shape, str(leaf.dtype), spec)
     for key, leaf in _abstract_batch().items()

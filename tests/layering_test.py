@@ -15,7 +15,7 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 # A module imports lower layers only; the same layer only inside its own folder.
 _LAYERS = {
   0: """
-    aot.batch_search aot.chips aot.compilation aot.hlo_collectives
+    aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     data.answer_choices data.arithmetic data.batch data.records data.settings
     data.splits data.task_kinds data.word_problem_templates
     evaluation.length_buckets
@@ -66,7 +66,7 @@ _LAYERS = {
     training.model_dir training.state training.step
   """,
   3: """
-    aot.programs
+    aot.program_costs aot.programs aot.saved_activations
     run_loading t5x_bridge
     evaluation.evaluator evaluation.validation
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -11,11 +12,20 @@ import sys
 import jax
 import pytest
 import tiny_student
+from jax.sharding import AbstractMesh
 from tpu_compiler import needs_libtpu
 
 import gin
 from distill_jax import precompile
-from distill_jax.aot import compilation, compile_report
+from distill_jax.aot import (
+  chips,
+  compilation,
+  compile_report,
+  hlo_collectives,
+  program_costs,
+  programs,
+  saved_activations,
+)
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.training import state as state_lib
@@ -55,7 +65,7 @@ def fixture_compilations(monkeypatch):
 
 def _set_limit(monkeypatch, num_bytes):
   monkeypatch.setattr(
-    compilation, "find_memory_limit", lambda device: num_bytes
+    compilation, "find_memory_limit", lambda device, hbm_bytes: num_bytes
   )
 
 
@@ -72,6 +82,7 @@ def test_the_devices_of_this_machine(tmp_path, capsys):
   # A CPU has no memory of its own and no published peak.
   assert train["memory"]["fits"] is None and train["estimate"] is None
   assert train["memory"]["temporaries_bytes"] > 0
+  assert train["memory"]["saved_activations_bytes"] > 0
   # Gradients are summed over the groups that have rows of their own.
   assert train["collectives"]["by_kind"]["all-reduce"]["count"] > 0
   # What is printed is what is written.
@@ -119,22 +130,65 @@ def test_the_largest_batch(monkeypatch, compilations, tmp_path):
 
 
 def test_a_plan_that_was_too_low(monkeypatch, compilations):
-  """The largest batch by the plan does not compile: the next smaller does."""
+  """The largest batch by the plan does not compile: a smaller one does."""
+  del compilations
+  _set_limit(monkeypatch, 1000 * 2**20)
+  planned, confirmed = [], []
+
+  def compile_program(lowered, options, platform):
+    del options, platform
+    is_confirming = lowered in planned or bool(confirmed)
+    (confirmed if is_confirming else planned).append(lowered)
+    mib = (15 if is_confirming else 10) * lowered
+    return compilation.Compilation(None, mib * 2**20, 1.0, 1.0, 1)
+
+  monkeypatch.setattr(compilation, "compile_program", compile_program)
+  settings = dataclasses.replace(_SETTINGS, searches_batch_size=True)
+  assert precompile.run(settings) == 0
+  # At once, not by units of 4.
+  assert confirmed == [92, 64]
+
+
+def test_not_even_the_smallest_batch_compiles(
+  monkeypatch, compilations, capsys
+):
+  """What is fixed is too much already."""
   del compilations
   _set_limit(monkeypatch, 1000)
   planned = []
 
   def compile_program(lowered, options, platform):
     del options, platform
-    is_confirming = bool(planned) and lowered in planned
+    is_confirming = lowered in planned
     planned.append(lowered)
-    factor = 11.5 if is_confirming else 10
-    return compilation.Compilation(None, int(factor * lowered), 1.0, 1.0, 1)
+    peak_bytes = 2**20 if is_confirming else 10 * lowered
+    return compilation.Compilation(None, peak_bytes, 1.0, 1.0, 1)
 
   monkeypatch.setattr(compilation, "compile_program", compile_program)
   settings = dataclasses.replace(_SETTINGS, searches_batch_size=True)
-  assert precompile.run(settings) == 0
-  assert planned[-1] == 84 < max(rows for rows in planned if 10 * rows <= 950)
+  assert precompile.run(settings) == 1
+  assert "Largest BATCH_SIZE that fits: none" in capsys.readouterr().out
+
+
+def test_a_gpu_is_asked_for_the_part_that_jax_takes_of_it(
+  monkeypatch, compilations, tmp_path
+):
+  del compilations
+  asked = []
+  (h100,) = (chip for chip in chips.CHIPS if chip.name == "H100 SXM")
+  monkeypatch.setattr(chips, "find_chip", lambda device_kind: h100)
+
+  def find_memory_limit(device, hbm_bytes):
+    asked.append((device, hbm_bytes))
+    return 79
+
+  monkeypatch.setattr(compilation, "find_memory_limit", find_memory_limit)
+  path = tmp_path / "report.json"
+  settings = dataclasses.replace(_SETTINGS, output_path=str(path))
+  assert precompile.run(settings) == 1
+  assert [hbm_bytes for _, hbm_bytes in asked] == [80 * 2**30]
+  memory = json.loads(path.read_text())["programs"]["train"]["memory"]
+  assert (memory["limit_bytes"], memory["hbm_bytes"]) == (79, 80 * 2**30)
 
 
 def test_no_batch_fits(monkeypatch, compilations, capsys):
@@ -161,6 +215,14 @@ def test_no_batch_fits(monkeypatch, compilations, capsys):
     ({"num_slices": 2}, "NUM_SLICES is 2 and TOPOLOGY was not given"),
     ({"topology": "v4-3"}, "TOPOLOGY is 'v4-3'"),
     ({"mesh": {"data": 3}}, "MESH is"),
+    (
+      {
+        "model_config": dataclasses.replace(
+          tiny_student.CONFIG, attention_implementation="pallas_tpu"
+        )
+      },
+      "'pallas_tpu', which runs on a tpu; the devices are cpus",
+    ),
     ({"searches_batch_size": True}, "have no limit to search up to"),
     (
       {"searches_batch_size": True, "programs": ("decode",)},
@@ -232,6 +294,34 @@ def test_the_command_for_a_tpu_that_is_not_here(tmp_path):
   assert 0 < program["estimate"]["mfu_at_most"] < 1
 
 
+@pytest.mark.aot
+@needs_libtpu
+def test_the_largest_batch_for_a_tpu_that_is_not_here(monkeypatch, tmp_path):
+  """What is found fits with the margin, and a unit more does not."""
+  path = tmp_path / "report.json"
+  # So little, and rows so long, that there are few tries.
+  limit = 256 * 2**20
+  _set_limit(monkeypatch, limit)
+  settings = dataclasses.replace(
+    _SETTINGS,
+    topology="v5e:2x2",
+    mesh={"fsdp": 2, "model": 2},
+    feature_lengths={"inputs": 2048, "targets": 512},
+    searches_batch_size=True,
+    output_path=str(path),
+  )
+  assert precompile.run(settings) == 0
+  report = json.loads(path.read_text())
+  search, memory = report["search"], report["programs"]["train"]["memory"]
+  found, unit = search["batch_rows"], search["unit"]
+  tried = dict(search["tried"])
+  assert unit == 2 and found > unit
+  assert tried[found] <= 0.95 * limit < tried[found + unit]
+  # The plan is near what the whole compilation takes.
+  assert memory["fits"] is True
+  assert memory["peak_bytes"] == pytest.approx(tried[found], rel=0.15)
+
+
 @pytest.fixture(name="_clean_gin")
 def fixture_clean_gin(monkeypatch):
   monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
@@ -240,30 +330,184 @@ def fixture_clean_gin(monkeypatch):
   gin.clear_config()
 
 
+def _read_preset(path):
+  """Returns the settings of a preset, and the report that is kept of it."""
+  gin_bindings.parse([str(path)], [], [str(_ROOT)])
+  settings = gin_bindings.build(precompile.PrecompileRun)
+  report = json.loads((_REPORTS / f"{path.stem}.json").read_text())
+  return settings, report
+
+
+def _as_json(value):
+  return json.loads(json.dumps(value))
+
+
+def _make_abstract_student(settings, report):
+  """Returns the student on the report's mesh, which has no devices here."""
+  sizes = report["devices"]["mesh"]
+  mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  return programs.make_student(settings.model_config, settings.optimizer, mesh)
+
+
 @pytest.mark.usefixtures("_clean_gin")
 @pytest.mark.parametrize("path", _PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_what_its_report_is_of(path):
   header = path.read_text()
   assert f"--gin_file=gin/precompile/{path.name}\n" in header
-  gin_bindings.parse([str(path)], [], [str(_ROOT)])
-  settings = gin_bindings.build(precompile.PrecompileRun)
-  report = json.loads((_REPORTS / f"{path.stem}.json").read_text())
-  assert report["model"]["config"] == json.loads(
-    json.dumps(dataclasses.asdict(settings.model_config))
-  )
+  settings, report = _read_preset(path)
+  config = dataclasses.asdict(settings.model_config)
+  assert report["model"]["config"] == _as_json(config)
   devices = report["devices"]
   parsed = precompile.topology_lib.parse(settings.topology, settings.num_slices)
   assert devices["topology"] == parsed.name
   assert devices["num_slices"] == settings.num_slices
+  assert devices["dcn_mesh"] == settings.dcn_mesh
+  assert math.prod(devices["mesh"].values()) == parsed.num_chips
   for axis, size in settings.mesh.items():
     dcn_size = (settings.dcn_mesh or {}).get(axis, 1)
-    assert devices["mesh"][axis] == size * dcn_size
+    assert size == -1 or devices["mesh"][axis] == size * dcn_size
   assert devices["count"] == parsed.num_chips
-  stored = report["settings"]
-  assert stored["feature_lengths"] == settings.feature_lengths
-  if not settings.searches_batch_size:
-    assert stored["batch_rows"] == settings.batch_rows
+  stored = dict(report["settings"])
+  rows = stored.pop("batch_rows")
+  if settings.searches_batch_size:
+    assert rows == report["search"]["batch_rows"]
+  else:
+    assert rows == settings.batch_rows and report["search"] is None
+  assert stored == {
+    "feature_lengths": settings.feature_lengths,
+    "num_microbatches": settings.num_microbatches,
+    "loss_chunk_tokens": settings.loss_chunk_tokens,
+    "on_nonfinite_loss": settings.on_nonfinite_loss,
+    "objective": _as_json(dataclasses.asdict(settings.objective)),
+  }
   assert set(report["programs"]) == set(settings.programs)
+
+
+@pytest.mark.usefixtures("_clean_gin")
+@pytest.mark.parametrize("path", _PRESETS, ids=lambda path: path.stem)
+def test_a_report_has_the_figures_of_this_code(path):
+  """All that needs no compiler."""
+  settings, report = _read_preset(path)
+  student = _make_abstract_student(settings, report)
+  num_params = precompile.state_lib.count_params(student.state.params)
+  assert report["model"]["num_params"] == num_params
+  chip = chips.find_chip(report["devices"]["kind"])
+  assert chip is not None and report["devices"]["chip"] == chip.name
+  for name, program in report["programs"].items():
+    sizes = (student, program["batch_rows"], settings.feature_lengths)
+    parts, work = (
+      program_costs.measure_training(
+        *sizes, settings.num_microbatches, settings.loss_chunk_tokens
+      )
+      if name == "train"
+      else program_costs.measure_decoding(*sizes)
+    )
+    assert program["work"] == dataclasses.asdict(work)
+    memory = program["memory"]
+    assert memory["hbm_bytes"] == chip.hbm_bytes // chip.devices_per_chip
+    expected = compile_report.report_memory(
+      parts,
+      memory["peak_bytes"],
+      memory["limit_bytes"],
+      chip,
+      memory["saved_activations_bytes"],
+    )
+    assert memory == expected
+    if program["estimate"] is not None:
+      traffic = hlo_collectives.ProgramTraffic(
+        {
+          kind: hlo_collectives.Traffic(**one)
+          for kind, one in program["collectives"]["by_kind"].items()
+        },
+        program["collectives"]["loops_counted_once"],
+        settings.num_slices,
+      )
+      assert program["estimate"] == compile_report.estimate_time(
+        work, traffic, chip, report["devices"]["count"]
+      )
+      assert program["collectives"]["loops_counted_once"] == 0
+
+
+@pytest.mark.usefixtures("_clean_gin")
+def test_a_report_has_the_activations_of_this_code():
+  """Of one preset: the model is traced for it."""
+  (path,) = (path for path in _PRESETS if path.stem == "t5_1_1_xxl_v4-32")
+  settings, report = _read_preset(path)
+  memory = report["programs"]["train"]["memory"]
+  saved_bytes = saved_activations.count_saved_bytes(
+    _make_abstract_student(settings, report),
+    settings.batch_rows,
+    settings.feature_lengths,
+    settings.objective,
+    settings.num_microbatches,
+    settings.loss_chunk_tokens,
+  )
+  assert memory["saved_activations_bytes"] == saved_bytes
+  assert 0 < saved_bytes < memory["temporaries_bytes"]
+
+
+@pytest.mark.usefixtures("_clean_gin")
+def test_the_first_moment_may_be_smaller():
+  def count_optimizer_bytes(*bindings):
+    gin.clear_config()
+    gin_bindings.parse(
+      ["gin/models/t5_1_1/tiny.gin", "gin/runs/precompile_adamw.gin"],
+      bindings,
+      [str(_ROOT)],
+    )
+    settings = gin_bindings.build(precompile.PrecompileRun)
+    student = programs.make_student(
+      settings.model_config,
+      settings.optimizer,
+      AbstractMesh((1, 1, 1), ("data", "fsdp", "model")),
+    )
+    return programs.count_device_bytes(student.state.opt_state)
+
+  saved = count_optimizer_bytes("WEIGHT_DECAY = 0.1") - count_optimizer_bytes(
+    "FIRST_MOMENT_DTYPE = 'bfloat16'"
+  )
+  # Two bytes a parameter.
+  assert saved == 2 * 328_704
+
+
+# A line of MESHES in a model's gin file; "~": planned, without a report.
+_FIGURE = re.compile(
+  r"^#   (?:(\d) x )?(\S+) +(gin/meshes/\S+) +(\d+) rows, (\w+) +(~?)"
+  r"([\d.]+) of ([\d.]+)$",
+  re.MULTILINE,
+)
+_MODELS = _ROOT / "gin" / "models" / "t5_1_1"
+
+
+@pytest.mark.usefixtures("_clean_gin")
+@pytest.mark.parametrize("size", ["xl", "xxl"])
+def test_a_figure_that_has_a_report_is_that_of_the_report(size):
+  expected = {}
+  for path in _PRESETS:
+    gin.clear_config()
+    text = path.read_text()
+    settings, report = _read_preset(path)
+    if f"t5_1_1/{size}.gin" in text and not settings.searches_batch_size:
+      (mesh,) = re.findall(r"gin/meshes/\S+\.gin", text)
+      memory = report["programs"]["train"]["memory"]
+      optimizer = "AdamW" if "precompile_adamw.gin" in text else "Adafactor"
+      place = precompile.topology_lib.parse(settings.topology)
+      key = (settings.num_slices, place, mesh, settings.batch_rows, optimizer)
+      expected[key] = (
+        f"{memory['peak_bytes'] / 2**30:.1f}",
+        f"{memory['limit_bytes'] / 2**30:.2f}",
+      )
+  figures = _FIGURE.findall((_MODELS / f"{size}.gin").read_text())
+  found, planned = {}, set()
+  for slices, place, mesh, rows, optimizer, mark, *figure in figures:
+    place = precompile.topology_lib.parse(place)
+    key = (int(slices or 1), place, mesh, int(rows), optimizer)
+    if mark:
+      planned.add(key)
+    else:
+      found[key] = tuple(figure)
+  assert found == expected
+  assert planned and not planned & expected.keys()
 
 
 def test_every_report_has_a_preset():

@@ -1,10 +1,11 @@
 """Compiles a program ahead of time, and measures that.
 
-Layer 0; imports nothing of the project. A program too large for the memory
+Layer 0; imports errors. A program too large for the memory
 of the devices is an answer here, not an error.
 """
 
 import dataclasses
+import os
 import re
 import resource
 import time
@@ -15,6 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
+from distill_jax.errors import UserError
+
+# Below a KiB an amount has no unit.
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _AMOUNT = r"([\d.]+)([KMGT]?)"
 # Before code is made ("the total memory required for HLO temporaries (10.3G)
@@ -25,6 +29,8 @@ _EXCEEDED = re.compile(
 )
 # What ends a compilation for a TPU as soon as memory is planned.
 _PLAN_ONLY = {"xla_tpu_max_hbm_size_mib": 64}
+# JAX's own default, of a GPU's memory.
+_POOL_SHARE = 0.75
 # More than any device has.
 _TOO_MANY_ELEMENTS = 2**46
 
@@ -93,17 +99,23 @@ def plan_memory(lowered: Any, compiler_options: Mapping[str, Any]) -> int:
   return compile_program(lowered, options, "tpu").peak_bytes
 
 
-def find_memory_limit(device: Any) -> int | None:
+def find_memory_limit(device: Any, hbm_bytes: int | None = None) -> int | None:
   """Returns the bytes of a device's memory that programs may use.
 
   It is the compiler's, for a TPU, somewhat below what the chip has: asked for
-  by a program too large for any.
+  by a program too large for any. For a GPU it is the pool that JAX takes when
+  it starts, of a GPU that is not here the part of its memory that
+  XLA_CLIENT_MEM_FRACTION says, or else three quarters.
 
   Args:
     device: of a topology, or of this machine.
+    hbm_bytes: of a GPU's memory, for one that is not here; None: not known.
 
   Returns:
-    None where the device has no limit of its own, as a CPU.
+    None where the device has no limit of its own, as a CPU, or none is known.
+
+  Raises:
+    UserError: the variable holds no such part.
   """
   if device.platform == "tpu":
     huge = jax.ShapeDtypeStruct(
@@ -121,8 +133,30 @@ def find_memory_limit(device: Any) -> int | None:
   try:
     stats = device.memory_stats()
   except jax.errors.JaxRuntimeError:  # Of a device that is not here.
+    stats = None
+  if stats is not None and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  if device.platform != "gpu" or hbm_bytes is None:
     return None
-  return (stats or {}).get("bytes_limit")
+  return int(hbm_bytes * _find_pool_share())
+
+
+def _find_pool_share() -> float:
+  """Returns the part of a GPU's memory that JAX takes."""
+  # The second is the older name, which JAX still reads.
+  for variable in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+    if value := os.environ.get(variable):
+      try:
+        share = float(value)
+      except ValueError:
+        share = 0.0
+      if not 0 < share <= 1:
+        raise UserError(
+          f"{variable} is {value!r}; it is the part of a GPU's memory that JAX"
+          " takes, above 0 and at most 1."
+        )
+      return share
+  return _POOL_SHARE
 
 
 def _find_peak(stats: Any, platform: str) -> int:
@@ -143,7 +177,10 @@ def _read_exceeded(error: Exception) -> tuple[int, int] | None:
   match = _EXCEEDED.search(str(error))
   if match is None or "RESOURCE_EXHAUSTED" not in str(error):
     return None
-  amount, unit, limit, limit_unit = [part for part in match.groups() if part]
+  # Of the alternative that did not match, all groups are None.
+  amount, unit, limit, limit_unit = [
+    part for part in match.groups() if part is not None
+  ]
   return (
     int(float(amount) * _UNITS[unit]),
     int(float(limit) * _UNITS[limit_unit]),

@@ -40,6 +40,7 @@ def report_memory(
   peak_bytes: int,
   limit_bytes: int | None,
   chip: Chip | None,
+  saved_activations_bytes: int | None = None,
 ) -> Json:
   """Says where a device's memory goes and whether it is enough.
 
@@ -48,6 +49,8 @@ def report_memory(
     peak_bytes: of all at once; where it does not fit, the compiler's estimate.
     limit_bytes: what programs may use; None: not known.
     chip: the device's; None: not known.
+    saved_activations_bytes: of `aot.saved_activations`; None: of a program that
+      saves none.
 
   Returns:
     Bytes of one device, `temporaries` being what the peak has besides the
@@ -56,6 +59,7 @@ def report_memory(
   return {
     **{f"{name}_bytes": num_bytes for name, num_bytes in parts.items()},
     "temporaries_bytes": peak_bytes - sum(parts.values()),
+    "saved_activations_bytes": saved_activations_bytes,
     "peak_bytes": peak_bytes,
     "limit_bytes": limit_bytes,
     "hbm_bytes": chip and chip.hbm_bytes // chip.devices_per_chip,
@@ -92,23 +96,23 @@ def estimate_time(
   Returns:
     Seconds: of each resource at its peak rate; `at_least`, the longest of
     them, when all else happens meanwhile; `without_overlap`, their sum. Model
-    FLOPs utilization at both. A chip whose network is not known counts as if
-    nothing were sent over it.
+    FLOPs utilization at both. Of a chip whose network is not known, `network`
+    is None and counts as if nothing were sent over it.
   """
   peak = chip.peak_flops_per_second_per_device
   share = chip.devices_per_chip
-  seconds = {
+  seconds: dict[str, float | None] = {
     "compute": (work.model_flops + work.recomputed_flops) / num_devices / peak,
     "hbm": work.device_hbm_bytes / chip.hbm_bytes_per_second * share,
     "interconnect": (
       traffic.interconnect_bytes / chip.interconnect_bytes_per_second * share
     ),
   }
-  if traffic.network_bytes and chip.network_bytes_per_second is not None:
-    seconds["network"] = (
-      traffic.network_bytes / chip.network_bytes_per_second * share
-    )
-  at_least, total = max(seconds.values()), sum(seconds.values())
+  if traffic.network_bytes:
+    rate = chip.network_bytes_per_second
+    seconds["network"] = rate and traffic.network_bytes / rate * share
+  known = [part for part in seconds.values() if part is not None]
+  at_least, total = max(known), sum(known)
   ideal = work.model_flops / num_devices / peak
   return {
     "seconds": seconds,
@@ -140,7 +144,7 @@ def format_report(report: Json) -> str:
   ]
   for name, program in report["programs"].items():
     lines += ["", f"{name}: {_format_verdict(program['memory'])}"]
-    lines += _format_program(program)
+    lines += _format_program(program, devices["num_slices"])
   if report["search"]:
     lines += ["", _format_search(report["search"])]
   versions = ", ".join(f"{k} {v}" for k, v in report["versions"].items() if v)
@@ -156,8 +160,9 @@ def format_summary(reports: Mapping[str, Json]) -> str:
   """
   header = (
     "report", "program", "devices", "mesh", "rows", "fits", "peak GiB",
-    "limit GiB", "arguments GiB", "collectives: GiB sent a device",
-    "step s, at least", "MFU, at most", "compile CPU s", "host GiB",
+    "limit GiB", "arguments GiB", "saved activations GiB",
+    "collectives: GiB sent a device", "step s, at least", "MFU, at most",
+    "compile CPU s", "host GiB",
   )  # fmt: skip
   rows: list[Sequence[str]] = [header, ["---"] * len(header)]
   for name, report in reports.items():
@@ -184,6 +189,7 @@ def _summarize(name, report, program_name, program) -> list[str]:
     _gib(memory["peak_bytes"]),
     _gib(memory["limit_bytes"]),
     _gib(given),
+    _gib(memory["saved_activations_bytes"]),
     sent or "–",
     f"{estimate['at_least_seconds']:.3f}" if estimate else "–",
     f"{estimate['mfu_at_most']:.0%}" if estimate else "–",
@@ -210,13 +216,19 @@ def _format_verdict(memory: Json) -> str:
   return f"DOES NOT FIT, by {_format_bytes(-margin)}"
 
 
-def _format_program(program: Json) -> list[str]:
+def _format_program(program: Json, num_slices: int) -> list[str]:
   memory = program["memory"]
   lines = [f"  memory of a device, {program['batch_rows']} rows"]
   for part in [*program["parts"], "temporaries", "peak", "limit", "hbm"]:
     if memory[f"{part}_bytes"] is not None:
       size = _format_bytes(memory[f"{part}_bytes"])
       lines.append(f"    {part:<14}{size:>12}")
+  if memory["saved_activations_bytes"] is not None:
+    size = _format_bytes(memory["saved_activations_bytes"])
+    lines.append(
+      f"  the forward pass saves {size} of activations, by their shapes: in the"
+      " temporaries, but for what the compiler does away with"
+    )
   work = program["work"]
   lines.append(
     f"  {work['model_flops']:.3g} model FLOPs"
@@ -228,7 +240,7 @@ def _format_program(program: Json) -> list[str]:
       " XLA counts: a loop's body once"
     )
   if program["collectives"]:
-    lines += _format_collectives(program["collectives"])
+    lines += _format_collectives(program["collectives"], num_slices)
   if program["estimate"]:
     lines += _format_estimate(program["estimate"])
   compiling = program["compile"]
@@ -240,10 +252,11 @@ def _format_program(program: Json) -> list[str]:
   return lines
 
 
-def _format_collectives(collectives: Json) -> list[str]:
+def _format_collectives(collectives: Json, num_slices: int) -> list[str]:
   lines = ["  collectives a run: how many, what a device sends"]
   for kind, one in collectives["by_kind"].items():
-    where = " (to other slices)" if kind == "send" else ""
+    leaves_slice = kind == "send" and num_slices > 1
+    where = " (to other slices)" if leaves_slice else ""
     lines.append(
       f"    {kind + where:<27}{one['count']:>7,}"
       f"{_format_bytes(one['sent_bytes']):>14}"
@@ -258,7 +271,10 @@ def _format_collectives(collectives: Json) -> list[str]:
 def _format_estimate(estimate: Json) -> list[str]:
   lines = ["  bounds at the vendor's peak rates, no prediction; seconds"]
   for name, seconds in estimate["seconds"].items():
-    lines.append(f"    {name:<14}{seconds:>12.3g}")
+    if seconds is None:
+      lines.append(f"    {name:<14}     unknown   no published rate; left out")
+    else:
+      lines.append(f"    {name:<14}{seconds:>12.3g}")
   return [
     *lines,
     f"    at least      {estimate['at_least_seconds']:>12.3g}"

@@ -1,6 +1,6 @@
 """What the devices of a compiled program send each other, read from its text.
 
-Layer 0; imports nothing of the project. XLA's cost analysis neither counts
+Layer 0; imports aot.hlo_loops. XLA's cost analysis neither counts
 collectives nor weighs a loop's body by how often it runs. Both are done here,
 on the text of the optimized HLO (`jax.stages.Compiled.as_text`).
 """
@@ -9,6 +9,8 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+
+from distill_jax.aot import hlo_loops
 
 _KINDS = (
   "all-gather",
@@ -24,20 +26,8 @@ _KINDS = (
 # part: it costs what a reduce-scatter does.
 _FUSED_REDUCE_SCATTER = "all-reduce-scatter"
 
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _COLLECTIVE = re.compile(
   rf"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(_KINDS)})(-start)?\("
-)
-_CALLEE = re.compile(
-  r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
-_WHILE = re.compile(r" while\(.*\bcondition=%?([\w.\-]+), body=%?([\w.\-]+)")
-_KNOWN_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_INTEGER = re.compile(r"%?([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
-_LESS_THAN = re.compile(
-  r" compare\((?:[^%(),]+ )?%?([\w.\-]+), (?:[^%(),]+ )?%?([\w.\-]+)\),"
-  r".*direction=(LT|LE)"
 )
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _MESH_GROUPS = re.compile(
@@ -67,20 +57,23 @@ class ProgramTraffic:
   """Collectives of a program.
 
   Attributes:
-    by_kind: traffic by the HLO's name of the collective. "send" goes to other
-      slices, over the data center's network; all others stay in theirs.
+    by_kind: traffic by the HLO's name of the collective.
     loops_counted_once: loops with collectives whose number of runs the text
       does not tell.
+    num_slices: that the devices lie in. Of several, "send" goes to another one,
+      over the data center's network, and all else stays in its own; in a single
+      slice or host, compilers for GPUs may write a permutation as sends.
   """
 
   by_kind: Mapping[str, Traffic]
   loops_counted_once: int
+  num_slices: int = 1
 
   @property
   def network_bytes(self) -> int:
     """What one device sends to other slices."""
     traffic = self.by_kind.get("send")
-    return traffic.sent_bytes if traffic else 0
+    return traffic.sent_bytes if traffic and self.num_slices > 1 else 0
 
   @property
   def interconnect_bytes(self) -> int:
@@ -89,12 +82,13 @@ class ProgramTraffic:
     return total - self.network_bytes
 
 
-def read_traffic(hlo_text: str, num_devices: int) -> ProgramTraffic:
+def read_traffic(
+  hlo_text: str, num_devices: int, num_slices: int = 1
+) -> ProgramTraffic:
   """Counts the collectives of a program and what they send.
 
-  A loop runs as often as the compiler notes beside it, or else as its condition
-  says when it counts from 0 by ones up to a constant, as loops of JAX do. One
-  that may end earlier counts in full, and so does every branch of a condition.
+  A collective counts as often as the loops around it run, see
+  `hlo_loops.TripCounter`. Every branch of a condition counts.
 
   Bytes are the fewest that any algorithm sends a device: of a group of n, an
   all-gather to s bytes sends s (n-1)/n, an all-reduce of s bytes twice that.
@@ -102,11 +96,13 @@ def read_traffic(hlo_text: str, num_devices: int) -> ProgramTraffic:
   Args:
     hlo_text: optimized HLO of one device.
     num_devices: for groups that are not listed: all of them.
+    num_slices: in which they lie.
 
   Returns:
     The sum over the program.
   """
-  entry, computations = _split(hlo_text)
+  entry, computations = hlo_loops.split_computations(hlo_text)
+  counter = hlo_loops.TripCounter(computations)
   counts: dict[str, int] = {}
   sent: dict[str, int] = {}
   unknown = 0
@@ -121,14 +117,13 @@ def read_traffic(hlo_text: str, num_devices: int) -> ProgramTraffic:
         kind, num_bytes = _measure(line, match, name, num_devices)
         counts[kind] = counts.get(kind, 0) + times
         sent[kind] = sent.get(kind, 0) + times * num_bytes
-      elif match := _WHILE.search(line):
-        condition, body = match.groups()
-        trips = _count_trips(line, _collect_lines(condition, computations))
-        in_loop = visit(body, times * (1 if trips is None else trips))
+      elif loop := hlo_loops.find_loop(line):
+        trips = counter.count(line, name)
+        in_loop = visit(loop.body, times * (1 if trips is None else trips))
         unknown += in_loop and trips is None
         found |= in_loop
       elif " async-update(" not in line and " async-done(" not in line:
-        for callee in _find_callees(line):
+        for callee in hlo_loops.find_callees(line):
           found |= visit(callee, times)
     return found
 
@@ -136,51 +131,8 @@ def read_traffic(hlo_text: str, num_devices: int) -> ProgramTraffic:
   return ProgramTraffic(
     {kind: Traffic(counts[kind], sent[kind]) for kind in sorted(counts)},
     unknown,
+    num_slices,
   )
-
-
-def _split(hlo_text: str) -> tuple[str, dict[str, list[str]]]:
-  """Returns the entry's name and the lines of each computation."""
-  entry, computations = "", {}
-  lines: list[str] = []
-  for line in hlo_text.splitlines():
-    if line.startswith(" "):
-      lines.append(line)
-    elif match := _COMPUTATION.match(line):
-      lines = computations[match[2]] = []
-      if match[1]:
-        entry = match[2]
-  return entry, computations
-
-
-def _find_callees(line: str) -> list[str]:
-  callees = _CALLEE.findall(line)
-  if match := _BRANCHES.search(line):
-    callees += [name.strip().lstrip("%") for name in match[1].split(",")]
-  return callees
-
-
-def _collect_lines(name: str, computations: dict[str, list[str]]) -> list[str]:
-  """Returns the lines of a computation and of those that it calls."""
-  lines = list(computations.get(name, []))
-  for line in computations.get(name, []):
-    for callee in _find_callees(line):
-      lines += _collect_lines(callee, computations)
-  return lines
-
-
-def _count_trips(line: str, condition: list[str]) -> int | None:
-  if match := _KNOWN_TRIP_COUNT.search(line):
-    return int(match[1])
-  constants = {
-    match[1]: int(match[2])
-    for match in map(_INTEGER.search, condition)
-    if match
-  }
-  for match in map(_LESS_THAN.search, condition):
-    if match and match[2] in constants:
-      return constants[match[2]] + (match[3] == "LE")
-  return None
 
 
 def _measure(

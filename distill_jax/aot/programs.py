@@ -25,6 +25,11 @@ from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
 PyTree = Any
+# Modules of the decoder that read the encoder's output alone.
+_PROJECTIONS_OF_ENCODED = (
+  ("encoder_decoder_attention", "key"),
+  ("encoder_decoder_attention", "value"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,15 +180,44 @@ def lower_decoding(
   )
 
 
-def count_device_bytes(tree: PyTree) -> int:
+def count_device_bytes(tree: PyTree, dtype: str | None = None) -> int:
   """Returns what one device holds of sharded arrays.
 
   Args:
     tree: of `jax.ShapeDtypeStruct` with shardings.
+    dtype: count as if all arrays were cast to it.
   """
   return sum(
-    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    int(np.prod(leaf.sharding.shard_shape(leaf.shape)))
+    * jnp.dtype(dtype or leaf.dtype).itemsize
     for leaf in jax.tree.leaves(tree)
+  )
+
+
+def count_decoding_reads(student: Student, max_decode_length: int) -> int:
+  """Returns the bytes of parameters that a device reads to decode a batch.
+
+  The encoder runs once, and so do the keys and values of its output; the rest
+  of the decoder runs for every token. The compiler casts parameters to the type
+  of the activations before the loop over tokens, which is one more reading.
+
+  Args:
+    student: what decodes.
+    max_decode_length: tokens of a row.
+  """
+  params, dtype = student.state.params, student.model.config.dtype
+  decoder = dict(params["decoder"])
+  if student.model.config.tie_embeddings:
+    decoder["logits_dense"] = params["token_embedder"]
+  once, for_every_token = [params["encoder"]], []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
+    names = tuple(getattr(key, "key", key) for key in path)
+    is_once = names[-3:-1] in _PROJECTIONS_OF_ENCODED
+    (once if is_once else for_every_token).append(leaf)
+  if dtype != "float32":
+    once.append(for_every_token)
+  return count_device_bytes(once) + max_decode_length * count_device_bytes(
+    for_every_token, dtype
   )
 
 

@@ -234,7 +234,11 @@ def prepare_environment(topology: Topology) -> None:
   assert spec is not None and spec.submodule_search_locations
   nvcc = pathlib.Path(next(iter(spec.submodule_search_locations)))
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-  os.environ["PATH"] = f"{nvcc / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+  folders = [
+    path for path in os.environ.get("PATH", "").split(os.pathsep) if path
+  ]
+  if str(nvcc / "bin") not in folders:
+    os.environ["PATH"] = os.pathsep.join([str(nvcc / "bin"), *folders])
   _add_flag("XLA_FLAGS", f"--xla_gpu_cuda_data_dir={nvcc}")
   # Kernels cannot be timed without the GPU.
   _add_flag("XLA_FLAGS", "--xla_gpu_autotune_level=0")

@@ -8,6 +8,7 @@ import pytest
 from tpu_compiler import needs_libtpu
 
 from distill_jax.aot import compilation, topology
+from distill_jax.errors import UserError
 
 _GIB = 2**30
 
@@ -54,6 +55,10 @@ def _fail_with(message):
       "RESOURCE_EXHAUSTED: HLO temporaries (2.5T) exceeds available HBM (31G)",
       2560,
     ),
+    (
+      "RESOURCE_EXHAUSTED: HLO temporaries (512) exceeds available HBM (64)",
+      512 / 2**30,
+    ),
   ],
 )
 def test_too_large_is_an_answer(message, peak_gib):
@@ -84,7 +89,31 @@ def test_a_gpu_says_its_limit():
   gpu = types.SimpleNamespace(
     platform="gpu", memory_stats=lambda: {"bytes_limit": 7}
   )
-  assert compilation.find_memory_limit(gpu) == 7
+  assert compilation.find_memory_limit(gpu, 80) == 7
+
+
+def _fail_to_measure():
+  raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: not here")
+
+
+_ABSENT_GPU = types.SimpleNamespace(
+  platform="gpu", memory_stats=_fail_to_measure
+)
+_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+@pytest.mark.parametrize("share", _SHARES)
+def test_a_gpu_that_is_not_here_has_the_pool_that_jax_takes(monkeypatch, share):
+  for variable in _SHARES:
+    monkeypatch.delenv(variable, raising=False)
+  assert compilation.find_memory_limit(_ABSENT_GPU) is None
+  assert compilation.find_memory_limit(_ABSENT_GPU, 80 * _GIB) == 60 * _GIB
+  monkeypatch.setenv(share, ".9")
+  assert compilation.find_memory_limit(_ABSENT_GPU, 80 * _GIB) == 72 * _GIB
+  for wrong in ("much", "0", "1.5", "nan"):
+    monkeypatch.setenv(share, wrong)
+    with pytest.raises(UserError, match=f"{share} is '{wrong}'"):
+      compilation.find_memory_limit(_ABSENT_GPU, 80 * _GIB)
 
 
 @pytest.mark.aot

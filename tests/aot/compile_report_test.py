@@ -1,5 +1,7 @@
 """Tests of aot.compile_report, with figures worked out by hand."""
 
+import dataclasses
+
 import pytest
 
 from distill_jax.aot import compile_report
@@ -19,7 +21,7 @@ _CHIP = Chip(
   devices_per_chip=2,
 )
 _TRAFFIC = ProgramTraffic(
-  {"all-reduce": Traffic(3, 8), "send": Traffic(1, 5)}, 0
+  {"all-reduce": Traffic(3, 8), "send": Traffic(1, 5)}, 0, num_slices=2
 )
 _WORK = compile_report.Work(
   model_flops=2000, recomputed_flops=400, device_hbm_bytes=20, tokens=60
@@ -44,6 +46,18 @@ def test_bounds_of_the_time():
   assert found["tokens_per_second_at_most"] == 5
 
 
+def test_a_network_that_is_not_known_is_left_out_and_told():
+  chip = dataclasses.replace(_CHIP, network_bytes_per_second=None)
+  found = compile_report.estimate_time(_WORK, _TRAFFIC, chip, 4)
+  assert found["seconds"]["network"] is None
+  assert found["at_least_seconds"] == 12
+  assert found["without_overlap_seconds"] == 12 + 4 + 4
+  report = _make_report(6 * _GIB, 8 * _GIB)
+  report["programs"]["train"]["estimate"] = found
+  text = compile_report.format_report(report)
+  assert "network            unknown   no published rate; left out" in text
+
+
 def test_memory_that_is_enough_and_that_is_not():
   parts = {"parameters": 5, "batch": 1}
   found = compile_report.report_memory(parts, 10, 12, _CHIP)
@@ -63,7 +77,7 @@ def _make_report(peak_bytes, limit_bytes, traffic=_TRAFFIC):
     "batch_rows": 8,
     "parts": list(parts),
     "memory": compile_report.report_memory(
-      parts, peak_bytes, limit_bytes, _CHIP
+      parts, peak_bytes, limit_bytes, _CHIP, 512 * 2**20
     ),
     "work": {"model_flops": 2000, "recomputed_flops": 400},
     "hlo_bytes_accessed": 3.0 * _GIB if is_compiled else None,
@@ -109,11 +123,19 @@ def test_the_text_says_whether_it_fits():
   assert "temporaries     1023.0 MiB" in text
   assert "no prediction" in text
   assert "send (to other slices)" in text
+  assert "the forward pass saves 512.0 MiB of activations" in text
   text = compile_report.format_report(_make_report(11 * _GIB, 8 * _GIB))
   assert "train: DOES NOT FIT, by 3.00 GiB" in text
   assert "MFU" not in text
   text = compile_report.format_report(_make_report(11 * _GIB, None))
   assert "no limit of its own" in text
+
+
+def test_what_is_sent_in_a_single_slice_goes_to_no_other():
+  report = _make_report(6 * _GIB, 8 * _GIB)
+  report["devices"]["num_slices"] = 1
+  text = compile_report.format_report(report)
+  assert "    send  " in text and "slices" not in text
 
 
 def test_the_text_of_a_search():
@@ -151,6 +173,7 @@ def test_a_line_of_the_summary():
   assert (good["fits"], good["peak GiB"], good["limit GiB"]) == (
     "yes", "6.00", "8.00"
   )  # fmt: skip
+  assert good["saved activations GiB"] == "0.50"
   assert good["step s, at least"] == "12.000"
   assert good["MFU, at most"] == "83%"
   assert (bad["fits"], bad["step s, at least"]) == ("no", "–")

@@ -27,7 +27,7 @@ def _read(fn):
     check_vma=False,
   )
   compiled = jax.jit(sharded).lower(jnp.zeros(8 * _LENGTH)).compile()
-  return hlo_collectives.read_traffic(compiled.as_text(), 8)
+  return hlo_collectives.read_traffic(compiled.as_text() or "", 8)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,18 @@ def _make_hlo(instruction):
 @pytest.mark.parametrize("instruction, expected", _FORMS)
 def test_forms_of_other_compilers(instruction, expected):
   kind, sent_bytes = expected
-  traffic = hlo_collectives.read_traffic(_make_hlo(instruction), 8)
+  traffic = hlo_collectives.read_traffic(_make_hlo(instruction), 8, 2)
   assert traffic.by_kind == {kind: Traffic(1, sent_bytes)}
-  assert traffic.network_bytes == (sent_bytes if kind == "send" else 0)
+  network_bytes = sent_bytes if kind == "send" else 0
+  assert traffic.network_bytes == network_bytes
+  assert traffic.interconnect_bytes == sent_bytes - network_bytes
+
+
+def test_a_send_stays_where_there_is_one_slice():
+  instruction, (_, sent_bytes) = _FORMS[-1]
+  traffic = hlo_collectives.read_traffic(_make_hlo(instruction), 8)
+  assert traffic.network_bytes == 0
+  assert traffic.interconnect_bytes == sent_bytes
 
 
 def test_a_fused_reduce_scatter_in_a_loop():
@@ -199,10 +208,16 @@ def test_a_fused_reduce_scatter_in_a_loop():
 }
 
 %body (c: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %c = (s32[]{:T(128)}, f32[64]{0}) parameter(0)
+  %one = s32[]{:T(128)} constant(1)
+  %old = s32[]{:T(128)} get-tuple-element(%c), index=0
+  %new = s32[]{:T(128)} add(%old, %one)
   %fused = f32[8]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
+  ROOT %t = (s32[]{:T(128)}, f32[64]{0}) tuple(%new, %x)
 }
 
 %condition (c: (s32[], f32[64])) -> pred[] {
+  %c = (s32[]{:T(128)}, f32[64]{0}) parameter(0)
   %limit = s32[]{:T(128)} constant(24)
   %index = s32[]{:T(128)} get-tuple-element(%c), index=0
   ROOT %lt = pred[]{:T(512)} compare(%index, %limit), direction=LT
@@ -228,5 +243,5 @@ def test_the_collectives_that_are_asked_for_are_the_ones_counted():
   )
   whole = sharding(PartitionSpec())
   compiled = jax.jit(jnp.matmul, out_shardings=whole).lower(a, b).compile()
-  traffic = hlo_collectives.read_traffic(compiled.as_text(), 8)
+  traffic = hlo_collectives.read_traffic(compiled.as_text() or "", 8)
   assert traffic.by_kind == {"all-reduce": Traffic(1, 2 * 16 * 4 * 4 * 7 // 8)}

@@ -1,5 +1,7 @@
 """Tests of aot.programs: what is lowered from shapes is what training runs."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -77,6 +79,36 @@ def test_bytes_of_a_device_are_what_it_holds(student):
   batch = sharding.to_global(tiny_student.make_batch(), student.mesh)
   expected = programs.make_batch(student, _ROWS, _LENGTHS)
   assert programs.count_device_bytes(expected) == count(batch)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("is_scanned", [False, True])
+@pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("bfloat16", 2)])
+def test_parameters_that_decoding_reads(is_tied, is_scanned, dtype, itemsize):
+  config = dataclasses.replace(
+    tiny_student.CONFIG,
+    dtype=dtype,
+    num_decoder_layers=3,
+    tie_embeddings=is_tied,
+    scan_layers=is_scanned,
+  )
+  student = programs.make_student(
+    config,
+    tiny_student.OPTIMIZERS["adafactor"],
+    mesh_lib.make_mesh({"data": 1}, jax.devices()[:1]),
+  )
+  # Kernels of 16 x 16 and 16 x 24, norms of 16, a bias of 32 buckets for each
+  # of 2 heads; logits of 48 tokens.
+  encoder = 4 * 16 * 16 + 3 * 16 * 24 + 2 * 16 + 16 + 32 * 2
+  cross_key_value = 2 * 16 * 16
+  layer = 6 * 16 * 16 + 3 * 16 * 24 + 3 * 16
+  logits = 16 * 48
+  once = encoder + 3 * cross_key_value
+  every_token = 3 * layer + 16 + 32 * 2 + logits
+  # Read once more to be cast.
+  cast = every_token if dtype == "bfloat16" else 0
+  expected = 4 * (once + cast) + 7 * itemsize * every_token
+  assert programs.count_decoding_reads(student, 7) == expected
 
 
 def test_shapes_of_a_batch(student):

@@ -1,6 +1,7 @@
 """Tests of aot.topology. Those of TPUs need libtpu, see `tpu_compiler`."""
 
 import os
+import types
 
 import jax
 import pytest
@@ -106,6 +107,26 @@ def test_what_is_set_stays_set(monkeypatch):
     "--xla_a=1",
     "--fibers_default_thread_stack_size=4194304",
   ]
+
+
+def test_the_assembler_of_gpus_is_looked_for_in_one_more_folder(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setattr(topology, "_is_installed", lambda name: True)
+  monkeypatch.setattr(
+    topology.importlib.util,
+    "find_spec",
+    lambda name: types.SimpleNamespace(
+      submodule_search_locations=[str(tmp_path)]
+    ),
+  )
+  monkeypatch.setenv("PATH", os.pathsep.join(["/a", "/b"]))
+  for _ in range(2):
+    topology.prepare_environment(topology.parse("h100-8"))
+  folders = os.environ["PATH"].split(os.pathsep)
+  assert folders == [str(tmp_path / "bin"), "/a", "/b"]
+  flags = os.environ["XLA_FLAGS"].split()
+  assert flags.count(f"--xla_gpu_cuda_data_dir={tmp_path}") == 1
 
 
 @pytest.mark.aot

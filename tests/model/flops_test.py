@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from jax.extend import core as jax_core
 
+from distill_jax import losses
 from distill_jax.model import flops
-from distill_jax.model.config import T5Config
+from distill_jax.model.config import REMAT_POLICIES, T5Config
 from distill_jax.model.t5 import T5
 from distill_jax.training import state as state_lib
 
@@ -39,22 +40,25 @@ def _make_forward(config):
   return forward, (abstract, *tokens)
 
 
-def _list_dots(jaxpr):
+def _list_dots(jaxpr, times=1):
+  """Yields products, and how often each runs."""
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
-      yield equation
+      yield equation, times
+    # Of all primitives only a scan's have it.
+    length = equation.params.get("length", 1)
     for inner in jax_core.jaxprs_in_params(equation.params):
-      yield from _list_dots(inner)
+      yield from _list_dots(inner, times * length)
 
 
 def _count_traced(function, arguments):
   """Adds up the products in what jax makes of a function."""
   total = 0
-  for dot in _list_dots(jax.make_jaxpr(function)(*arguments).jaxpr):
+  for dot, times in _list_dots(jax.make_jaxpr(function)(*arguments).jaxpr):
     (contracted, _), _ = dot.params["dimension_numbers"]
     shape = dot.invars[0].aval.shape
     depth = math.prod(shape[axis] for axis in contracted)
-    total += 2 * dot.outvars[0].aval.size * depth
+    total += times * 2 * dot.outvars[0].aval.size * depth
   return total
 
 
@@ -74,6 +78,58 @@ def test_training_counts_every_product_of_the_traced_gradient(config):
     config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH
   )
   assert counted == _count_traced(gradient, arguments)
+
+
+@pytest.mark.parametrize(
+  "change, policy, is_scanned",
+  [
+    *((change, "full", False) for change in _CHANGES),
+    *(
+      ("deep decoder", policy, is_scanned)
+      for policy in REMAT_POLICIES
+      for is_scanned in (False, True)
+      if (policy, is_scanned) != ("full", False)
+    ),
+  ],
+)
+def test_what_is_computed_again_is_what_the_trace_has_besides(
+  config, change, policy, is_scanned
+):
+  config = dataclasses.replace(
+    config, **_CHANGES[change], remat_policy=policy, scan_layers=is_scanned
+  )
+  forward, arguments = _make_forward(config)
+  traced = _count_traced(
+    jax.grad(lambda *args: jnp.sum(forward(*args))), arguments
+  )
+  sizes = (config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH)
+  recomputed = traced - flops.count_train_flops(*sizes)
+  assert flops.count_recomputed_flops(*sizes) == recomputed
+  assert (recomputed > 0) == (policy != "none")
+
+
+def test_logits_in_chunks_are_computed_again(config):
+  forward, arguments = _make_forward(config)
+  del forward
+
+  def compute_loss(params, inputs, targets):
+    def run(method, *args, **kwargs):
+      return T5(config).apply(
+        {"params": params}, *args, method=method, **kwargs
+      )
+
+    hidden = run(
+      T5.compute_hidden, inputs, targets, inputs, targets, enable_dropout=False
+    )
+    cross_entropy, _ = losses.chunked_token_cross_entropy(
+      hidden, targets, lambda x: run(T5.compute_logits, x), _ROWS
+    )
+    return jnp.sum(cross_entropy)
+
+  sizes = (config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH)
+  traced = _count_traced(jax.grad(compute_loss), arguments)
+  recomputed = flops.count_recomputed_flops(*sizes, loss_chunk_tokens=_ROWS)
+  assert traced - flops.count_train_flops(*sizes) == recomputed > 0
 
 
 def test_decoding_costs_what_a_forward_pass_costs(config):

@@ -1,20 +1,17 @@
 """Meshes over the 8 devices of conftest, over made-up slices, and a TPU's.
 
-The devices of a TPU come from libtpu's topologies, with no TPU: its tests skip
-where libtpu is not installed.
+The devices of a TPU come from libtpu, see `tpu_compiler`.
 """
 
 import dataclasses
-import importlib.util
 import itertools
 import logging
-import os
-import subprocess
-import sys
 
 import jax
 import pytest
+from tpu_compiler import needs_libtpu
 
+from distill_jax.aot import topology
 from distill_jax.errors import UserError
 from distill_jax.partitioning import mesh
 
@@ -162,54 +159,31 @@ def test_unequal_slices():
     mesh.make_mesh({"data": -1}, make_slices(2)[:-1])
 
 
-_TOPOLOGY = """
-from jax.experimental import topologies
-from distill_jax.partitioning import mesh
-
-def show(name, sizes, dcn_sizes=None, **kwargs):
-  devices = topologies.get_topology_desc(
-    platform="tpu", topology_name=name, **kwargs
-  ).devices
-  made = mesh.make_mesh(sizes, devices, dcn_sizes)
-  slices = [
+@pytest.mark.aot
+@needs_libtpu
+@pytest.mark.parametrize(
+  "name, num_slices, sizes, dcn_sizes, shape, slices",
+  [
+    ("v5e:4x4", 2, {"fsdp": 4, "model": 4}, None, (2, 4, 4), [[0], [1]]),
+    (
+      "v5e:4x4",
+      2,
+      {"fsdp": 4, "model": 4},
+      {"fsdp": 2},
+      (1, 8, 4),
+      [[0, 1]],
+    ),
+    ("v5e:4x4", 1, {"fsdp": 8, "model": 2}, None, (1, 8, 2), [[0]]),
+    ("v4:2x2x4", 1, {"fsdp": 8, "model": 2}, None, (1, 8, 2), [[0]]),
+  ],
+)
+def test_devices_of_a_tpu(name, num_slices, sizes, dcn_sizes, shape, slices):
+  parsed = topology.parse(name, num_slices)
+  topology.prepare_environment(parsed)
+  made = mesh.make_mesh(sizes, topology.make_devices(parsed), dcn_sizes)
+  assert made.devices.shape == shape
+  found = [
     sorted({getattr(device, "slice_index", 0) for device in row.flat})
     for row in made.devices
   ]
-  print(*made.devices.shape, slices)
-
-show("v5e:4x4", {"fsdp": 4, "model": 4}, num_slices=2)
-show("v5e:4x4", {"fsdp": 4, "model": 4}, {"fsdp": 2}, num_slices=2)
-show("v5e:4x4", {"fsdp": 8, "model": 2})
-show("v4:2x2x4", {"fsdp": 8, "model": 2}, chip_config_name="megacore")
-"""
-
-
-@pytest.mark.skipif(
-  not importlib.util.find_spec("libtpu")
-  and "TPU_LIBRARY_PATH" not in os.environ,
-  reason="libtpu is not installed",
-)
-def test_devices_of_a_tpu():
-  """In a process of its own: libtpu reads its settings when it is loaded."""
-  settings = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_LOG_DIR": "disabled",
-  }
-  done = subprocess.run(
-    [sys.executable, "-c", _TOPOLOGY],
-    env=os.environ | settings,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines() == [
-    "2 4 4 [[0], [1]]",
-    "1 8 4 [[0, 1]]",
-    "1 8 2 [[0]]",
-    "1 8 2 [[0]]",
-  ]
+  assert found == slices

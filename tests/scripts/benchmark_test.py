@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from script_import import SCRIPTS
+from script_import import SCRIPTS, import_script
 from without_tensorflow import BLOCKED
+
+benchmark_data = import_script("benchmark_data")
 
 _MODEL = """
 from __gin__ import dynamic_registration
@@ -115,9 +117,68 @@ def test_decoding(run):
   assert report["peak_bytes"] > report["step_bytes"] > 0
 
 
-def test_mistakes_are_explained(run):
-  process = run("--gin.BATCH_SIZE=8")
-  assert process.returncode == 2
-  assert (
-    process.stderr.strip() == "--gin.BATCH_SIZE: give --examples here instead."
+def test_decoding_the_examples_of_a_cache(run, tmp_path):
+  cache = benchmark_data.draw_cache(str(tmp_path), 1024, None)
+  (report,) = _read_lines(
+    run(
+      "--mode=decode",
+      "--steps=1",
+      "--batch=4",
+      "--batches=2",
+      "--row_inputs=128",
+      "--tokens=64",
+      f"--token_cache={cache.path}",
+    )
   )
+  seconds = report["seconds_per_step"]
+  assert report["sequences_per_second"] * seconds == pytest.approx(8)
+  # No label is longer.
+  longest = max(
+    info.find_longest("targets")
+    for info in cache.tasks.values()
+    if info.kind == "label"
+  )
+  assert longest <= report["row_lengths"]["targets"] < min(longest + 8, 64)
+  assert report["tokens_per_second"] is None
+  assert report["step_bytes"] is None
+
+
+def test_training_without_prefetch_is_the_same(run):
+  losses = [
+    _read_lines(run("--steps=2", "--examples=4", "--layout=packed", *flags))[0][
+      "loss"
+    ]
+    for flags in ((), ("--noprefetch",))
+  ]
+  assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+  "arguments, told",
+  [
+    (["--gin.BATCH_SIZE=8"], "--gin.BATCH_SIZE: give --examples here instead."),
+    (["--gin.PAIRING='mixed'"], "--gin.PAIRING: it is not measured."),
+    (["--mode=decode", "--layout=packed"], "--layout: --mode=decode does not"),
+    (["--tokens=8"], "--tokens: --mode=train does not read it."),
+    (
+      ["--gin.ATTENTION_IMPLEMENTATION='pallas_tpu'"],
+      "ATTENTION_IMPLEMENTATION is 'pallas_tpu'",
+    ),
+  ],
+)
+def test_mistakes_are_explained(run, arguments, told):
+  process = run(*arguments)
+  assert process.returncode == 2
+  assert process.stderr.strip().startswith(told)
+
+
+def test_padded_rows_divide_among_micro_batches(run):
+  (report,) = _read_lines(
+    run(
+      "--steps=1",
+      "--examples=4",
+      "--layout=padded",
+      "--gin.NUM_MICROBATCHES=3",
+    )
+  )
+  assert report["rows"] == 9

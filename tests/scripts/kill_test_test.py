@@ -1,29 +1,17 @@
 """Tests of scripts/kill_test.py."""
 
-import importlib.util
 import json
-import pathlib
 import shutil
 
 import pytest
+from script_import import import_script
 from tiny_run import (
   TRAIN_STEPS,
   fixture_model_dir,  # noqa: F401
   fixture_own_model_dir,  # noqa: F401
 )
 
-_SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "kill_test.py"
-
-
-def _import_script():
-  spec = importlib.util.spec_from_file_location("kill_test", _SCRIPT)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-kill_test = _import_script()
+kill_test = import_script("kill_test")
 
 
 def _compare(found, expected):

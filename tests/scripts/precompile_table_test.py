@@ -1,24 +1,14 @@
 """Tests of scripts/precompile_table.py."""
 
-import importlib.util
-import pathlib
 import shutil
 
 import pytest
+from script_import import import_script
 
-_ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(name="script", scope="module")
-def fixture_script():
-  path = _ROOT / "scripts" / "precompile_table.py"
-  spec = importlib.util.spec_from_file_location("precompile_table", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+script = import_script("precompile_table")
 
 
-def test_the_table_and_nothing_else_is_replaced(script, tmp_path):
+def test_the_table_and_nothing_else_is_replaced(tmp_path):
   report = sorted(script.FOLDER.glob("*.json"))[0]
   shutil.copy(report, tmp_path)
   readme = tmp_path / "README.md"
@@ -33,7 +23,7 @@ def test_the_table_and_nothing_else_is_replaced(script, tmp_path):
   assert readme.read_text() == text
 
 
-def test_without_a_table_nothing_is_written(script, tmp_path):
+def test_without_a_table_nothing_is_written(tmp_path):
   readme = tmp_path / "README.md"
   readme.write_text("nothing here\n")
   with pytest.raises(SystemExit, match="has 0 tables"):

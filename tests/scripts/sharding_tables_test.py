@@ -5,31 +5,30 @@ meant, write the tables again with `python scripts/sharding_tables.py` and let
 the review see them.
 """
 
-import importlib.util
+import math
 import pathlib
 import re
 
 import jax
 import pytest
+from script_import import import_script
 
+import gin
+from distill_jax import precompile
+from distill_jax.aot import topology
+from distill_jax.config import gin_bindings
 from distill_jax.model.t5 import T5
-from distill_jax.partitioning import axes
+from distill_jax.partitioning import axes, sharding
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import state as state_lib
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _import_script():
-  path = _ROOT / "scripts" / "sharding_tables.py"
-  spec = importlib.util.spec_from_file_location("sharding_tables", path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+_MESH_FILES = sorted((_ROOT / "gin" / "meshes").glob("*.gin"))
+_PRESETS = sorted((_ROOT / "gin" / "precompile").glob("*.gin"))
 
-
-tables = _import_script()
+tables = import_script("sharding_tables")
 
 
 @pytest.mark.parametrize("size", tables.SIZES)
@@ -54,6 +53,66 @@ def test_another_rule_shows(monkeypatch, tiny_table):
     "encoder/relpos_bias/rel_embedding",
     "total,",
   }
+
+
+def test_another_place_of_the_batch_shows(monkeypatch, tiny_table):
+  """The table asks what training asks."""
+  monkeypatch.setattr(tables.sharding, "batch_sharding", sharding.replicated)
+  before, after = (
+    table.split("\n\n") for table in (tiny_table, tables.make_table("tiny"))
+  )
+  changed = [old != new for old, new in zip(before, after, strict=True)]
+  (section,) = (
+    old for old, is_new in zip(before, changed, strict=True) if is_new
+  )
+  assert section.startswith("Batch ")
+
+
+@pytest.fixture(name="_clean_gin")
+def fixture_clean_gin(monkeypatch):
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _drop_ones(sizes):
+  return {axis: size for axis, size in sizes.items() if size != 1}
+
+
+@pytest.mark.usefixtures("_clean_gin")
+@pytest.mark.parametrize("path", _MESH_FILES, ids=lambda path: path.stem)
+def test_every_mesh_that_a_file_recommends_has_a_column(path):
+  model, run = "gin/models/t5_1_1/xxl.gin", "gin/runs/precompile.gin"
+  gin_bindings.parse([model, run, str(path)], [], [str(_ROOT)])
+  sizes = _drop_ones(gin_bindings.build(precompile.PrecompileRun).mesh)
+  # As many devices as there are, of one axis.
+  columns = [
+    {axis: -1 if sizes.get(axis) == -1 else size for axis, size in mesh.items()}
+    for mesh in tables.MESHES
+  ]
+  assert sizes in columns
+
+
+@pytest.mark.usefixtures("_clean_gin")
+@pytest.mark.parametrize("path", _PRESETS, ids=lambda path: path.stem)
+def test_every_mesh_that_is_compiled_for_has_a_column(path):
+  gin_bindings.parse([str(path)], [], [str(_ROOT)])
+  settings = gin_bindings.build(precompile.PrecompileRun)
+  parsed = topology.parse(settings.topology, settings.num_slices)
+  if parsed.num_chips == 1:
+    return  # Nothing is divided.
+  sizes = {
+    axis: size * (settings.dcn_mesh or {}).get(axis, 1)
+    for axis, size in settings.mesh.items()
+  }
+  rest = math.prod(size for size in sizes.values() if size > 0)
+  sizes = {
+    axis: parsed.num_chips // rest if size < 0 else size
+    for axis, size in sizes.items()
+  }
+  assert math.prod(sizes.values()) == parsed.num_chips
+  assert _drop_ones(sizes) in tables.MESHES
 
 
 def test_bytes_are_those_that_devices_hold(tiny_table):

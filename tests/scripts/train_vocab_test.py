@@ -1,10 +1,10 @@
 """Tests of scripts/train_vocab.py."""
 
-import importlib.util
 import pathlib
 
 import pytest
 import sentencepiece
+from script_import import import_script
 
 from distill_jax.data import records, vocab
 from distill_jax.errors import UserError
@@ -14,16 +14,7 @@ _SHIPPED = _ROOT / "distill_jax" / "data" / "word_problems.model"
 _LINES = ["the cat sat on the mat", "the dog sat on the log"] * 5
 
 
-def _import_script():
-  path = _ROOT / "scripts" / "train_vocab.py"
-  spec = importlib.util.spec_from_file_location("train_vocab", path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-train_vocab = _import_script()
+train_vocab = import_script("train_vocab")
 
 
 def _list_pieces(path):

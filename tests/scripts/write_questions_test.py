@@ -1,22 +1,11 @@
 """Tests of scripts/write_questions.py."""
 
-import importlib.util
-import pathlib
+from script_import import import_script
 
 from distill_jax.data import datasets, records
 from distill_jax.data.settings import DataSettings
 
-
-def _import_script():
-  path = pathlib.Path(__file__).parents[2] / "scripts" / "write_questions.py"
-  spec = importlib.util.spec_from_file_location("write_questions", path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-_main = _import_script().main
+_main = import_script("write_questions").main
 
 
 def test_questions_keep_the_gold_label_and_nothing_of_the_teacher(tmp_path):

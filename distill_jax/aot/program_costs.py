@@ -1,0 +1,79 @@
+"""What the programs are given and what they do, worked out from shapes.
+
+Layer 3; imports aot.programs, aot.compile_report, model.flops. Nothing is
+compiled.
+"""
+
+from collections.abc import Mapping
+
+from distill_jax.aot import programs
+from distill_jax.aot.compile_report import Work
+from distill_jax.model import flops
+
+
+def measure_training(
+  student: programs.Student,
+  batch_rows: int,
+  feature_lengths: Mapping[str, int],
+  num_microbatches: int,
+  loss_chunk_tokens: int | None,
+) -> tuple[dict[str, int], Work]:
+  """Measures the train step.
+
+  Args:
+    student: what is trained.
+    batch_rows: rows a step over all devices.
+    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
+    num_microbatches: as for `training.step.train_step`.
+    loss_chunk_tokens: likewise.
+
+  Returns:
+    Bytes a device of what the step is given, by name, and its work.
+  """
+  batch = programs.make_batch(student, batch_rows, feature_lengths)
+  parts = {
+    "parameters": programs.count_device_bytes(student.state.params),
+    "optimizer": programs.count_device_bytes(student.state.opt_state),
+    "batch": programs.count_device_bytes(batch),
+  }
+  lengths = feature_lengths["inputs"], feature_lengths["targets"]
+  config = student.model.config
+  return parts, Work(
+    flops.count_train_flops(config, batch_rows, *lengths),
+    flops.count_recomputed_flops(
+      config, batch_rows, *lengths, loss_chunk_tokens
+    ),
+    # Every micro-batch reads the parameters forward and backward; the
+    # optimizer reads and writes them and its state.
+    2 * (num_microbatches + 1) * parts["parameters"] + 2 * parts["optimizer"],
+    batch_rows * sum(lengths),
+  )
+
+
+def measure_decoding(
+  student: programs.Student, batch_rows: int, feature_lengths: Mapping[str, int]
+) -> tuple[dict[str, int], Work]:
+  """Measures decoding.
+
+  Args:
+    student: what decodes.
+    batch_rows: rows over all devices.
+    feature_lengths: as for `measure_training`.
+
+  Returns:
+    As `measure_training`.
+  """
+  batch = programs.make_batch(student, batch_rows, feature_lengths)
+  parts = {
+    "parameters": programs.count_device_bytes(student.state.params),
+    "batch": programs.count_device_bytes(programs.select_inputs(batch)),
+  }
+  decode_length = feature_lengths["targets"]
+  return parts, Work(
+    flops.count_forward_flops(
+      student.model.config, batch_rows, feature_lengths["inputs"], decode_length
+    ),
+    0,
+    programs.count_decoding_reads(student, decode_length),
+    batch_rows * decode_length,
+  )

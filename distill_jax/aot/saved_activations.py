@@ -1,0 +1,107 @@
+"""What the forward pass of a train step saves for the backward pass.
+
+Layer 3; imports training.step and aot.programs. Only shapes are computed.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax import distill
+from distill_jax.aot import programs
+from distill_jax.data import batch as batch_lib
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import axes, sharding
+from distill_jax.training import state as state_lib
+from distill_jax.training import step as step_lib
+
+
+def count_saved_bytes(
+  student: programs.Student,
+  batch_rows: int,
+  feature_lengths: Mapping[str, int],
+  objective: distill.Objective,
+  num_microbatches: int,
+  loss_chunk_tokens: int | None,
+) -> int:
+  """Counts the activations that a device saves of one micro-batch.
+
+  It is what JAX's differentiation hands from the forward to the backward pass
+  and what grows with the rows: layers' inputs under the remat policy "full",
+  results of products with parameters too under "minimal", and all else that
+  gradients ask for under "none"; the encoder's output, biases of attention and
+  the logits. Parameters, gradients and what lives within a layer or the loss
+  alone are no part of it. The compiler may save less, computing again what is
+  cheap, and need not hold it all at the moment of the peak.
+
+  Args:
+    student: what is trained.
+    batch_rows: rows a step over all devices, divisible by the shards and the
+      micro-batches.
+    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
+    objective: as for `training.step.train_step`, like those that follow.
+    num_microbatches: likewise.
+    loss_chunk_tokens: likewise.
+  """
+  mesh = student.mesh
+  rows = batch_rows // (sharding.count_batch_shards(mesh) * num_microbatches)
+  # A device's part of a model is a model with a part of the heads, of the MLP
+  # and of the vocabulary.
+  parts = mesh.shape[axes.MODEL]
+  config = student.model.config
+  model = T5(
+    dataclasses.replace(
+      config,
+      num_heads=config.num_heads // parts,
+      mlp_dim=config.mlp_dim // parts,
+      vocab_size=config.vocab_size // parts,
+    )
+  )
+  params, _ = state_lib.abstract_params(model)
+  chunk = loss_chunk_tokens
+  if chunk is not None:
+    # Chunks are of all rows together.
+    chunk = max(1, chunk // sharding.count_batch_shards(mesh))
+
+  def count(num_rows: int) -> int:
+    batch = batch_lib.make_empty_batch(
+      1, feature_lengths["inputs"], feature_lengths["targets"]
+    )
+
+    def save(params, batch, rng) -> Any:
+      compute_loss = functools.partial(
+        step_lib.compute_loss,
+        microbatch=batch,
+        dropout_rng=rng,
+        model=model,
+        token_counts=distill.count_tokens(batch),
+        objective=objective,
+        loss_chunk_tokens=chunk,
+      )
+      _, backward, _ = jax.vjp(compute_loss, params, has_aux=True)
+      return backward  # A tree whose leaves are what it saved.
+
+    saved = jax.eval_shape(
+      save,
+      params,
+      {
+        key: jax.ShapeDtypeStruct((num_rows, *value.shape[1:]), value.dtype)
+        for key, value in batch.items()
+      },
+      jax.eval_shape(lambda: jax.random.key(0)),
+    )
+    return sum(_count_bytes(leaf) for leaf in jax.tree.leaves(saved))
+
+  # What does not grow with the rows, as parameters, falls out.
+  return count(2 * rows) - count(rows)
+
+
+def _count_bytes(leaf: Any) -> int:
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    return 0
+  return math.prod(leaf.shape) * leaf.dtype.itemsize

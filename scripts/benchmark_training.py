@@ -1,0 +1,141 @@
+"""What `benchmark.py --mode=train` times: one way to feed a model.
+
+Knows no flags and prints nothing.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import benchmark_data
+import benchmark_measures
+import jax
+
+from distill_jax import train
+from distill_jax.data import pipeline, token_cache
+from distill_jax.model import flops
+from distill_jax.model.t5 import T5
+from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
+from distill_jax.training import step as step_lib
+
+
+class Layout:
+  """One way to feed the same model."""
+
+  def __init__(
+    self,
+    name: str,
+    settings: train.TrainRun,
+    mesh: jax.sharding.Mesh,
+    cache: token_cache.TokenCache,
+    feed: pipeline.FeedConfig,
+    prefetches: bool = True,
+  ):
+    """Makes the first state, compiles, and takes a step that is not counted.
+
+    Args:
+      name: of the layout.
+      settings: of the run.
+      mesh: of its devices.
+      cache: with the examples.
+      feed: how they become batches.
+      prefetches: put batches on the devices ahead of their step, as a run does.
+    """
+    self.name, self.feed = name, feed
+    self._config = settings.model_config
+    model = T5(self._config, sharding.make_constrain_fn(mesh))
+    abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
+    self.params = abstract.params
+    self._state = state_lib.init_state(
+      model, settings.optimizer, shardings, settings.seed
+    )
+
+    def put(batch):
+      return sharding.to_global(batch, mesh)
+
+    self._batches = pipeline.make_train_iterator(
+      cache, feed, put_fn=put if prefetches else None
+    )
+    self._put_fn = None if prefetches else put
+    step_fn: Any = step_lib.compile_train_step(
+      mesh,
+      shardings,
+      skips_nonfinite=settings.on_nonfinite_loss == "skip",
+      model=model,
+      optimizer=settings.optimizer,
+      objective=settings.objective,
+      num_microbatches=settings.num_microbatches,
+      seed=settings.seed,
+      loss_chunk_tokens=settings.loss_chunk_tokens,
+    )
+    _, device_batch = self._take_batch()
+    started = time.perf_counter()
+    self.compiled = step_fn.lower(self._state, device_batch).compile()
+    self.compile_seconds = time.perf_counter() - started
+    self._state, self._metrics = self.compiled(self._state, device_batch)
+    jax.block_until_ready(self._metrics)
+    self.seconds, self._counts = [], []
+
+  def _take_batch(self) -> tuple[Any, Any]:
+    """Returns a batch, and what the devices have of it."""
+    if self._put_fn is None:
+      return next(self._batches)
+    batch = next(self._batches)
+    return batch, self._put_fn(batch)
+
+  def take_turn(self, num_steps: int) -> None:
+    """Makes so many updates, timed together."""
+    batches = []
+    started = time.perf_counter()
+    for _ in range(num_steps):
+      batch, device_batch = self._take_batch()
+      self._state, self._metrics = self.compiled(self._state, device_batch)
+      batches.append(batch)
+    jax.block_until_ready(self._metrics)
+    self.seconds.append((time.perf_counter() - started) / num_steps)
+    for batch in batches:
+      self._counts.append(
+        pipeline.measure_padding(batch)
+        | {
+          "num_examples": pipeline.count_examples(batch),
+          "flops": benchmark_data.count_example_flops(self._config, batch),
+        }
+      )
+
+  def report(self, peak: benchmark_measures.Peak) -> dict[str, Any]:
+    """Returns what was measured."""
+    seconds = statistics.median(self.seconds)
+    lengths = self.feed.feature_lengths
+    mean = {
+      key: statistics.mean(counts[key] for counts in self._counts)
+      for key in self._counts[0]
+    }
+    num_flops = flops.count_train_flops(
+      self._config, self.feed.batch_rows, lengths["inputs"], lengths["targets"]
+    )
+    return {
+      "layout": self.name,
+      "rows": self.feed.batch_rows,
+      "row_lengths": dict(lengths),
+      "examples_per_step": mean["num_examples"],
+      "steps": len(self._counts),
+      "seconds_per_step": seconds,
+      "steps_per_second": 1 / seconds,
+      "examples_per_second": mean["num_examples"] / seconds,
+      "sequences_per_second": mean["num_segments"] / seconds,
+      "tokens_per_second": mean["num_tokens"] / seconds,
+      "padding_share": mean["padding_share"],
+      **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
+      **benchmark_measures.compute_rates(
+        "example", mean["flops"], seconds, peak
+      ),
+      "peak_flops_per_second": peak.flops_per_second,
+      "peak_flops_source": peak.source,
+      "compile_seconds": self.compile_seconds,
+      "loss": float(self._metrics["loss"]),
+    }
+
+  def close(self) -> None:
+    """Ends the feeding thread."""
+    self._batches.close()

@@ -180,6 +180,13 @@ def run(
   distributed.check_equal(
     "settings", f"{operative_config}\n--overwrite={overwrite}"
   )
+  # What takes no data to find out comes before minutes of preparing some.
+  mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
+  settings.model_config.check_platform(mesh.devices.flat[0].platform)
+  fit_checks.check_attention(
+    settings.model_config, settings.feed.feature_lengths
+  )
+  fit_checks.check_rows(settings.feed, settings.num_microbatches, mesh)
   cache = prepare.find_for_all(
     settings.mixture_or_task_name,
     settings.data,
@@ -189,10 +196,7 @@ def run(
   prepare.check_teacher_labels(cache, settings.data.max_not_ok_share)
   vocabulary = vocab.load_vocabulary(cache.vocabulary_path or vocab.BYTES)
   fit_checks.check_vocabulary(vocabulary, settings.model_config)
-  mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
-  fit_checks.check_rows(settings.feed, settings.num_microbatches, mesh)
   fit_checks.warn_of_trimming(cache, settings.feed.feature_lengths)
-  settings.model_config.check_platform(mesh.devices.flat[0].platform)
   model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
 

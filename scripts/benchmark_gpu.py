@@ -5,8 +5,9 @@
   JAX_PLATFORMS=cpu python scripts/benchmark_gpu.py --sizes=tiny --steps=2 \\
     --row_inputs=32 --row_targets=16
 
-In bfloat16: rows of 512 encoder and 128 decoder tokens, all full, and examples
-of real lengths (of --token_cache, else drawn like CQA's), packed. Where
+In bfloat16: rows of 512 encoder and 128 decoder tokens, all full, the same with
+cuDNN's attention, and examples of real lengths (of --token_cache, else drawn
+like CQA's), packed. Where
 --torch_python has torch and transformers, `scripts/torch_baseline.py` trains on
 the same examples after each: autocast, SDPA, torch.compile. Every case is a
 process of its own; one that runs out of memory is tried again with half the
@@ -108,13 +109,20 @@ class Case(NamedTuple):
   """One size with one kind of rows."""
 
   size: str
-  rows: str  # "full" or "packed"
+  rows: str  # "full", "full_cudnn" or "packed"
+
+  @property
+  def is_full(self) -> bool:
+    """Whether examples are as long as a row."""
+    return self.rows != "packed"
 
   def make_arguments(
     self, options: argparse.Namespace, others: list[str], examples: int
   ) -> list[str]:
     """Returns the arguments of benchmark.py."""
     settings = {**_SHARED_SETTINGS, **_SIZES[self.size].settings}
+    if self.rows == "full_cudnn":
+      settings["ATTENTION_IMPLEMENTATION"] = "cudnn"
     arguments = [
       f"--gin_file=gin/models/t5_1_1/{self.size}.gin",
       "--run_gin_file=gin/runs/train_adamw.gin",
@@ -122,7 +130,7 @@ class Case(NamedTuple):
       f"--examples={examples}",
       f"--row_inputs={options.row_inputs}",
     ]
-    if self.rows == "full":
+    if self.is_full:
       arguments += ["--full_rows", f"--row_targets={options.row_targets}"]
     else:
       arguments += [f"--row_targets={options.packed_targets}"]
@@ -164,19 +172,26 @@ class Session:
     return self._deadline - time.monotonic()
 
   def measure(self, case: Case) -> None:
-    """Runs a case of ours, then torch on the same examples."""
-    ours = self._try("distill_jax", case, self._run_ours)
-    if not self._has_torch:
+    """Runs a case of ours, then torch on the same examples, once each."""
+    examples = _SIZES[case.size].examples
+    ours = self._try("distill_jax", case, self._run_ours, examples)
+    if not self._has_torch or case.rows == "full_cudnn":
       return
-    theirs = self._try("torch", case, self._run_torch)
+    if ours:
+      # As many as ours had memory for.
+      examples = int(ours["examples_per_step"])
+    theirs = self._try("torch", case, self._run_torch, examples)
     if ours and theirs:
-      keys = ("examples_per_second", "sequences_per_second", "peak_bytes")
+      keys = ["examples_per_second", "sequences_per_second"]
+      if ours["examples_per_step"] == theirs["examples_per_step"]:
+        keys.append("peak_bytes")
       ratios = {f"{key}_ratio": ours[key] / theirs[key] for key in keys}
       self._recorder.add({"case": case._asdict(), **ratios})
 
-  def _try(self, program, case: Case, run_fn) -> dict[str, Any] | None:
+  def _try(
+    self, program, case: Case, run_fn, examples: int
+  ) -> dict[str, Any] | None:
     """Records a result, or why there is none; None then."""
-    examples = _SIZES[case.size].examples
     label = {"case": case._asdict(), "program": program}
     for _ in range(_MAX_TRIES):
       if self._remaining <= 0:
@@ -196,7 +211,7 @@ class Session:
     return None
 
   def _run_ours(self, case: Case, examples: int) -> str:
-    layout = [] if case.rows == "full" else ["--layout=packed"]
+    layout = [] if case.is_full else ["--layout=packed"]
     return run(
       [
         sys.executable,
@@ -275,7 +290,7 @@ def main() -> None:
   options, others = parse_options()
   with tempfile.TemporaryDirectory() as folder:
     session = Session(options, others, folder)
-    for rows in ("full", "packed"):
+    for rows in ("full", "full_cudnn", "packed"):
       for size in options.sizes:
         session.measure(Case(size, rows))
 

@@ -116,6 +116,37 @@ def test_help(tmp_path):
     assert text in process.stdout
 
 
+_COMPILE = """
+import sys, jax
+from distill_jax import main
+main._use_compilation_cache()
+counts = {}
+def count(name, **_):
+  counts[name] = counts.get(name, 0) + 1
+jax.monitoring.register_event_listener(count)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
+print(counts.get("/jax/compilation_cache/cache_hits", 0))
+"""
+
+
+@pytest.mark.parametrize("variable", [None, "JAX_COMPILATION_CACHE_DIR"])
+def test_programs_are_compiled_once(tmp_path, monkeypatch, variable):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  cache = tmp_path / ".cache/distill_jax/xla"
+  if variable is not None:
+    cache = tmp_path / "elsewhere"
+    monkeypatch.setenv(variable, str(cache))
+  hits = [
+    int(_run(folder=tmp_path, command=("-c", _COMPILE)).stdout)
+    for _ in range(2)
+  ]
+  assert hits[0] == 0 < hits[1]
+  assert any(cache.iterdir())
+  assert (tmp_path / ".cache/distill_jax/xla").exists() == (variable is None)
+
+
 def test_a_misspelled_macro(tmp_path):
   process = _run(*_TRAIN, "--gin.TRAIN_STEPZ=3", folder=tmp_path)
   _assert_mistake(process, "Did you mean TRAIN_STEPS?")

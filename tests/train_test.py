@@ -427,3 +427,12 @@ def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):
     for row in metric_files.read_metrics(tmp_path / "run")
   ]
   assert min(rates) > 0
+
+
+def test_a_mesh_that_cannot_be_is_found_before_data_is_prepared(tmp_path):
+  with (
+    mock.patch.object(prepare, "find_or_prepare") as prepares,
+    pytest.raises(UserError, match="MESH is"),
+  ):
+    train.run(make_run(tmp_path / "run", mesh={"data": 3}))
+  prepares.assert_not_called()

@@ -83,8 +83,8 @@ def _attend_cudnn(query, key, value, bias):
       scale=1.0,
       implementation="cudnn",
     )
-  # No cuDNN at all is the one, arrays it does not take are the other.
-  except (RuntimeError, NotImplementedError) as error:
+  # Of which NotImplementedError, for arrays it does not take, is a kind.
+  except RuntimeError as error:
     raise UserError(
       f"ATTENTION_IMPLEMENTATION is 'cudnn', which cannot attend from"
       f" {query.shape[1]} to {key.shape[2]} tokens here: {error} Give even"

@@ -58,6 +58,27 @@ def check_rows(
     )
 
 
+def check_attention(
+  config: T5Config, feature_lengths: Mapping[str, int]
+) -> None:
+  """Refuses rows that the attention's kernel does not take.
+
+  Args:
+    config: of the model.
+    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
+
+  Raises:
+    UserError: cuDNN is asked for, and a length is odd.
+  """
+  is_odd = any(length % 2 for length in feature_lengths.values())
+  if config.attention_implementation == "cudnn" and is_odd:
+    raise UserError(
+      f"TASK_FEATURE_LENGTHS is {dict(feature_lengths)}, and"
+      " ATTENTION_IMPLEMENTATION is 'cudnn', which takes even numbers of"
+      " tokens. Give even ones, or 'xla'."
+    )
+
+
 def warn_of_trimming(
   cache: TokenCache, feature_lengths: Mapping[str, int]
 ) -> None:

@@ -1,7 +1,7 @@
 """The kernels of libraries against the one written out, as far as they run.
 
-The TPU's runs here interpreted. cuDNN's needs a GPU: here it can only be
-refused.
+The TPU's runs here interpreted, and is compiled where libtpu is. cuDNN's needs
+a GPU: without one it can only be refused.
 """
 
 import functools
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from tpu_compiler import needs_libtpu
 
+from distill_jax.aot import topology
 from distill_jax.errors import UserError
 from distill_jax.model import dot_product
 from distill_jax.model.constraint import leave_free
@@ -130,3 +132,45 @@ def test_what_cudnn_does_not_take_is_told():
   query, key, value, bias = make_arrays(4, 6, (1, 2))
   with pytest.raises(UserError, match="from 4 to 6 tokens"):
     attend("cudnn")(query, key, value, bias)
+
+
+@pytest.mark.aot
+@needs_libtpu
+def test_the_tpu_kernel_compiles_with_its_gradients():
+  parsed = topology.parse("v5e-4")
+  topology.prepare_environment(parsed)
+  place = jax.sharding.SingleDeviceSharding(topology.make_devices(parsed)[0])
+  attend_fn = attend("pallas_tpu")
+
+  def compute_loss(*arrays):
+    return jnp.sum(attend_fn(*arrays).astype(jnp.float32))
+
+  arrays = make_arrays(512, 512, (2, 2), head_dim=64)
+  dtypes = (jnp.bfloat16,) * 3 + (jnp.float32,)
+  shapes = [
+    jax.ShapeDtypeStruct(array.shape, dtype, sharding=place)
+    for array, dtype in zip(arrays, dtypes, strict=True)
+  ]
+  lowered = (
+    jax.jit(jax.grad(compute_loss, range(4)))
+    .trace(*shapes)
+    .lower(lowering_platforms=("tpu",))
+  )
+  assert "tpu_custom_call" in lowered.compile().as_text()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("bias_shape", [(2, 2), (2, 1)])
+def test_the_gpu_kernel_and_its_gradients(bias_shape):
+  arrays = make_arrays(128, 64, bias_shape, head_dim=64)
+  arrays = (*(jnp.asarray(x, jnp.bfloat16) for x in arrays[:3]), arrays[3])
+  expected = compute_gradients("xla", arrays)
+  for found, wanted in zip(
+    compute_gradients("cudnn", arrays), expected, strict=True
+  ):
+    found, wanted = (np.asarray(x, np.float32) for x in (found, wanted))
+    # bfloat16 has eight bits.
+    np.testing.assert_allclose(
+      found, wanted, rtol=0, atol=2e-2 * np.abs(wanted).max()
+    )

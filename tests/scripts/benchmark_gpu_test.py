@@ -32,9 +32,14 @@ def fixture_start(monkeypatch, tmp_path):
   return start
 
 
-def _report(rate):
+def _report(rate, examples=2):
   return json.dumps(
-    {"examples_per_second": rate, "sequences_per_second": 1, "peak_bytes": 2}
+    {
+      "examples_per_second": rate,
+      "sequences_per_second": 1,
+      "peak_bytes": 2,
+      "examples_per_step": examples,
+    }
   )
 
 
@@ -48,6 +53,34 @@ def test_ours_and_torch_are_compared(start):
   assert (ours["program"], theirs["program"]) == ("distill_jax", "torch")
   assert ratios["examples_per_second_ratio"] == 3.0
   assert ratios["case"] == {"size": "tiny", "rows": "full"}
+
+
+def test_memory_of_other_batches_is_not_compared(start):
+  def run(command, seconds, env):
+    if "torch_baseline" in str(command[1]):
+      return _report(1.0, examples=1)
+    return _report(3.0)
+
+  session, read = start(run)
+  session.measure(_CASE)
+  assert set(read()[-1]) == {
+    "case",
+    "examples_per_second_ratio",
+    "sequences_per_second_ratio",
+  }
+
+
+def test_cudnn_is_a_case_of_ours(start):
+  commands = []
+
+  def run(command, seconds, env):
+    commands.append(command)
+    return _report(1.0)
+
+  session, _ = start(run)
+  session.measure(benchmark_gpu.Case("tiny", "full_cudnn"))
+  _, ours = commands
+  assert {"--gin.ATTENTION_IMPLEMENTATION='cudnn'", "--full_rows"} <= set(ours)
 
 
 def test_without_memory_it_tries_half_the_examples(start):

@@ -83,7 +83,7 @@ def _attend_cudnn(query, key, value, bias):
       scale=1.0,
       implementation="cudnn",
     )
-  # Of which NotImplementedError, for arrays it does not take, is a kind.
+  # Its subclass for arrays that cuDNN does not take is caught here too.
   except RuntimeError as error:
     raise UserError(
       f"ATTENTION_IMPLEMENTATION is 'cudnn', which cannot attend from"

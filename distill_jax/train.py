@@ -268,7 +268,9 @@ def run(
       _log.info("Step %d is reached already; nothing to train.", start_step)
       return state
     if resumes and distributed.is_primary():
-      model_dir.note_resume(folder, operative_config, start_step)
+      model_dir.note_resume(
+        folder, operative_config, start_step, cache.vocabulary_path
+      )
     step_fn = step_lib.compile_train_step(
       mesh,
       shardings,

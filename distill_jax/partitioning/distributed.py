@@ -157,6 +157,12 @@ def join(
   except ValueError as error:
     # What JAX says where it detects no cluster.
     if "should be defined" in str(error):
+      if launch.is_several:
+        raise UserError(
+          "There are to be several processes, and JAX detects no cluster. Give"
+          " --coordinator_address=HOST:PORT of process 0, --process_count and"
+          " --process_index to each of them."
+        ) from error
       return False
     raise UserError(f"The processes cannot be joined: {error}") from error
   except RuntimeError as error:

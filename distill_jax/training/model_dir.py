@@ -17,9 +17,9 @@ from distill_jax.training import run_record
 
 _log = logging.getLogger(__name__)
 
-# What runs write: all that --overwrite removes.
+# What runs write: all that --overwrite removes; run.json, which marks the
+# folder, it replaces.
 _RUN_FILES = (
-  "run.json",
   "config*.gin",
   "vocabulary.model",
   "metrics*.jsonl",
@@ -75,7 +75,9 @@ def begin(
 
   Args:
     folder: MODEL_DIR, which `check` has allowed.
-    record: of the run; its file marks the folder and is written first.
+    record: of the run. Its file marks the folder and is written first; a kill
+      before leaves none, or that of the run before, and --overwrite begins
+      again. What a kill behind it leaves out, `note_resume` writes.
     operative_config: gin text.
     vocabulary: file to keep a copy of; None for bytes.
 
@@ -134,20 +136,31 @@ def check_shared(
 
 
 def note_resume(
-  folder: pathlib.Path, operative_config: str, start_step: int
+  folder: pathlib.Path,
+  operative_config: str,
+  start_step: int,
+  vocabulary: str | None = None,
 ) -> None:
   """Keeps the settings of a resumed run beside those it was begun with.
+
+  Writes what is missing where the run was killed while it began.
 
   Args:
     folder: MODEL_DIR.
     operative_config: gin text now; written where it differs from config.gin.
     start_step: goes into the file's name.
+    vocabulary: see `begin`.
 
   Raises:
     UserError: the folder cannot be written.
   """
   try:
-    if (folder / "config.gin").read_text() != operative_config:
+    first = folder / "config.gin"
+    if vocabulary is not None and run_record.vocabulary_path(folder) is None:
+      run_record.keep_vocabulary(folder, vocabulary)
+    if not first.exists():
+      _write(first, operative_config)
+    elif first.read_text() != operative_config:
       _write(folder / f"config-from-step-{start_step}.gin", operative_config)
   except OSError as error:
     raise UserError(f"MODEL_DIR cannot be written: {error}") from error

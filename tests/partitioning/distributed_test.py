@@ -97,6 +97,10 @@ def test_no_cluster_detected_is_one_process(monkeypatch):
 
   monkeypatch.setattr(distributed.jax.distributed, "initialize", initialize)
   assert not distributed.join(distributed.Launch(detects=True), 1, 1)
+  # Alone, each of them would take MODEL_DIR for its own.
+  asked = distributed.Launch(detects=True, is_several=True)
+  with pytest.raises(UserError, match="detects no cluster. Give --coordin"):
+    distributed.join(asked, 1, 1)
 
 
 @pytest.fixture(name="together")

@@ -48,6 +48,41 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
   assert run_record.read_record(tmp_path) == OTHER
 
 
+@pytest.mark.parametrize("is_overwriting", [False, True])
+@pytest.mark.parametrize("missing", ["run.json", "vocabulary.model"])
+def test_a_kill_while_it_begins_is_no_hindrance(
+  tmp_path, monkeypatch, missing, is_overwriting
+):
+  vocabulary = tmp_path / "some.model"
+  vocabulary.write_bytes(b"pieces")
+  folder = tmp_path / "run"
+  if is_overwriting:
+    begin(folder)
+
+  def kill(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    if missing == "run.json":
+      patched.setattr(run_record.RunRecord, "write", kill)
+    else:
+      patched.setattr(run_record, "keep_vocabulary", kill)
+    with pytest.raises(KeyboardInterrupt):
+      model_dir.begin(folder, OTHER, "B = 2\n", str(vocabulary))
+  resumes = model_dir.check(folder, OTHER, overwrite=is_overwriting)
+  assert resumes == (missing != "run.json" and not is_overwriting)
+  if resumes:
+    model_dir.note_resume(folder, "B = 2\n", 0, str(vocabulary))
+  else:
+    model_dir.begin(folder, OTHER, "B = 2\n", str(vocabulary))
+  assert {path.name for path in folder.iterdir()} == {
+    "run.json",
+    "config.gin",
+    "vocabulary.model",
+  }
+  assert run_record.read_record(folder) == OTHER
+
+
 def test_files_of_something_else_are_refused(tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   with pytest.raises(UserError, match="has files but no run"):

@@ -119,6 +119,14 @@ class EndTogether:
         return
       time.sleep(self._period / 2)
 
+  def end_without_coordinator(self) -> None:
+    """Ends this process where process 0 is gone, and nobody can be told."""
+    _write(
+      f"distill-jax: {distributed.describe(0)}, which coordinates the others, is"
+      f" gone or cannot be reached. {_INTACT}\n"
+    )
+    self._exit_fn(LOST_CODE)
+
   def _publish(self, code: int | None, reason: str) -> None:
     told = {"index": self._index, "code": code, "reason": reason}
     # The first counts; and whoever is alone by now needs to tell nobody.
@@ -136,11 +144,7 @@ class EndTogether:
           continue
         if not self._closed.is_set():
           # Before all else: JAX's own thread is about to abort the program.
-          _write(
-            f"distill-jax: {distributed.describe(0)}, which coordinates the"
-            f" others, is gone or cannot be reached. {_INTACT}\n"
-          )
-          self._exit_fn(LOST_CODE)
+          self.end_without_coordinator()
         return
       if told["code"] is None or told["index"] == self._index:
         return
@@ -273,8 +277,11 @@ def end_with(error: BaseException | None) -> None:
   elif isinstance(error, KeyboardInterrupt):
     _current.end(INTERRUPTED_CODE, "it was interrupted")
   else:
-    with contextlib.suppress(Exception):
+    try:
       _current.wait_for_others()
+    except Exception:
+      # The error is that end's consequence, and the listener may not know yet.
+      _current.end_without_coordinator()
     _write("".join(traceback.format_exception(error)))
     _current.end(1, f"{type(error).__name__}: {str(error)[:300]}")
 

@@ -157,6 +157,21 @@ def test_how_a_block_may_end(store, error, code, told, monkeypatch, capfd):
   assert said == (None if isinstance(error, SystemExit) else code)
 
 
+def test_an_error_because_the_coordinator_is_gone_is_not_ours(
+  store, monkeypatch, capfd
+):
+  def wait_for_others(self):
+    raise RuntimeError("UNAVAILABLE")
+
+  monkeypatch.setattr(
+    end_together.EndTogether, "wait_for_others", wait_for_others
+  )
+  assert run(store, RuntimeError("a collective"), monkeypatch) == 75
+  said = capfd.readouterr().err
+  assert "process 0 (north), which coordinates" in said
+  assert "Traceback" not in said
+
+
 def test_one_process_is_left_as_it_is():
   with pytest.raises(UserError, match="mine"):
     with end_together.end_together(1.0):

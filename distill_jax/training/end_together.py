@@ -122,8 +122,8 @@ class EndTogether:
   def end_without_coordinator(self) -> None:
     """Ends this process where process 0 is gone, and nobody can be told."""
     _write(
-      f"distill-jax: {distributed.describe(0)}, which coordinates the others, is"
-      f" gone or cannot be reached. {_INTACT}\n"
+      f"distill-jax: {distributed.describe(0)}, which coordinates the others,"
+      f" is gone or cannot be reached. {_INTACT}\n"
     )
     self._exit_fn(LOST_CODE)
 

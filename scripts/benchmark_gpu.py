@@ -3,16 +3,18 @@
   OUT=results python scripts/benchmark_gpu.py
   python scripts/benchmark_gpu.py --sizes=large,xl --token_cache=<folder>
   JAX_PLATFORMS=cpu python scripts/benchmark_gpu.py --sizes=tiny --steps=2 \\
-    --row_inputs=32 --row_targets=16
+    --row_inputs=32 --row_targets=16 --no-torch_compile  # cuDNN's cases fail
 
-In bfloat16: rows of 512 encoder and 128 decoder tokens, all full, the same with
-cuDNN's attention, and examples of real lengths (of --token_cache, else drawn
-like CQA's), packed. Where
---torch_python has torch and transformers, `scripts/torch_baseline.py` trains on
-the same examples after each: autocast, SDPA, torch.compile. Every case is a
-process of its own; one that runs out of memory is tried again with half the
-examples. After --max_seconds no more begin, and what was left out is named.
-Other arguments go to `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'".
+In bfloat16 with cuDNN's attention: rows of 512 encoder and 128 decoder tokens,
+all full; examples of real lengths (of --token_cache, else drawn like CQA's),
+packed; and the full rows with XLA's attention. Where --torch_python has torch
+and transformers, `scripts/torch_baseline.py` trains on the same examples after
+each: autocast, SDPA, torch.compile, which takes minutes to compile the large
+sizes (--no-torch_compile). Every case is a process of its own; one that runs out
+of memory is tried again with half the examples. After --max_seconds no more
+begin, and what was left out is named. Other arguments go to
+`scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
+JAX_COMPILATION_CACHE_DIR a second run compiles nothing of ours.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -37,21 +39,30 @@ _FILE = "benchmark_gpu.jsonl"
 
 
 class Size(NamedTuple):
-  """How a size is trained: pairs a step, and gin settings of its own."""
+  """How a size is trained: pairs a step, gin files and settings of its own."""
 
   examples: int
+  packed_examples: int
+  run_gin_file: str = "gin/runs/train_adamw.gin"
   settings: Mapping[str, object] = {}
 
 
 # By what 80 GB hold. The largest come first: time may run out.
 _SIZES = {
-  "large": Size(16),
-  "xl": Size(16, {"REMAT_POLICY": "minimal", "LOSS_CHUNK_TOKENS": 2048}),
-  "base": Size(32),
-  "small": Size(64),
-  "tiny": Size(2),
+  "large": Size(32, 192),
+  # AdamW's moments would take half of its rows' memory.
+  "xl": Size(16, 96, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
+  "base": Size(64, 384),
+  "small": Size(64, 384),
+  "tiny": Size(2, 4),
 }
-_SHARED_SETTINGS = {"ACTIVATION_DTYPE": "bfloat16", "SCAN_LAYERS": True}
+_SHARED_SETTINGS = {
+  "ACTIVATION_DTYPE": "bfloat16",
+  "ATTENTION_IMPLEMENTATION": "cudnn",
+  "REMAT_POLICY": "minimal",
+  # XLA takes minutes to compile as many separate layers for a GPU.
+  "SCAN_LAYERS": True,
+}
 
 
 class Recorder:
@@ -109,7 +120,7 @@ class Case(NamedTuple):
   """One size with one kind of rows."""
 
   size: str
-  rows: str  # "full", "full_cudnn" or "packed"
+  rows: str  # "full", "full_xla" or "packed"
 
   @property
   def is_full(self) -> bool:
@@ -121,11 +132,11 @@ class Case(NamedTuple):
   ) -> list[str]:
     """Returns the arguments of benchmark.py."""
     settings = {**_SHARED_SETTINGS, **_SIZES[self.size].settings}
-    if self.rows == "full_cudnn":
-      settings["ATTENTION_IMPLEMENTATION"] = "cudnn"
+    if self.rows == "full_xla":
+      settings["ATTENTION_IMPLEMENTATION"] = "xla"
     arguments = [
       f"--gin_file=gin/models/t5_1_1/{self.size}.gin",
-      "--run_gin_file=gin/runs/train_adamw.gin",
+      f"--run_gin_file={_SIZES[self.size].run_gin_file}",
       *(f"--gin.{name}={value!r}" for name, value in settings.items()),
       f"--examples={examples}",
       f"--row_inputs={options.row_inputs}",
@@ -173,9 +184,10 @@ class Session:
 
   def measure(self, case: Case) -> None:
     """Runs a case of ours, then torch on the same examples, once each."""
-    examples = _SIZES[case.size].examples
+    size = _SIZES[case.size]
+    examples = size.examples if case.is_full else size.packed_examples
     ours = self._try("distill_jax", case, self._run_ours, examples)
-    if not self._has_torch or case.rows == "full_cudnn":
+    if not self._has_torch or case.rows == "full_xla":
       return
     if ours:
       # As many as ours had memory for.
@@ -290,7 +302,7 @@ def main() -> None:
   options, others = parse_options()
   with tempfile.TemporaryDirectory() as folder:
     session = Session(options, others, folder)
-    for rows in ("full", "full_cudnn", "packed"):
+    for rows in ("full", "packed", "full_xla"):
       for size in options.sizes:
         session.measure(Case(size, rows))
 

@@ -5,13 +5,17 @@ far more than they compute, so XLA is told not to optimize.
 """
 
 import os
+from importlib import metadata
+
+from packaging import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault(
-  "XLA_FLAGS",
-  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-)
+_XLA_FLAGS = ["--xla_backend_optimization_level=0"]
+if version.Version(metadata.version("jaxlib")) < version.Version("0.11"):
+  # Later ones end the process at a flag they no longer have.
+  _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_XLA_FLAGS))
 
 import jax
 

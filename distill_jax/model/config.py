@@ -62,7 +62,8 @@ class T5Config:
       `model.layer_stack`.
     remat_policy: what the forward pass keeps for the backward pass, in T5X's
       words: "none" computes nothing again, "full" keeps the layers' inputs and
-      computes all else again, "minimal" keeps products with parameters too.
+      computes all else again, "minimal" keeps products with parameters and
+      what cuDNN's attention made too.
     attention_implementation: "xla"; "cudnn", a GPU's fused kernel, in bfloat16
       alone; "pallas_tpu", a TPU's. See `model.dot_product`.
 

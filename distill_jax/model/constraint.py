@@ -15,7 +15,13 @@ AxisNames = tuple[str | None, ...]
 
 
 class ConstrainFn(Protocol):
-  """What pins activations to a mesh by the names of their axes."""
+  """What pins activations to a mesh by the names of their axes.
+
+  Attributes:
+    num_batch_shards: into how many parts the rows of a batch are divided.
+  """
+
+  num_batch_shards: int
 
   def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
     """Returns the same activation, sharded as its names say."""
@@ -44,6 +50,8 @@ class ConstrainFn(Protocol):
 
 class _LeaveFree:
   """Leaves it to the compiler."""
+
+  num_batch_shards = 1
 
   def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
     del axis_names

@@ -12,7 +12,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from distill_jax.model import layer_stack, masks
+from distill_jax.model import layer_stack, masks, shared_bias
 from distill_jax.model.attention import Attention, KeyValue
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
@@ -204,10 +204,12 @@ class Decoder(nn.Module):
     self_bias = masks.make_segment_bias(
       segment_ids, segment_ids, is_causal=True
     )  # [batch, 1, length, length]
+    position_bias = None
     if not self.config.per_layer_relative_bias:
-      # The same in every layer: added once.
-      self_bias = self.relpos_bias(length, length) + self_bias
-      # [batch, heads, length, length]
+      position_bias = self.relpos_bias(length, length)
+    give_self_bias = shared_bias.prepare(
+      position_bias, self_bias, self.config, self.constrain_fn
+    )  # [batch, heads or 1, length, length]
     cross_bias = masks.make_segment_bias(
       segment_ids, encoder_segment_ids, is_causal=False
     )  # [batch, 1, length, encoder_length]
@@ -217,7 +219,7 @@ class Decoder(nn.Module):
     x = self.constrain_fn(x, _RESIDUAL)
     x = layer_stack.run_layers(
       lambda layer, x: layer(
-        x, encoded, self_bias, cross_bias, enable_dropout=enable_dropout
+        x, encoded, give_self_bias(), cross_bias, enable_dropout=enable_dropout
       ),
       self.decoder if self.config.scan_layers else self.layers,
       x,

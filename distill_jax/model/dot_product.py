@@ -36,8 +36,8 @@ def attend(
     query: [batch, q_length, heads, head_dim], compute dtype.
     key: [batch, heads, k_length, head_dim], likewise.
     value: as `key`.
-    bias: [batch or 1, heads or 1, q_length, k_length] float32. cuDNN takes it,
-      and gives its gradient, in the compute dtype.
+    bias: [batch or 1, heads or 1, q_length, k_length] float32, or the compute
+      dtype, in which cuDNN takes it and gives its gradient.
     implementation: "xla", "cudnn" or "pallas_tpu". A single query, when
       decoding, is always left to XLA: it has no logits to save.
     constrain_fn: runs the TPU kernel on each device's part.
@@ -69,7 +69,8 @@ def _attend_xla(query, key, value, bias):
   logits = jnp.einsum(
     "bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
   )  # [batch, heads, q_length, k_length]
-  probs = jax.nn.softmax(logits + bias).astype(query.dtype)
+  logits += bias.astype(jnp.float32)
+  probs = jax.nn.softmax(logits).astype(query.dtype)
   return jnp.einsum("bhqk,bhkd->bqhd", probs, value)
 
 

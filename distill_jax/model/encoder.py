@@ -6,7 +6,7 @@ Layer 1; imports the model's own layers.
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from distill_jax.model import layer_stack, masks
+from distill_jax.model import layer_stack, masks, shared_bias
 from distill_jax.model.attention import Attention
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
@@ -102,16 +102,18 @@ class Encoder(nn.Module):
     bias = masks.make_segment_bias(
       segment_ids, segment_ids, is_causal=False
     )  # [batch, 1, length, length]
+    position_bias = None
     if not self.config.per_layer_relative_bias:
-      # The same in every layer: added once.
-      bias = self.relpos_bias(length, length) + bias
-      # [batch, heads, length, length]
+      position_bias = self.relpos_bias(length, length)
+    give_bias = shared_bias.prepare(
+      position_bias, bias, self.config, self.constrain_fn
+    )  # [batch, heads or 1, length, length]
     x = self.dropout(
       self.token_embedder(tokens), deterministic=not enable_dropout
     )
     x = self.constrain_fn(x, _RESIDUAL)
     x = layer_stack.run_layers(
-      lambda layer, x: layer(x, bias, enable_dropout=enable_dropout),
+      lambda layer, x: layer(x, give_bias(), enable_dropout=enable_dropout),
       self.encoder if self.config.scan_layers else self.layers,
       x,
       self.config.num_encoder_layers,

@@ -89,7 +89,7 @@ def count_recomputed_flops(
 
   Under the remat policy "full" these are all products of the layers but each
   layer's last one, whose result no gradient asks for; under "minimal" those of
-  attention, which have no parameter.
+  attention, which have no parameter; what cuDNN made of it is kept.
 
   Args:
     config: sizes, and the policy.
@@ -114,7 +114,10 @@ def count_recomputed_flops(
     )
     recomputed = count_forward_flops(*sizes) - logits
     recomputed -= num_rows * tokens * last_product
-  elif config.remat_policy == "minimal":
+  elif (
+    config.remat_policy == "minimal"
+    and config.attention_implementation != "cudnn"
+  ):
     recomputed = _count_attention_flops(*sizes)
   return recomputed + (0 if loss_chunk_tokens is None else logits)
 

@@ -19,12 +19,26 @@ STACKS = ("encoder", "decoder")
 SCAN_AXIS = 1
 _AXIS_NAME = "layers"
 
+# What runs cuDNN's attention forward, as JAX calls it.
+_CUDNN_ATTENTION = "dot_product_attention_fwd_wrapper"
+
+
+def _is_kept_by_minimal(primitive: Any, *args, **params) -> bool:
+  return (
+    primitive.name == _CUDNN_ATTENTION
+    or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(
+      primitive, *args, **params
+    )
+  )
+
+
 # T5X's names. "full" keeps a layer's input alone and computes the rest again
-# in the backward pass; "minimal" keeps products with parameters too.
+# in the backward pass; "minimal" keeps products with parameters too, and what
+# cuDNN's attention made, which is no larger. Other attention is computed again.
 REMAT_POLICIES: dict[str, Callable | None] = {
   "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,
-  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "minimal": _is_kept_by_minimal,
 }
 
 # (layer, x) -> x after the layer.

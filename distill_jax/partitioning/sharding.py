@@ -32,7 +32,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def count_batch_shards(mesh: Mesh) -> int:
+def count_batch_shards(mesh: Mesh | AbstractMesh) -> int:
   """Into how many parts the rows of a batch are divided."""
   return mesh.shape[axes.DATA] * mesh.shape[axes.FSDP]
 
@@ -49,6 +49,7 @@ class _MeshConstraint:
 
   def __init__(self, mesh: Mesh | AbstractMesh):
     self._mesh = mesh
+    self.num_batch_shards = count_batch_shards(mesh)
 
   def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
     sharding = NamedSharding(self._mesh, _activation_spec(axis_names))

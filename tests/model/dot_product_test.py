@@ -57,7 +57,7 @@ def compute_gradients(implementation, arrays, constrain_fn=leave_free):
   @jax.jit
   def run(*arrays):
     def compute_loss(*arrays):
-      attended = attend_fn(*arrays)
+      attended = attend_fn(*arrays).astype(jnp.float32)
       return jnp.sum(attended * weights.reshape(attended.shape)), attended
 
     argnums = range(len(arrays))

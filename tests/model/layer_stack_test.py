@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 import tiny_student
 from flax import linen as nn
 from flax import traverse_util
+from jax._src.cudnn import fused_attention_stablehlo
 
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
@@ -130,7 +132,7 @@ def make_encoder_loss(**choices):
       enable_dropout=False,
       method=T5.encode,
     )
-    return jnp.sum(encoded)
+    return jnp.sum(encoded.astype(jnp.float32))
 
   return compute_loss, params
 
@@ -153,6 +155,23 @@ def test_a_policy_says_which_products_are_computed_again(is_scanned):
   # axis; query, key, value, out, wi_0 and wi_1 are the rest that is needed.
   assert products["minimal"] - products["none"] == 2 * layers
   assert products["full"] - products["none"] == 8 * layers
+
+
+def test_minimal_keeps_what_cudnn_made(monkeypatch):
+  # Without a GPU it can be traced, if nobody asks which cuDNN there is.
+  monkeypatch.setattr(
+    fused_attention_stablehlo, "check_cudnn_version", lambda: 91000
+  )
+
+  def count_kernels(policy):
+    compute_loss, params = make_encoder_loss(
+      attention_implementation="cudnn", dtype="bfloat16", remat_policy=policy
+    )
+    jaxpr = str(jax.make_jaxpr(jax.grad(compute_loss))(params))
+    return len(re.findall(r"dot_product_attention_fwd_wrapper\b", jaxpr))
+
+  assert count_kernels("none") == count_kernels("minimal") == 6
+  assert count_kernels("full") == 12
 
 
 def test_what_is_computed_again_is_not_kept():

@@ -70,7 +70,7 @@ def test_memory_of_other_batches_is_not_compared(start):
   }
 
 
-def test_cudnn_is_a_case_of_ours(start):
+def test_attention_is_cudnns_but_in_one_case_of_ours(start):
   commands = []
 
   def run(command, seconds, env):
@@ -78,9 +78,13 @@ def test_cudnn_is_a_case_of_ours(start):
     return _report(1.0)
 
   session, _ = start(run)
-  session.measure(benchmark_gpu.Case("tiny", "full_cudnn"))
+  session.measure(benchmark_gpu.Case("tiny", "full_xla"))
   _, ours = commands
-  assert {"--gin.ATTENTION_IMPLEMENTATION='cudnn'", "--full_rows"} <= set(ours)
+  assert {"--gin.ATTENTION_IMPLEMENTATION='xla'", "--full_rows"} <= set(ours)
+  session.measure(benchmark_gpu.Case("tiny", "packed"))
+  ours = commands[2]
+  assert "--gin.ATTENTION_IMPLEMENTATION='cudnn'" in ours
+  assert "--examples=4" in ours
 
 
 def test_without_memory_it_tries_half_the_examples(start):

@@ -1,6 +1,6 @@
-"""The one exception that means "the user can fix this".
+"""The exceptions that mean "the user can fix this".
 
-Layer 0; imports nothing. `main` turns it into its message and exit code 2,
+Layer 0; imports nothing. `main` turns them into their message and exit code,
 without a stack trace; everything else that escapes is a bug and keeps its
 trace.
 """
@@ -11,3 +11,14 @@ class UserError(Exception):
 
   The message says what was given, why it cannot be, and what to do.
   """
+
+  exit_code = 2
+
+
+class LostProcessError(UserError):
+  """Another process of the run did not come, or is gone.
+
+  The same command may do better the next time, so schedulers give it again.
+  """
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h

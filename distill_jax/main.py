@@ -252,7 +252,7 @@ def run() -> None:
     app.run(main, flags_parser=_parse_flags)
   except UserError as error:
     print(f"distill-jax: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(error.exit_code)
 
 
 def _use_compilation_cache() -> None:

@@ -50,6 +50,7 @@ from distill_jax.training import (
   preemption,
   progress,
   run_identity,
+  stop_agreement,
 )
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
@@ -357,13 +358,21 @@ def _make_hooks(
     watch,
     paused_fn,
   )
+  agreement = None
+  if distributed.process_count() > 1:
+    agreement = stop_agreement.StopAgreement(
+      distributed.client(),
+      distributed.process_index(),
+      distributed.process_count(),
+      start_step,
+    )
   # Last, so that the step it stops after has its evaluation.
   stop = preemption.PreemptionHook(
     checkpoint.save,
     checkpoints.wait,
     train_steps,
     settings.preemption_save_seconds,
-    is_shared=distributed.process_count() > 1,
+    agreement=agreement,
     exit_fn=end_together.end_all,
   )
   made = [watch, log, evaluation, checkpoint, stop]

@@ -11,11 +11,13 @@ from packaging import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-_XLA_FLAGS = ["--xla_backend_optimization_level=0"]
-if version.Version(metadata.version("jaxlib")) < version.Version("0.11"):
-  # Later ones end the process at a flag they no longer have.
-  _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_XLA_FLAGS))
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0"
+  # Later ones end the process at a flag that they no longer have.
+  + " --xla_cpu_use_fusion_emitters=false"
+  * (version.Version(metadata.version("jaxlib")) < version.Version("0.11")),
+)
 
 import jax
 

@@ -34,7 +34,7 @@ _LAYERS = {
     model.attention model.decoder model.dot_product model.embedding
     model.encoder model.linear
     model.masks model.mlp model.norm model.parameter model.relative_bias
-    model.t5
+    model.shared_bias model.t5
     optim.factory optim.schedules
     partitioning.distributed partitioning.mesh partitioning.rendezvous
     partitioning.sharding
@@ -44,8 +44,8 @@ _LAYERS = {
     teacher.guarded_http teacher.journal teacher.journal_lines
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.rate_limits teacher.replies teacher.voting
-    training.metric_files training.nonfinite training.preemption
-    training.progress training.run_record
+    training.metric_files training.nonfinite training.progress
+    training.run_record
   """,
   2: """
     checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
@@ -63,7 +63,7 @@ _LAYERS = {
     teacher.session teacher.tally teacher.template_files teacher.templates
     teacher.variants
     training.accumulate training.data_guard training.end_together
-    training.model_dir training.state training.step
+    training.model_dir training.state training.step training.stop_agreement
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations
@@ -72,7 +72,7 @@ _LAYERS = {
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems
     training.fit_checks training.hooks training.initial_params training.loop
-    training.run_identity
+    training.preemption training.run_identity
   """,
   4: """
     convert eval infer label label_pipeline precompile prepare train

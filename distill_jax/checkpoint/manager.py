@@ -21,8 +21,9 @@ import json
 import logging
 import math
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -88,6 +89,7 @@ class Checkpoints:
     self._folder, self._best_metric = folder, best_metric
     self._may_set_aside = may_set_aside
     self._saving_step: int | None = None
+    self._failed: BaseException | None = None
     with disk_space.explain_full_disk(folder):
       self._manager = ocp.CheckpointManager(
         folder,
@@ -98,6 +100,7 @@ class Checkpoints:
           async_options=ocp.AsyncOptions(
             timeout_secs=_MAX_SAVE_SECONDS,
             post_finalization_callback=self._write_checksums,
+            barrier_sync_fn=self._make_barrier_sync_fn(),
           ),
         ),
         item_names=(_STATE, _DATA_ITERATOR),
@@ -145,6 +148,26 @@ class Checkpoints:
         ),
         metrics=_ranked(metrics, self._best_metric),
       )
+
+  def _make_barrier_sync_fn(self) -> Callable[..., None] | None:
+    """Returns how Orbax' threads of all processes wait for each other.
+
+    A save that fails in one process comes to such a barrier too, to say that it
+    is over, and would wait there for the others, which wait for it elsewhere.
+    It waits no more, and the run is told at its next step.
+    """
+    if distributed.process_count() == 1:
+      return None
+    meet = ocp.multihost.get_barrier_sync_fn()
+
+    def sync(*, key: str, timeout_ms: int) -> None:
+      error = sys.exc_info()[1]  # That which is under way through a `finally`.
+      if error is not None:
+        self._failed = error
+        raise error
+      meet(key=key, timeout_ms=timeout_ms)
+
+    return sync
 
   def _write_checksums(self) -> None:
     """Sums up the files of the save under way.
@@ -254,6 +277,7 @@ class Checkpoints:
     Raises:
       UserError: the disk is full.
     """
+    self._raise_failed()
     # Orbax's own `check_for_errors` would take the error from the thread that
     # must see it, which would then delete older checkpoints.
     if (
@@ -274,6 +298,7 @@ class Checkpoints:
     Raises:
       UserError: the disk is full.
     """
+    self._raise_failed()
     deadline = time.monotonic() + timeout_seconds
     # Orbax has no such limit; what hangs there is most often a network's disk.
     while math.isfinite(deadline) and self._manager.is_saving_in_progress():
@@ -291,6 +316,11 @@ class Checkpoints:
       if step is not None and distributed.is_primary() and path.is_dir():
         checksums.write(path)
     return True
+
+  def _raise_failed(self) -> None:
+    if self._failed is not None:
+      with disk_space.explain_full_disk(self._folder):
+        raise self._failed
 
   def close(self) -> None:
     """Waits for saves under way and releases what Orbax holds."""

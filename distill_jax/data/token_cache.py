@@ -301,9 +301,12 @@ class TokenCache:
 
   def _verify(self, name: str, expected: Mapping[str, Any]) -> None:
     file = self.path / name
-    found = file.stat().st_size if file.exists() else None
-    if found == expected["bytes"] and hash_file(file) == expected["sha256"]:
-      return
+    try:
+      found = file.stat().st_size if file.exists() else None
+      if found == expected["bytes"] and hash_file(file) == expected["sha256"]:
+        return
+    except OSError as error:  # Another host may replace it just now.
+      raise UserError(f"{file} cannot be read: {error}") from error
     what = "is missing" if found is None else "has other bytes than written"
     raise UserError(
       f"The token cache is damaged: {file} {what} (expected"

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError, UserError
 from distill_jax.partitioning import rendezvous
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,8 @@ def join(
     Whether there are several.
 
   Raises:
-    UserError: names who did not come, or what JAX found wrong.
+    LostProcessError: names who did not come.
+    UserError: what processes were told does not fit, or JAX found it wrong.
   """
   if launch.process_count == 1 or launch == Launch():
     return False
@@ -143,6 +144,8 @@ def join(
       launch.process_index or 0,
       timeout_seconds,
     )
+  # Signals are `training.preemption`'s, for several processes too.
+  jax.config.update("jax_enable_preemption_service", False)
   try:
     jax.distributed.initialize(
       launch.coordinator_address,
@@ -166,7 +169,7 @@ def join(
       return False
     raise UserError(f"The processes cannot be joined: {error}") from error
   except RuntimeError as error:
-    raise UserError(
+    raise LostProcessError(
       f"The process on {socket.gethostname()} could not join the others within"
       f" {timeout_seconds} seconds: {error}"
     ) from error
@@ -224,7 +227,7 @@ def gather(
     timeout_seconds: the longest to wait; None: as long as the others live.
 
   Raises:
-    UserError: names the process that did not come in time.
+    LostProcessError: names the process that did not come in time.
   """
   if process_count() == 1:
     return [json.loads(json.dumps(value))]
@@ -345,7 +348,7 @@ def _wait_for(
         raise
     waited += left
     if timeout_seconds is not None and waited >= timeout_seconds:
-      raise UserError(
+      raise LostProcessError(
         f"{_capitalize(describe(index))} did not come to {name!r} within"
         f" {timeout_seconds:g} seconds. Look at its log."
       )

@@ -9,13 +9,14 @@ go on when all have come. Whoever waits in vain says for whom.
 import socket
 import time
 
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError, UserError
 
 _RETRY_SECONDS = 0.2
 # A stranger at the port is not listened to for long.
 _HELLO_SECONDS = 5.0
-_MAX_LINE_BYTES = 4096
-_GO = "go"
+_MAX_HELLO_BYTES = 4096
+_MAX_REPLY_BYTES = 2**20
+_GO = "0"  # A reply is an exit code and a message.
 
 
 def meet(
@@ -30,8 +31,9 @@ def meet(
     timeout_seconds: the longest to wait.
 
   Raises:
-    UserError: names the processes that did not come, the coordinator that
-      cannot be reached, or what two processes were told differently.
+    LostProcessError: names the processes that did not come, or the coordinator
+      that cannot be reached.
+    UserError: what two processes were told differently; the port is not free.
   """
   host, port = split_address(address)
   deadline = time.monotonic() + timeout_seconds
@@ -39,10 +41,13 @@ def meet(
     _wait_for_all(address, port, process_count, deadline, timeout_seconds)
   else:
     reply = _report(
-      address, (host, port), process_count, process_index, deadline
+      *(address, (host, port), process_count, process_index),
+      *(deadline, timeout_seconds),
     )
-    if reply != _GO:
-      raise UserError(reply)
+    code, _, message = reply.partition(" ")
+    if code != _GO:
+      is_lost = code == str(LostProcessError.exit_code)
+      raise LostProcessError(message) if is_lost else UserError(message)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -71,7 +76,13 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
       f" {error}. Give a free port of the host that process 0 runs on."
     ) from error
   try:
-    while len(hosts) < process_count:
+    while True:
+      # One that is gone may have been started again, and will come again.
+      for index in [i for i in connections if _is_closed(connections[i])]:
+        connections.pop(index).close()
+        del hosts[index]
+      if len(hosts) == process_count:
+        break
       server.settimeout(max(deadline - time.monotonic(), 0.001))
       try:
         connection, _ = server.accept()
@@ -80,12 +91,12 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
         if time.monotonic() < deadline:
           continue
         missing = sorted(set(range(process_count)) - hosts.keys())
-        come = ", ".join(f"{i} ({hosts[i]})" for i in sorted(hosts))
-        raise UserError(
+        come = [f"{i} ({hosts[i]})" for i in sorted(hosts)]
+        raise LostProcessError(
           f"{len(missing)} of {process_count} processes did not come to the"
           f" coordinator {address} within {timeout_seconds:g} seconds:"
-          f" {_list(missing)}. These did: {come}. Look at the others' logs and"
-          " at the network between the hosts."
+          f" {_list(missing)}. These did: {_list(come)}. Look at the others'"
+          " logs and at the network between the hosts."
         ) from None
       except (OSError, ValueError):
         continue
@@ -104,7 +115,7 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
         )
       hosts[index], connections[index] = name, connection
   except UserError as error:
-    _reply_all(connections, str(error))
+    _reply_all(connections, f"{error.exit_code} {error}")
     raise
   else:
     _reply_all(connections, _GO)
@@ -122,15 +133,29 @@ def _listen(port: int) -> socket.socket:
 
 def _read_hello(connection: socket.socket) -> tuple[int, int, str]:
   connection.settimeout(_HELLO_SECONDS)
-  index, count, name = _read_line(connection).split(" ", 2)
+  line = _read_line(connection, _MAX_HELLO_BYTES)
+  index, count, name = line.split(" ", 2)
   return int(index), int(count), name
 
 
-def _read_line(connection: socket.socket) -> str:
+def _is_closed(connection: socket.socket) -> bool:
+  """Whether the other side is gone; it sends nothing after its hello."""
+  connection.settimeout(0)
+  try:
+    return not connection.recv(1)
+  except BlockingIOError:
+    return False
+  except OSError:
+    return True
+  finally:
+    connection.settimeout(_HELLO_SECONDS)
+
+
+def _read_line(connection: socket.socket, max_bytes: int) -> str:
   received = b""
   while not received.endswith(b"\n"):
-    part = connection.recv(_MAX_LINE_BYTES)
-    if not part or len(received) > _MAX_LINE_BYTES:
+    part = connection.recv(max_bytes)
+    if not part or len(received) > max_bytes:
       raise ValueError("no line")
     received += part
   return received.decode(errors="replace").strip()
@@ -145,7 +170,14 @@ def _reply_all(connections: dict[int, socket.socket], text: str) -> None:
       pass  # It has gone; the next to need it will say so.
 
 
-def _report(address, host_and_port, process_count, process_index, deadline):
+def _report(
+  address,
+  host_and_port,
+  process_count,
+  process_index,
+  deadline,
+  timeout_seconds,
+):
   """Tells process 0 who has come; returns its answer."""
   hello = f"{process_index} {process_count} {socket.gethostname()}\n".encode()
   reason: Exception | None = None
@@ -154,13 +186,14 @@ def _report(address, host_and_port, process_count, process_index, deadline):
     try:
       with socket.create_connection(host_and_port, timeout=left) as connection:
         connection.sendall(hello)
-        # Process 0 gives up at its own deadline, and says for whom it waited.
-        connection.settimeout(left + _HELLO_SECONDS)
-        return _read_line(connection)
+        # Process 0, which may have started later, gives up at its own
+        # deadline, and says for whom it waited.
+        connection.settimeout(timeout_seconds + _HELLO_SECONDS)
+        return _read_line(connection, _MAX_REPLY_BYTES)
     except (OSError, ValueError) as error:
       reason = error
     time.sleep(_RETRY_SECONDS)
-  raise UserError(
+  raise LostProcessError(
     f"Process {process_index} on {socket.gethostname()} could not reach the"
     f" coordinator, process 0 at {address}, within"
     f" {time.monotonic() - started:.0f} seconds: {reason}. Start process 0 with"
@@ -168,6 +201,6 @@ def _report(address, host_and_port, process_count, process_index, deadline):
   )
 
 
-def _list(indices: list[int]) -> str:
-  shown = ", ".join(map(str, indices[:16]))
-  return shown + (f" and {len(indices) - 16} more" * (len(indices) > 16))
+def _list(names: list) -> str:
+  shown = ", ".join(map(str, names[:16]))
+  return shown + (f" and {len(names) - 16} more" * (len(names) > 16))

@@ -7,6 +7,7 @@ only if those changed. What is saved names the bytes, so that a run resumed on
 other data is refused, whatever it is called.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -111,11 +112,12 @@ class DataGuard:
 
   def _read_stats(self) -> dict[str, tuple[int, ...]]:
     """Returns what changes with a file, of each file; {} for no folder."""
-    return {
-      file.name: (stat.st_size, stat.st_mtime_ns, stat.st_ino)
-      for file in sorted(self._path.glob("*"))
-      if (stat := file.stat())
-    }
+    stats = {}
+    for file in sorted(self._path.glob("*")):
+      with contextlib.suppress(OSError):  # Gone since it was listed.
+        stat = file.stat()
+        stats[file.name] = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return stats
 
 
 def _hash_manifest(path: pathlib.Path) -> str:

@@ -26,14 +26,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError, UserError
 from distill_jax.partitioning import distributed
 
 _log = logging.getLogger(__name__)
 
-# EX_TEMPFAIL of sysexits.h: the same command goes on from the last checkpoint.
-LOST_CODE = 75
-USER_ERROR_CODE = 2
+LOST_CODE = LostProcessError.exit_code
 INTERRUPTED_CODE = 130
 _FOLDER = "distill_jax/end_together"
 _FIRST = f"{_FOLDER}/first"
@@ -159,7 +157,7 @@ class EndTogether:
   def _beat(self) -> None:
     """Is heard from; and process 0 hears."""
     heard: dict[int, tuple[int, float]] = {}
-    number = 0
+    number, said_at = 0, time.monotonic()
     while True:
       number += 1
       try:
@@ -168,8 +166,15 @@ class EndTogether:
         )
         beats = self._read_beats() if self._index == 0 else {}
       except Exception:
-        return  # The thread that listens tells of it.
-      now = time.monotonic()
+        # One call may fail. That process 0 is gone, the thread that listens
+        # tells.
+        silent_for = time.monotonic() - said_at
+        if silent_for > self._timeout_seconds or self._closed.wait(
+          self._period
+        ):
+          return
+        continue
+      now = said_at = time.monotonic()
       for index in range(self._count if self._index == 0 else 0):
         beat = beats.get(index, 0)
         if index not in heard or heard[index][0] != beat:
@@ -229,7 +234,7 @@ def end_together(
   """Whatever ends the block in one process ends it in all.
 
   For one process it does nothing. Otherwise a `UserError` is shown here and
-  ends all processes with code 2, any other error with its trace and code 1; a
+  ends all processes with its code, any other error with its trace and code 1; a
   `SystemExit` is what all processes have come to, as after a signal.
 
   Args:
@@ -273,7 +278,7 @@ def end_with(error: BaseException | None) -> None:
     return
   if isinstance(error, UserError):
     _write(f"distill-jax: {error}\n")
-    _current.end(USER_ERROR_CODE, str(error))
+    _current.end(error.exit_code, str(error))
   elif isinstance(error, KeyboardInterrupt):
     _current.end(INTERRUPTED_CODE, "it was interrupted")
   else:

@@ -46,12 +46,19 @@ def check(
     Whether to resume.
 
   Raises:
-    UserError: another run is there, or files of something else.
+    UserError: another run is there, or files of something else; or SLURM gave
+      a command with --overwrite again.
   """
   found = run_record.read_record(folder)
   if found is not None:
     if not overwrite:
       run_record.check_resumable(found, record, folder)
+    elif os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+      raise UserError(
+        "SLURM has requeued this job, and --overwrite would remove what it"
+        f" saved in MODEL_DIR {folder}. Leave --overwrite out of jobs that are"
+        " requeued: without it the run goes on."
+      )
     return not overwrite
   if not folder.exists():
     return False

@@ -10,6 +10,7 @@ are also the count of skipped steps, which so survives a restart.
 """
 
 import collections
+import itertools
 import json
 import logging
 import math
@@ -75,7 +76,7 @@ class NonfiniteHook:
         continue
       for part in (path, path.with_suffix(".npz")):
         if is_primary and part.exists():
-          part.rename(part.with_name(f"{part.stem}.superseded{part.suffix}"))
+          part.rename(_find_free_name(part))
 
   def metrics(self) -> dict[str, float]:
     """Returns what a line of metrics says of it; nothing where a run stops."""
@@ -196,3 +197,13 @@ def _describe(values: Mapping[str, float]) -> str:
   return ", ".join(
     f"{name.replace('_', ' ')} is {value}" for name, value in values.items()
   )
+
+
+def _find_free_name(path: pathlib.Path) -> pathlib.Path:
+  """Returns a name for what a run resumed before it has superseded."""
+  name = path.with_name(f"{path.stem}.superseded{path.suffix}")
+  for number in itertools.count(2):
+    if not name.exists():
+      break
+    name = path.with_name(f"{path.stem}.superseded-{number}{path.suffix}")
+  return name

@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT: the run saves what it has and says how to go on.
 
-Layer 1; imports nothing of ours. The first signal lets the step under way end,
-with the evaluation that may belong to it, saves one checkpoint, waits for it,
-and ends the process. The second one ends it at once, in whatever it is.
+Layer 3; imports training.stop_agreement. The first signal lets the step under
+way end, with the evaluation that may belong to it, saves one checkpoint, waits
+for it, and ends the process. The second one ends it at once, in whatever it is.
 
 The exit code is 128 and the signal's number, as shells and schedulers have it:
 
@@ -12,11 +12,8 @@ The exit code is 128 and the signal's number, as shells and schedulers have it:
 It is the same when the checkpoint was not written within the time given, since
 the earlier ones are intact. A run at its last step ends as if nothing were.
 
-With several processes a signal to any of them stops all after the same step:
-JAX's preemption service hears SIGTERM, and agrees with the others on a step
-that none has passed. So SIGTERM is left to it, from the moment the processes
-are joined, and a second one changes nothing; Ctrl-C is handed on as SIGTERM,
-and a second one still ends the process at once.
+With several processes a signal to any of them stops all after the same step,
+see `training.stop_agreement`; those that had none end with 143.
 """
 
 import logging
@@ -26,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jax.experimental import multihost_utils
+from distill_jax.training.stop_agreement import StopAgreement
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +40,8 @@ class PreemptionHook:
     wait_fn: Callable[[float], bool],
     train_steps: int,
     save_seconds: float,
-    is_shared: bool = False,
+    agreement: StopAgreement | None = None,
     exit_fn: Callable[[int], Any] = os._exit,
-    reached_fn: Callable[[int], bool] = (
-      multihost_utils.reached_preemption_sync_point
-    ),
   ):
     """Takes the signals; outside the main thread Python gives them to nobody.
 
@@ -57,21 +51,19 @@ class PreemptionHook:
       wait_fn: waits so many seconds for saves, returns whether they ended.
       train_steps: the last step, after which there is nothing to stop.
       save_seconds: the longest to wait for the checkpoint.
-      is_shared: whether other processes train with this one.
+      agreement: with the other processes that train with this one, if any.
       exit_fn: ends the process without waiting for its threads.
-      reached_fn: whether this step is the one that all stop after; asked at
-        every step where `is_shared`.
     """
     self._save_fn, self._wait_fn = save_fn, wait_fn
     self._train_steps, self._save_seconds = train_steps, save_seconds
     self._exit_fn = exit_fn
-    self._is_shared, self._reached_fn = is_shared, reached_fn
+    self._agreement = agreement
     self._received: signal.Signals | None = None
     self._previous = {}
     if threading.current_thread() is not threading.main_thread():
       _log.info("Not in the main thread: signals end the run unsaved.")
       return
-    for number in (signal.SIGINT,) if is_shared else SIGNALS:
+    for number in SIGNALS:
       self._previous[number] = signal.signal(number, self._receive)
 
   def _receive(self, number: int, frame) -> None:
@@ -86,8 +78,8 @@ class PreemptionHook:
       f"\n{self._received.name}: stopping after this step; a checkpoint will be"
       " saved. The same signal again ends the run at once.\n".encode(),
     )
-    if self._is_shared:
-      os.kill(os.getpid(), signal.SIGTERM)
+    if self._agreement is not None:
+      self._agreement.request()
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `training.loop.Hook`.
@@ -96,8 +88,8 @@ class PreemptionHook:
       SystemExit: with the code above, when a signal came.
     """
     del batch
-    if self._is_shared:
-      if not self._reached_fn(step):
+    if self._agreement is not None:
+      if not self._agreement.is_reached(step):
         return
       self._received = self._received or signal.SIGTERM
     if self._received is None or step == self._train_steps:
@@ -123,6 +115,8 @@ class PreemptionHook:
 
   def close(self) -> None:
     """See `training.loop.Hook`; gives the signals back."""
+    if self._agreement is not None:
+      self._agreement.close()
     # After the first one, a second one keeps its meaning to the end.
     if self._received is None:
       for number, handler in self._previous.items():

@@ -67,11 +67,11 @@ def read_record(model_dir: str | pathlib.Path) -> RunRecord | None:
     UserError: the file is not one of ours.
   """
   path = pathlib.Path(model_dir) / _FILE
-  if not path.exists():
-    return None
   try:
+    if not path.exists():
+      return None
     return RunRecord(**json.loads(path.read_text()))
-  except (ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError) as error:
     raise UserError(f"{path} cannot be read: {error}") from error
 
 

@@ -59,11 +59,28 @@ def fixture_cache_folder(tmp_path_factory):
   return folder
 
 
+_started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fixture_nothing_is_left():
+  """Ends what a test that failed has left behind."""
+  yield
+  for process in _started:
+    process.kill()
+
+
 class _Pair:
   """Two processes that run together."""
 
   def __init__(
-    self, cache_folder, model_dir, train_steps=TRAIN_STEPS, **told_other
+    self,
+    cache_folder,
+    model_dir,
+    train_steps=TRAIN_STEPS,
+    step_seconds=0,
+    full_disk_of=None,
+    **told_other,
   ):
     """Starts them.
 
@@ -71,6 +88,8 @@ class _Pair:
       cache_folder: of the token cache.
       model_dir: of the run.
       train_steps: of the run.
+      step_seconds: the least a step takes.
+      full_disk_of: the process that has no room for checkpoints, if any.
       **told_other: `cache` or `steps` of process 1, where they differ.
     """
     with socket.socket() as probe:
@@ -98,11 +117,14 @@ class _Pair:
         | {
           "JAX_COMPILATION_CACHE_DIR": str(cache_folder / "xla"),
           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+          "STEP_SECONDS": str(step_seconds),
+          "FULL_DISK": "1" if full_disk_of == index else "",
         },
       )
       for index, own in enumerate((told, told | told_other))
     ]
     self.model_dir = model_dir
+    _started.extend(self.processes)
 
   def wait_for_step(self, step):
     deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -169,7 +191,11 @@ def fixture_together(cache_folder, tmp_path_factory):
 @pytest.fixture(name="interrupted", scope="module")
 def fixture_interrupted(cache_folder, tmp_path_factory):
   """Two processes, one of which is told to stop; and the step they did at."""
-  pair = _Pair(cache_folder, tmp_path_factory.mktemp("interrupted") / "run")
+  pair = _Pair(
+    cache_folder,
+    tmp_path_factory.mktemp("interrupted") / "run",
+    step_seconds=0.3,
+  )
   pair.wait_for_step(2)
   pair.processes[1].send_signal(signal.SIGTERM)
   codes, said = pair.finish()
@@ -230,6 +256,44 @@ def test_a_signal_to_one_stops_both_and_both_go_on(
   assert read_losses(model_dir) == read_losses(together)
   # Not a step was made twice.
   assert not (model_dir / "metrics.superseded.jsonl").exists()
+
+
+def test_a_signal_to_a_resumed_run_stops_it_after_a_step(
+  interrupted, cache_folder, tmp_path
+):
+  model_dir, step = copy(interrupted[0], tmp_path), interrupted[1]
+  pair = _Pair(cache_folder, model_dir, 10**4, step_seconds=0.3)
+  # Before or after the first step, as it comes.
+  for line in pair.processes[0].stderr:
+    if "Resuming from the checkpoint" in line:
+      break
+  time.sleep(1.0)
+  pair.processes[0].send_signal(signal.SIGTERM)
+  codes, said = pair.finish()
+  assert codes == [143, 143], said
+  stopped = max(read_losses(model_dir))
+  assert step < stopped < step + 200
+  assert str(stopped) in os.listdir(model_dir / "checkpoints")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_full_disk_of_one_process_ends_both_at_once(
+  cache_folder, tmp_path, index
+):
+  pair = _Pair(
+    cache_folder, tmp_path / "run", 10**4, step_seconds=0.1, full_disk_of=index
+  )
+  codes, said = pair.finish()
+  assert codes == [2, 2], said
+  assert f"The disk of {tmp_path}/run/checkpoints is full" in said[index]
+  assert (
+    f"process {index} ({socket.gethostname()}) did: The disk"
+    in (said[1 - index])
+  )
+  # Not at the next save, nor when Orbax has waited long enough.
+  assert max(read_losses(pair.model_dir)) < 2 * EVAL_PERIOD
+  saved = os.listdir(pair.model_dir / "checkpoints")
+  assert not [name for name in saved if name.isdigit()]
 
 
 @pytest.mark.parametrize(

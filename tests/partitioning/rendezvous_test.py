@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError, UserError
 from distill_jax.partitioning import rendezvous
 
 
@@ -51,6 +51,65 @@ def test_those_that_do_not_come_are_named_to_all(address):
       f"within 1 seconds: 1, 3. These did: 0 ({socket.gethostname()}), 2"
       in (message)
     )
+
+
+def test_who_comes_late_may_be_given_the_command_again(address):
+  """And who was told wrongly may not."""
+  for index in (0, 1):
+    with pytest.raises(LostProcessError):
+      rendezvous.meet(address, 2, index, 0.3)
+
+  def find_exit_codes(told, seconds):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+      futures = [
+        pool.submit(rendezvous.meet, address, count, index, seconds)
+        for index, count in told
+      ]
+      return [future.exception().exit_code for future in futures]
+
+  # The second is told so by the first.
+  assert find_exit_codes([(0, 3), (1, 3)], 0.5) == [75, 75]
+  assert find_exit_codes([(0, 2), (1, 3)], 3.0) == [2, 2]
+
+
+def test_process_0_may_start_later_by_almost_the_whole_time(address):
+  """The others then wait as long as it does, not as long as they would."""
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    first = pool.submit(rendezvous.meet, address, 3, 1, 1.5)
+    time.sleep(1.2)
+    coordinator = pool.submit(rendezvous.meet, address, 3, 0, 10.0)
+    time.sleep(1.5)
+    assert not first.done()
+    rendezvous.meet(address, 3, 2, 5.0)
+    assert first.result(5) is coordinator.result(5) is None
+
+
+def test_one_that_was_started_again_may_come_again(address):
+  host, port = rendezvous.split_address(address)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    coordinator = pool.submit(rendezvous.meet, address, 3, 0, 10.0)
+    deadline = time.monotonic() + 5
+    while True:
+      try:
+        former = socket.create_connection((host, port))
+        break
+      except OSError:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    former.sendall(b"1 3 a_host\n")
+    time.sleep(0.2)
+    former.close()  # It was killed, and is started on another host.
+    again = pool.submit(rendezvous.meet, address, 3, 1, 5.0)
+    rendezvous.meet(address, 3, 2, 5.0)
+    assert again.result(5) is coordinator.result(5) is None
+
+
+def test_a_reply_may_be_long(address, monkeypatch):
+  monkeypatch.setattr(socket, "gethostname", lambda: "host" * 1000)
+  found = meet_all(address, [(0, 5), (1, 5), (2, 5)], timeout_seconds=1.0)
+  for message in found:
+    assert message.startswith("2 of 5 processes did not come")
+    assert message.count("host" * 1000) == 3
 
 
 def test_a_coordinator_that_does_not_answer_is_named(address):

@@ -125,6 +125,14 @@ def test_the_same_size_and_time_hide_nothing_but_the_inode(cache):
     guard.check()
 
 
+def test_a_file_that_goes_while_it_is_looked_at(cache, monkeypatch):
+  guard = data_guard.DataGuard(cache, _Place())
+  _file(cache).unlink()
+  _file(cache).symlink_to(cache.path / "nowhere")
+  with pytest.raises(UserError, match="changed under the running job"):
+    guard.check()
+
+
 def test_files_that_were_only_touched_are_the_same(cache, monkeypatch):
   guard = data_guard.DataGuard(cache, _Place())
   os.utime(_file(cache), (1, 1))

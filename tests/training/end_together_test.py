@@ -7,6 +7,7 @@ import json
 import threading
 import time
 
+import jax
 import process_fakes
 import pytest
 
@@ -87,6 +88,22 @@ def test_one_that_is_silent_is_named_and_ends_the_others(store, capfd):
 def test_one_that_is_heard_from_is_not_lost(store):
   processes = [_Process(store, index, timeout_seconds=0.5) for index in (0, 1)]
   time.sleep(2.0)
+  assert [process.codes for process in processes] == [[], []]
+
+
+def test_one_call_that_fails_is_not_the_end(store, monkeypatch):
+  processes = [_Process(store, index) for index in (0, 1)]
+  key_value_set, failed = store.key_value_set, []
+
+  def fail_twice(key, *args, **kwargs):
+    if key.endswith("beat/1") and len(failed) < 2:
+      failed.append(key)
+      raise jax.errors.JaxRuntimeError("UNAVAILABLE: try again")
+    return key_value_set(key, *args, **kwargs)
+
+  monkeypatch.setattr(store, "key_value_set", fail_twice)
+  time.sleep(3.0)
+  assert len(failed) == 2
   assert [process.codes for process in processes] == [[], []]
 
 

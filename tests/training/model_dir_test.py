@@ -83,6 +83,18 @@ def test_a_kill_while_it_begins_is_no_hindrance(
   assert run_record.read_record(folder) == OTHER
 
 
+def test_a_job_that_slurm_gives_again_overwrites_nothing(tmp_path, monkeypatch):
+  monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+  begin(tmp_path)
+  assert not model_dir.check(tmp_path, RECORD, overwrite=True)
+  monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+  with pytest.raises(UserError, match="Leave --overwrite out of jobs"):
+    model_dir.check(tmp_path, RECORD, overwrite=True)
+  assert model_dir.check(tmp_path, RECORD, overwrite=False)
+  # Where nothing was saved there is nothing to lose.
+  assert not model_dir.check(tmp_path / "new", RECORD, overwrite=True)
+
+
 def test_files_of_something_else_are_refused(tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   with pytest.raises(UserError, match="has files but no run"):

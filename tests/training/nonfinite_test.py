@@ -111,6 +111,12 @@ def test_the_count_goes_on_after_a_restart(tmp_path):
   _take(hook, [1.0, math.nan], first_step=4)
   hook.check()
   assert hook.num_skipped == 3
+  # And once more: what was superseded before stays.
+  nonfinite.NonfiniteHook(tmp_path, "skip", 3, start_step=3)
+  assert {
+    *("5.superseded.json", "5.superseded-2.json"),
+    *("5.superseded.npz", "5.superseded-2.npz"),
+  } <= set(_list(tmp_path))
 
 
 def test_nothing_waits_for_a_step_under_way(tmp_path):

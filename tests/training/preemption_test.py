@@ -101,39 +101,57 @@ def test_outside_the_main_thread_signals_are_left_alone(handlers):
   runs[0].hook.close()
 
 
-def test_several_processes_stop_after_the_step_they_agree_on(handlers):
-  asked = []
-  run = _Run(
-    is_shared=True, reached_fn=lambda step: asked.append(step) or step == 5
-  )
-  # Not ours to hear: JAX's preemption service does.
-  assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
+class _Agreement:
+  """All stop after step 5."""
+
+  def __init__(self, stop_step=5):
+    self.stop_step, self.asked, self.calls = stop_step, [], []
+
+  def is_reached(self, step):
+    self.asked.append(step)
+    return step >= self.stop_step
+
+  def request(self):
+    self.calls.append("request")
+
+  def close(self):
+    self.calls.append("close")
+
+
+def test_several_processes_stop_after_the_step_they_agree_on():
+  agreement = _Agreement()
+  run = _Run(agreement=agreement)
   for step in (3, 4):
     run.step(step)
   assert run.calls == []
   with pytest.raises(SystemExit) as raised:
     run.step(5)
   assert raised.value.code == 143
-  assert asked == [3, 4, 5]
+  assert agreement.asked == [3, 4, 5]
   assert run.calls[0] == ("save", 5, "state 5", {"loss": 5})
+  run.hook.close()
+  assert agreement.calls == ["close"]
 
 
-def test_ctrl_c_of_one_process_is_handed_on_as_sigterm(capfd):
-  heard = []
-  signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-  run = _Run(is_shared=True, reached_fn=lambda step: step == 4)
-  os.kill(os.getpid(), signal.SIGINT)
-  assert heard == [signal.SIGTERM]
-  assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-  run.step(3)
+@pytest.mark.parametrize(
+  "number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_to_one_of_several_asks_all_to_stop(number, code):
+  agreement = _Agreement()
+  run = _Run(agreement=agreement)
+  os.kill(os.getpid(), number)
+  assert agreement.calls == ["request"]
+  for each in preemption.SIGNALS:
+    assert signal.getsignal(each) == signal.SIG_DFL
+  run.step(4)
   assert run.calls == []
   with pytest.raises(SystemExit) as raised:
-    run.step(4)
-  assert raised.value.code == 130
+    run.step(5)
+  assert raised.value.code == code
 
 
 def test_several_processes_at_their_end_end_well():
-  run = _Run(is_shared=True, reached_fn=lambda step: True)
+  run = _Run(agreement=_Agreement(9))
   run.step(9)
   assert run.calls == []
 

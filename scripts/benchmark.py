@@ -23,9 +23,10 @@ Everything else is gin's, as in a run: the model's macros, and those of
 gin/runs/train.gin (--run_gin_file=gin/runs/train_adamw.gin: AdamW) but for the
 rows, which come from the flags; to decode, those of gin/runs/infer.gin, e.g.
 --gin.DECODING="'beam'" --gin.NUM_BEAMS=4. A decoded row has exactly --tokens
-tokens: no token ends it. With --token_cache a step decodes --batches of its
-label examples as an evaluation does: in order of their length, and no further
-than the longest label.
+tokens, since none ends it, or ends after --ends_after of them. With
+--token_cache a step decodes --batches of its label examples as an evaluation
+does: in order of their length (--nobuckets: all in rows of --row_inputs), and
+no further than the longest label (--nolabel_cap: to --tokens).
 
 Each line printed is a JSON object:
 
@@ -115,6 +116,15 @@ _TOKENS = flags.DEFINE_integer(
 _BATCHES = flags.DEFINE_integer(
   "batches", 8, "Batches of --token_cache that are decoded in a step."
 )
+_ENDS_AFTER = flags.DEFINE_integer(
+  "ends_after", None, "Tokens after which each decoded row ends; never."
+)
+_LABEL_CAP = flags.DEFINE_bool(
+  "label_cap", True, "Decode --token_cache no further than the longest label."
+)
+_BUCKETS = flags.DEFINE_bool(
+  "buckets", True, "Rows of --token_cache as long as their inputs need."
+)
 _PREFETCH = flags.DEFINE_bool(
   "prefetch", True, "Put training batches on the devices ahead of their step."
 )
@@ -136,8 +146,11 @@ _EXPORT_EXAMPLES = flags.DEFINE_string(
 )
 
 _PROFILED_STEPS = 3
+_DECODE_FLAGS = (
+  *("batch", "tokens", "batches", "ends_after", "label_cap", "buckets"),
+)
 _FLAGS_OF_OTHER_MODE = {
-  "train": [flags.FLAGS[name] for name in ("batch", "tokens", "batches")],
+  "train": [flags.FLAGS[name] for name in _DECODE_FLAGS],
   "decode": [
     flags.FLAGS[name]
     for name in (
@@ -346,7 +359,7 @@ def run_decoding() -> None:
   if _TOKEN_CACHE.value is None:
     timed = benchmark_decoding.compile_full_rows(
       *(model, mesh, params, decoding),
-      *(_BATCH.value, _ROW_INPUTS.value, _TOKENS.value),
+      *(_BATCH.value, _ROW_INPUTS.value, _TOKENS.value, _ENDS_AFTER.value),
     )
   else:
     cache = open_cache(config, {}, "")
@@ -354,14 +367,17 @@ def run_decoding() -> None:
       *(model, mesh, params, decoding, cache),
       *(_BATCH.value, _BATCHES.value),
       {"inputs": _ROW_INPUTS.value, "targets": _TOKENS.value},
+      caps_labels=_LABEL_CAP.value,
+      buckets_lengths=_BUCKETS.value,
     )
   seconds = benchmark_decoding.time_call(timed.call, _STEPS.value)
   num_flops, num_tokens = None, None
   if timed.compiled is not None:
-    num_tokens = timed.num_rows * _TOKENS.value
+    num_decoded = min(_TOKENS.value, _ENDS_AFTER.value or _TOKENS.value)
+    num_tokens = timed.num_rows * num_decoded
     if decoding.strategy == "greedy":
       num_flops = flops.count_forward_flops(
-        config, timed.num_rows, _ROW_INPUTS.value, _TOKENS.value
+        config, timed.num_rows, _ROW_INPUTS.value, num_decoded
       )
   memory = benchmark_measures.measure_memory(timed.compiled, is_alone=True)
   peak = find_peak(config.dtype)
@@ -399,6 +415,19 @@ def check_mode_flags() -> None:
       raise UserError(
         f"--{flag.name}: --mode={_MODE.value} does not read it. Leave it out."
       )
+  has_cache = _TOKEN_CACHE.value is not None
+  for holder in (_ENDS_AFTER,) if has_cache else (_LABEL_CAP, _BUCKETS):
+    if _MODE.value == "decode" and holder.present:
+      raise UserError(
+        f"--{holder.name} is read {'without' if has_cache else 'with'}"
+        " --token_cache only. Leave it out."
+      )
+  ends_after = _ENDS_AFTER.value
+  if ends_after is not None and not 1 <= ends_after <= _TOKENS.value:
+    raise UserError(
+      f"--ends_after={ends_after}: it must be from 1 to --tokens,"
+      f" {_TOKENS.value}."
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -3,12 +3,15 @@
 Knows no flags and prints nothing.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,10 +19,12 @@ from distill_jax.data import token_cache, vocab
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.errors import UserError
+from distill_jax.evaluation import length_buckets
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
 
+_EOS_ID = 1
 _SPLITS = ("validation", "test", "train")
 
 
@@ -49,6 +54,7 @@ def compile_full_rows(
   num_rows: int,
   num_inputs: int,
   num_tokens: int,
+  ends_after: int | None = None,
 ) -> Timed:
   """Compiles decoding of random inputs that fill their rows.
 
@@ -59,7 +65,8 @@ def compile_full_rows(
     decoding: how tokens are chosen.
     num_rows: decoded together.
     num_inputs: tokens of an input.
-    num_tokens: decoded of each row; no token ends it.
+    num_tokens: decoded of each row at most.
+    ends_after: tokens after which every row ends; None: after the last.
 
   Returns:
     What to time.
@@ -70,13 +77,21 @@ def compile_full_rows(
     step_fn, cache = start_decoding(
       model, params, tokens, (tokens > 0).astype(np.int32), num_tokens
     )
+
+    def end_rows(tokens, step, cache):
+      logits, cache = step_fn(tokens, step, cache)
+      is_end = jnp.arange(logits.shape[-1]) == _EOS_ID
+      must_end = (step == ends_after - 1) & is_end[None]
+      return jnp.where(must_end, 1e9, logits), cache
+
     return decode(
       decoding,
-      step_fn,
+      step_fn if ends_after is None else end_rows,
       cache,
       batch["row_ids"],
       max_decode_length=num_tokens,
-      eos_id=-1,  # No token: all rows go on to the last step.
+      # -1 is no token: all rows go on to the last step.
+      eos_id=-1 if ends_after is None else _EOS_ID,
     )
 
   batch = {
@@ -107,6 +122,8 @@ def prepare_examples(
   batch_rows: int,
   num_batches: int,
   row_lengths: dict[str, int],
+  caps_labels: bool = True,
+  buckets_lengths: bool = True,
 ) -> Timed:
   """Prepares decoding of a cache's label examples as an evaluation does it.
 
@@ -122,6 +139,9 @@ def prepare_examples(
     batch_rows: examples decoded together.
     num_batches: how many a call decodes.
     row_lengths: {'inputs': ..., 'targets': ...} tokens of the longest row.
+    caps_labels: whether decoding ends with the longest label of the task.
+    buckets_lengths: whether rows are as long as their longest input needs;
+      otherwise all are of the longest.
 
   Returns:
     What to time.
@@ -152,18 +172,38 @@ def prepare_examples(
     batch_rows,
     decoding,
   )
-  longest = -(-info.find_longest("targets") // 8) * 8
+  longest = row_lengths["targets"]
+  if caps_labels:
+    longest = -(-info.find_longest("targets") // 8) * 8
 
   def call():
-    return evaluator.predict_samples(
-      params, examples, info, max_decode_length=longest
-    )
+    with contextlib.ExitStack() as stack:
+      if not buckets_lengths:
+        stack.enter_context(
+          mock.patch.object(length_buckets, "plan_batches", _plan_one_length)
+        )
+      return evaluator.predict_samples(
+        params, examples, info, max_decode_length=longest
+      )
 
   started = time.perf_counter()
   call()
   compile_seconds = time.perf_counter() - started
   lengths = row_lengths | {"targets": min(longest, row_lengths["targets"])}
   return Timed(call, None, compile_seconds, count, lengths)
+
+
+def _plan_one_length(lengths, longest, batch_rows, row_step):
+  """As `length_buckets.plan_batches` would, if there were but one length."""
+  del row_step
+  return [
+    length_buckets.PlannedBatch(
+      list(range(start, min(start + batch_rows, len(lengths)))),
+      batch_rows,
+      longest,
+    )
+    for start in range(0, len(lengths), batch_rows)
+  ]
 
 
 def time_call(call: Callable[[], Any], num_calls: int) -> float:

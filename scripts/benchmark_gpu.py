@@ -9,10 +9,10 @@ In bfloat16 with cuDNN's attention: rows of 512 encoder and 128 decoder tokens,
 all full; examples of real lengths (of --token_cache, else drawn like CQA's),
 packed; and the full rows with XLA's attention. Where --torch_python has torch
 and transformers, `scripts/torch_baseline.py` trains on the same examples after
-each: autocast, SDPA, torch.compile, which takes minutes for the large sizes
-(--no-torch_compile). Every case is a process of its own; one that runs out of
-memory is tried again with half the examples. After --max_seconds no more
-begin, and what was left out is named. Other arguments go to
+each: autocast, SDPA, torch.compile of each block. Every case is a process of
+its own; one that runs out of memory is tried again with half the examples.
+After --max_seconds no more begin, and what was left out is named. Other
+arguments go to
 `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
 JAX_COMPILATION_CACHE_DIR a second run compiles nothing of ours.
 

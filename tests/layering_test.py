@@ -22,6 +22,7 @@ _LAYERS = {
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.exchange
+    training.stop_agreement
   """,
   1: """
     aot.compile_report aot.topology
@@ -63,7 +64,7 @@ _LAYERS = {
     teacher.session teacher.tally teacher.template_files teacher.templates
     teacher.variants
     training.accumulate training.data_guard training.end_together
-    training.model_dir training.state training.step training.stop_agreement
+    training.model_dir training.state training.step
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations

@@ -33,6 +33,7 @@ def slow_down(compile_fn, seconds):
     step_fn = compile_fn(*args, **kwargs)
 
     def slow_step(*args):
+      print("A step begins.", file=sys.stderr, flush=True)
       time.sleep(seconds)
       return step_fn(*args)
 

@@ -298,13 +298,14 @@ class Checkpoints:
     Raises:
       UserError: the disk is full.
     """
-    self._raise_failed()
     deadline = time.monotonic() + timeout_seconds
     # Orbax has no such limit; what hangs there is most often a network's disk.
     while math.isfinite(deadline) and self._manager.is_saving_in_progress():
+      self._raise_failed()
       if time.monotonic() > deadline:
         return False
       time.sleep(_POLL_SECONDS)
+    self._raise_failed()
     with disk_space.explain_full_disk(self._folder):
       try:
         self._manager.wait_until_finished()

@@ -82,7 +82,7 @@ class Attention(nn.Module):
       x: [batch, q_length, embed], compute dtype.
       key_value: what `project_key_value` returned, or a cache of it.
       bias: added to the logits: [batch or 1, heads or 1, q_length, k_length]
-        float32.
+        float32, or for cuDNN the compute dtype.
       enable_dropout: whether to drop attention probabilities.
 
     Returns:

@@ -74,8 +74,9 @@ class DecoderLayer(nn.Module):
     Args:
       x: [batch, length, embed], compute dtype.
       encoded: [batch, encoder_length, embed]: the encoder's output.
-      self_bias: [batch, heads or 1, length, length] float32: the mask, and the
-        relative position bias where all layers share it.
+      self_bias: [batch, heads or 1, length, length] float32, or for cuDNN the
+        compute dtype: the mask, and the relative position bias where all
+        layers share it.
       cross_bias: [batch, 1, length, encoder_length] float32.
       enable_dropout: whether to draw from the "dropout" stream.
 

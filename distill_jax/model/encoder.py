@@ -45,8 +45,9 @@ class EncoderLayer(nn.Module):
 
     Args:
       x: [batch, length, embed], compute dtype.
-      bias: [batch, heads or 1, length, length] float32: the mask, and the
-        relative position bias where all layers share it.
+      bias: [batch, heads or 1, length, length] float32, or for cuDNN the
+        compute dtype: the mask, and the relative position bias where all
+        layers share it.
       enable_dropout: whether to draw from the "dropout" stream.
 
     Returns:

@@ -77,10 +77,7 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
     ) from error
   try:
     while True:
-      # One that is gone may have been started again, and will come again.
-      for index in [i for i in connections if _is_closed(connections[i])]:
-        connections.pop(index).close()
-        del hosts[index]
+      _forget_closed(connections, hosts)
       if len(hosts) == process_count:
         break
       server.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -107,6 +104,7 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
           f" {name}, that it is number {index} of {count}. Give every process"
           " the same count, and numbers from 0."
         )
+      _forget_closed(connections, hosts)
       if index in hosts:
         connections[-1] = connection
         raise UserError(
@@ -136,6 +134,13 @@ def _read_hello(connection: socket.socket) -> tuple[int, int, str]:
   line = _read_line(connection, _MAX_HELLO_BYTES)
   index, count, name = line.split(" ", 2)
   return int(index), int(count), name
+
+
+def _forget_closed(connections, hosts) -> None:
+  """Forgets who is gone: it may be started again, and come again."""
+  for index in [i for i in connections if _is_closed(connections[i])]:
+    connections.pop(index).close()
+    del hosts[index]
 
 
 def _is_closed(connection: socket.socket) -> bool:

@@ -1,10 +1,9 @@
 """Processes of one run stop after the same step, whichever is asked to stop.
 
-Layer 2; imports partitioning.distributed. The host runs ahead of its devices,
-and every process by another number of steps. So whoever is asked to stop says
-so; then each tells the last step it has come to, and goes no further until all
-have told. All stop after the step behind the last of these, which none has
-passed.
+Layer 0; imports nothing of ours. The host runs ahead of its devices, and every
+process by another number of steps. So whoever is asked to stop says so; then
+each tells the last step it has come to, and goes no further until all have
+told. All stop after the step behind the last of these, which none has passed.
 
 JAX has a service for it, which Orbax uses too: both count steps in the one
 place there is, and it counts from 0, so a resumed run never comes to its step.
@@ -12,13 +11,17 @@ It is switched off where the processes are joined.
 """
 
 import contextlib
+import logging
 import threading
+import time
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 _WANTED = "distill_jax/stop/wanted"
 _TOLD = "distill_jax/stop/last_step"
 _POLL_SECONDS = 0.5
-_WAIT_MS = 3_600_000
+_WAIT_MS = 60_000
 
 
 class StopAgreement:
@@ -37,7 +40,8 @@ class StopAgreement:
     self._last_step, self._stop_step = start_step, None
     # Held while the processes agree: until then no step may begin.
     self._lock = threading.Lock()
-    self._is_wanted = self._has_told = False
+    self._told: int | None = None
+    self._is_wanted = False
     self._closed = threading.Event()
     self._thread = threading.Thread(
       target=self._listen, name="stop_agreement", daemon=True
@@ -67,25 +71,42 @@ class StopAgreement:
     self._thread.join()
 
   def _listen(self) -> None:
-    # Where process 0 is gone, `training.end_together` ends this one.
-    with contextlib.suppress(Exception):
-      while not self._closed.wait(_POLL_SECONDS):
+    while not self._closed.wait(_POLL_SECONDS):
+      # One call may fail, and is made again. Where process 0 is gone,
+      # `training.end_together` ends this one.
+      try:
         if self._is_wanted:
-          self._client.key_value_set(f"{_WANTED}/{self._index}", "")
+          self._set(f"{_WANTED}/{self._index}", "")
         if self._client.key_value_dir_get(f"{_WANTED}/"):
           self._agree()
           return
+      except Exception as error:
+        _log.debug("No agreement to stop yet: %s", error)
 
   def _agree(self) -> None:
+    """Holds the process until all have told; whoever told must not go on."""
     with self._lock:
-      self._tell()
-      last_steps = [
-        int(self._client.blocking_key_value_get(f"{_TOLD}/{index}", _WAIT_MS))
-        for index in range(self._count)
-      ]
-      self._stop_step = max(last_steps) + 1
+      last_steps: dict[int, int] = {}
+      while len(last_steps) < self._count and not self._closed.is_set():
+        try:
+          self._tell()
+          for index in range(self._count):
+            told = self._client.blocking_key_value_get(
+              f"{_TOLD}/{index}", _WAIT_MS
+            )
+            last_steps[index] = int(told)
+        except Exception as error:
+          _log.debug("Waiting for others to agree to stop: %s", error)
+          time.sleep(_POLL_SECONDS)
+      if len(last_steps) == self._count:
+        self._stop_step = max(last_steps.values()) + 1
 
   def _tell(self) -> None:
-    if not self._has_told:
-      self._has_told = True
-      self._client.key_value_set(f"{_TOLD}/{self._index}", str(self._last_step))
+    """Tells the same however often it is called: others may have read it."""
+    if self._told is None:
+      self._told = self._last_step
+    self._set(f"{_TOLD}/{self._index}", str(self._told))
+
+  def _set(self, key: str, value: str) -> None:
+    # Again, where it was not known whether it was set.
+    self._client.key_value_set(key, value, allow_overwrite=True)

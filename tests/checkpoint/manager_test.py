@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -486,6 +487,22 @@ def test_a_wait_has_an_end(tmp_path, monkeypatch):
     is_blocked[0] = False
     assert checkpoints.wait(timeout_seconds=60.0)
   assert checksums.verify(tmp_path / "checkpoints" / "1")
+
+
+def test_a_save_that_fails_while_it_is_waited_for(tmp_path, monkeypatch):
+  """Its process meets no others any more, and Orbax takes it for under way."""
+  checkpoints = manager.Checkpoints(tmp_path)
+  monkeypatch.setattr(
+    checkpoints._manager, "is_saving_in_progress", lambda: True
+  )
+  error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  threading.Timer(0.3, setattr, (checkpoints, "_failed", error)).start()
+  started = time.monotonic()
+  with pytest.raises(UserError, match="is full"):
+    checkpoints.wait(60.0)
+  assert time.monotonic() - started < 10
+  with pytest.raises(UserError, match="is full"):
+    checkpoints.raise_if_failed()
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):

@@ -263,11 +263,10 @@ def test_a_signal_to_a_resumed_run_stops_it_after_a_step(
 ):
   model_dir, step = copy(interrupted[0], tmp_path), interrupted[1]
   pair = _Pair(cache_folder, model_dir, 10**4, step_seconds=0.3)
-  # Before or after the first step, as it comes.
+  # Before the first step is compiled.
   for line in pair.processes[0].stderr:
-    if "Resuming from the checkpoint" in line:
+    if "A step begins." in line:
       break
-  time.sleep(1.0)
   pair.processes[0].send_signal(signal.SIGTERM)
   codes, said = pair.finish()
   assert codes == [143, 143], said

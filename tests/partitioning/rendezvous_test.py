@@ -97,9 +97,12 @@ def test_one_that_was_started_again_may_come_again(address):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     former.sendall(b"1 3 a_host\n")
-    time.sleep(0.2)
+    time.sleep(0.3)
     former.close()  # It was killed, and is started on another host.
+    time.sleep(0.3)
     again = pool.submit(rendezvous.meet, address, 3, 1, 5.0)
+    time.sleep(0.3)  # Nobody else comes in between.
+    assert not again.done() and not coordinator.done()
     rendezvous.meet(address, 3, 2, 5.0)
     assert again.result(5) is coordinator.result(5) is None
 

@@ -6,6 +6,7 @@ Each process is a `StopAgreement` with a thread of its own, over one store.
 import threading
 import time
 
+import jax
 import process_fakes
 import pytest
 
@@ -121,3 +122,36 @@ def test_a_store_that_is_gone_stops_nobody(start, monkeypatch):
   time.sleep(0.1)
   assert run(agreement, range(1, 10)) is None
   agreement.close()
+
+
+@pytest.mark.parametrize(
+  "call", ["key_value_set", "key_value_dir_get", "blocking_key_value_get"]
+)
+def test_a_call_that_fails_is_made_again(start, monkeypatch, call):
+  agreements = start(0)
+  store = agreements[0]._client
+  original, failed = getattr(store, call), []
+
+  def fail_first(*args, **kwargs):
+    if agreements[0]._is_wanted and len(failed) < 3:
+      failed.append(args)
+      if call == "key_value_set":
+        original(*args, **kwargs)  # It was set, but nobody knows.
+      raise jax.errors.JaxRuntimeError("UNAVAILABLE: try again")
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(store, call, fail_first)
+  agreements[0].request()
+  stopped_after = []
+  threads = [
+    threading.Thread(
+      target=run, args=(agreement, range(1, 10_000), seconds, stopped_after)
+    )
+    for agreement, seconds in zip(agreements, (0.001, 0.01), strict=True)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(20)
+  assert len(failed) == 3
+  assert stopped_after[0] == stopped_after[1]

@@ -146,11 +146,13 @@ _EXPORT_EXAMPLES = flags.DEFINE_string(
 )
 
 _PROFILED_STEPS = 3
-_DECODE_FLAGS = (
-  *("batch", "tokens", "batches", "ends_after", "label_cap", "buckets"),
-)
 _FLAGS_OF_OTHER_MODE = {
-  "train": [flags.FLAGS[name] for name in _DECODE_FLAGS],
+  "train": [
+    flags.FLAGS[name]
+    for name in (
+      *("batch", "batches", "buckets", "ends_after", "label_cap", "tokens"),
+    )
+  ],
   "decode": [
     flags.FLAGS[name]
     for name in (

@@ -127,8 +127,9 @@ def prepare_examples(
 ) -> Timed:
   """Prepares decoding of a cache's label examples as an evaluation does it.
 
-  Examples of like length go together, and labels are decoded no longer than the
-  longest of their task; with random parameters hardly any ends before.
+  Unless it is told otherwise, examples of like length go together, and labels
+  are decoded no longer than the longest of their task; with random parameters
+  hardly any ends before.
 
   Args:
     model: the model.

@@ -12,8 +12,7 @@ and transformers, `scripts/torch_baseline.py` trains on the same examples after
 each: autocast, SDPA, torch.compile of each block. Every case is a process of
 its own; one that runs out of memory is tried again with half the examples.
 After --max_seconds no more begin, and what was left out is named. Other
-arguments go to
-`scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
+arguments go to `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
 JAX_COMPILATION_CACHE_DIR a second run compiles nothing of ours.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they

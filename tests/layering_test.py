@@ -15,6 +15,7 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 # A module imports lower layers only; the same layer only inside its own folder.
 _LAYERS = {
   0: """
+    free_name
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     data.answer_choices data.arithmetic data.batch data.records data.settings
     data.splits data.task_kinds data.word_problem_templates

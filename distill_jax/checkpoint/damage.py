@@ -1,18 +1,18 @@
 """Checkpoints that cannot be read: damaged, or just not readable here.
 
-Layer 2; imports checksums, partitioning.distributed and errors. Only what is
-damaged may be set aside, and nothing is ever deleted.
+Layer 2; imports checksums, partitioning.distributed, errors and free_name. Only
+what is damaged may be set aside, and nothing is ever deleted.
 """
 
 import contextlib
 import errno
 import functools
-import itertools
 import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from distill_jax import free_name
 from distill_jax.checkpoint import checksums
 from distill_jax.errors import UserError
 from distill_jax.partitioning import distributed
@@ -96,11 +96,7 @@ def set_aside(path: pathlib.Path, error: Exception) -> None:
     path: its folder.
     error: what was found.
   """
-  aside = path.with_name(f"damaged-{path.name}")
-  for number in itertools.count(2):
-    if not aside.exists():
-      break
-    aside = path.with_name(f"damaged-{path.name}-{number}")
+  aside = free_name.find_free_name(path.with_name(f"damaged-{path.name}"))
   _log.error("%s\nIt is kept as %s and not used.", error, aside)
   path.rename(aside)
 

@@ -41,7 +41,7 @@ def prepare(
     return lambda: mask_bias
   bias = position_bias + mask_bias
   if config.attention_implementation == "xla":
-    return lambda: bias
+    return lambda: bias  # Its gradient is the compiler's to fuse.
   if config.attention_implementation == "cudnn":
     bias = bias.astype(config.dtype)
   bias = lax.stop_gradient(bias)

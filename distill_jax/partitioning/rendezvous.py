@@ -35,15 +35,10 @@ def meet(
       that cannot be reached.
     UserError: what two processes were told differently; the port is not free.
   """
-  host, port = split_address(address)
-  deadline = time.monotonic() + timeout_seconds
   if process_index == 0:
-    _wait_for_all(address, port, process_count, deadline, timeout_seconds)
+    _wait_for_all(address, process_count, timeout_seconds)
   else:
-    reply = _report(
-      *(address, (host, port), process_count, process_index),
-      *(deadline, timeout_seconds),
-    )
+    reply = _report(address, process_count, process_index, timeout_seconds)
     code, _, message = reply.partition(" ")
     if code != _GO:
       is_lost = code == str(LostProcessError.exit_code)
@@ -65,21 +60,19 @@ def split_address(address: str) -> tuple[str, int]:
   return host.strip("[]"), int(port)
 
 
-def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
+def _wait_for_all(address, process_count, timeout_seconds):
+  deadline = time.monotonic() + timeout_seconds
   hosts = {0: socket.gethostname()}
   connections: dict[int, socket.socket] = {}
   try:
-    server = _listen(port)
+    server = _listen(split_address(address)[1])
   except OSError as error:
     raise UserError(
       f"Process 0 cannot listen at the coordinator's address {address}:"
       f" {error}. Give a free port of the host that process 0 runs on."
     ) from error
   try:
-    while True:
-      _forget_closed(connections, hosts)
-      if len(hosts) == process_count:
-        break
+    while len(hosts) < process_count:
       server.settimeout(max(deadline - time.monotonic(), 0.001))
       try:
         connection, _ = server.accept()
@@ -87,6 +80,7 @@ def _wait_for_all(address, port, process_count, deadline, timeout_seconds):
       except TimeoutError:
         if time.monotonic() < deadline:
           continue
+        _forget_closed(connections, hosts)
         missing = sorted(set(range(process_count)) - hosts.keys())
         come = [f"{i} ({hosts[i]})" for i in sorted(hosts)]
         raise LostProcessError(
@@ -175,21 +169,16 @@ def _reply_all(connections: dict[int, socket.socket], text: str) -> None:
       pass  # It has gone; the next to need it will say so.
 
 
-def _report(
-  address,
-  host_and_port,
-  process_count,
-  process_index,
-  deadline,
-  timeout_seconds,
-):
+def _report(address, process_count, process_index, timeout_seconds):
   """Tells process 0 who has come; returns its answer."""
   hello = f"{process_index} {process_count} {socket.gethostname()}\n".encode()
   reason: Exception | None = None
   started = time.monotonic()
-  while (left := deadline - time.monotonic()) > 0:
+  while (left := started + timeout_seconds - time.monotonic()) > 0:
     try:
-      with socket.create_connection(host_and_port, timeout=left) as connection:
+      with socket.create_connection(
+        split_address(address), timeout=left
+      ) as connection:
         connection.sendall(hello)
         # Process 0, which may have started later, gives up at its own
         # deadline, and says for whom it waited.

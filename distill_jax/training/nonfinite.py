@@ -1,8 +1,9 @@
 """Losses that are no number: told of, with the batch they came from.
 
-Layer 1; imports data.batch and errors. Nothing waits for a device because of
-it: losses are looked at when they have arrived, at the latest before anything
-is logged or saved, so that no checkpoint comes after a loss not looked at.
+Layer 1; imports data.batch, errors and free_name. Nothing waits for a device
+because of it: losses are looked at when they have arrived, at the latest before
+anything is logged or saved, so that no checkpoint comes after a loss not looked
+at.
 
 What is kept of such a step is `nonfinite/<step>.json`, with the ids of its
 examples, and `nonfinite/<step>.npz`, the batch as the step saw it. These files
@@ -10,7 +11,6 @@ are also the count of skipped steps, which so survives a restart.
 """
 
 import collections
-import itertools
 import json
 import logging
 import math
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from distill_jax import free_name
 from distill_jax.data import batch as batch_lib
 from distill_jax.errors import UserError
 
@@ -76,7 +77,8 @@ class NonfiniteHook:
         continue
       for part in (path, path.with_suffix(".npz")):
         if is_primary and part.exists():
-          part.rename(_find_free_name(part))
+          name = f"{part.stem}.superseded{part.suffix}"
+          part.rename(free_name.find_free_name(part.with_name(name)))
 
   def metrics(self) -> dict[str, float]:
     """Returns what a line of metrics says of it; nothing where a run stops."""
@@ -197,13 +199,3 @@ def _describe(values: Mapping[str, float]) -> str:
   return ", ".join(
     f"{name.replace('_', ' ')} is {value}" for name, value in values.items()
   )
-
-
-def _find_free_name(path: pathlib.Path) -> pathlib.Path:
-  """Returns a name for what a run resumed before it has superseded."""
-  name = path.with_name(f"{path.stem}.superseded{path.suffix}")
-  for number in itertools.count(2):
-    if not name.exists():
-      break
-    name = path.with_name(f"{path.stem}.superseded-{number}{path.suffix}")
-  return name

@@ -22,20 +22,20 @@ CONFIG = dataclasses.replace(
   tiny_student.CONFIG, num_encoder_layers=2, num_decoder_layers=2
 )
 
-
-@pytest.fixture(autouse=True)
-def write_out_the_kernel(monkeypatch):
-  monkeypatch.setattr(
-    dot_product, "_attend_pallas_tpu", dot_product._attend_xla
-  )
-
-
 INPUT_KEYS = (
   "encoder_input_tokens",
   "decoder_input_tokens",
   "encoder_segment_ids",
   "decoder_segment_ids",
 )
+
+
+@pytest.fixture(name="kernel", autouse=True)
+def fixture_kernel(monkeypatch):
+  """Writes the kernel out."""
+  monkeypatch.setattr(
+    dot_product, "_attend_pallas_tpu", dot_product._attend_xla
+  )
 
 
 def differentiate(constrain_fn=leave_free, **choices):

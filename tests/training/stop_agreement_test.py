@@ -155,3 +155,22 @@ def test_a_call_that_fails_is_made_again(start, monkeypatch, call):
     thread.join(20)
   assert len(failed) == 3
   assert stopped_after[0] == stopped_after[1]
+
+
+def test_what_was_told_is_not_told_otherwise(start):
+  """Another may have read it, and a third may not have."""
+  agreements = start(0)
+  store = agreements[0]._client
+  agreements[0].request()
+  threads = [
+    threading.Thread(target=run, args=(agreement, range(1, 10_000), 0.005))
+    for agreement in agreements
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(20)
+  told = dict(store.values)
+  for agreement in agreements:
+    agreement.close()
+  assert store.values == told

@@ -3,17 +3,19 @@
   OUT=results python scripts/benchmark_gpu.py
   python scripts/benchmark_gpu.py --sizes=large,xl --token_cache=<folder>
   JAX_PLATFORMS=cpu python scripts/benchmark_gpu.py --sizes=tiny --steps=2 \\
-    --row_inputs=32 --row_targets=16 --no-torch_compile  # cuDNN's cases fail
+    --row_inputs=32 --row_targets=16 --no-torch_compile  # GPU cases fail
 
-In bfloat16 with cuDNN's attention: rows of 512 encoder and 128 decoder tokens,
-all full; examples of real lengths (of --token_cache, else drawn like CQA's),
-packed; and the full rows with XLA's attention. Where --torch_python has torch
-and transformers, `scripts/torch_baseline.py` trains on the same examples after
-each: autocast, SDPA, torch.compile of each block. Every case is a process of
-its own; one that runs out of memory is tried again with half the examples.
-After --max_seconds no more begin, and what was left out is named. Other
-arguments go to `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
-JAX_COMPILATION_CACHE_DIR a second run compiles nothing of ours.
+In bfloat16 with Tokamax' attention, or cuDNN's without Tokamax: rows of 512
+encoder and 128 decoder tokens, all full; examples of real lengths (of
+--token_cache, else drawn like CQA's), packed; and the full rows with cuDNN's
+and with XLA's attention. Where --torch_python has torch and transformers,
+`scripts/torch_baseline.py` trains after the first two: autocast, SDPA,
+torch.compile of each block, examples made alike, as many as its memory holds.
+Every case is a process of its own; one that runs out of memory is tried again
+with half the examples. After --max_seconds no more begin, and what was left out
+is named. Other arguments go to `scripts/benchmark.py`, e.g.
+--gin.REMAT_POLICY="'none'". With JAX_COMPILATION_CACHE_DIR a second run
+compiles nothing of ours.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -21,6 +23,8 @@ TensorFlow and no network.
 """
 
 import argparse
+import concurrent.futures
+import importlib.util
 import json
 import os
 import pathlib
@@ -38,26 +42,40 @@ _FILE = "benchmark_gpu.jsonl"
 
 
 class Size(NamedTuple):
-  """How a size is trained: pairs a step, gin files and settings of its own."""
+  """How a size is trained.
+
+  Attributes:
+    examples: pairs a step of full rows.
+    packed_examples: of packed rows.
+    torch_examples: of torch's full rows.
+    torch_padded_examples: of its rows of real lengths.
+    run_gin_file: of ours.
+    settings: macros of its own.
+  """
 
   examples: int
   packed_examples: int
+  torch_examples: int
+  torch_padded_examples: int
   run_gin_file: str = "gin/runs/train_adamw.gin"
   settings: Mapping[str, object] = {}
 
 
 # By what 80 GB hold. The largest come first: time may run out.
 _SIZES = {
-  "large": Size(32, 192),
+  "large": Size(48, 192, 12, 64),
   # AdamW's moments would take half of its rows' memory.
-  "xl": Size(16, 96, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
-  "base": Size(64, 384),
-  "small": Size(64, 384),
-  "tiny": Size(2, 4),
+  "xl": Size(16, 96, 2, 8, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
+  "base": Size(64, 384, 48, 192),
+  "small": Size(64, 384, 64, 384),
+  "tiny": Size(2, 4, 2, 4),
 }
+_ROWS = ("full", "packed", "full_cudnn", "full_xla")
+_FASTEST_ATTENTION = (
+  "tokamax" if importlib.util.find_spec("tokamax") else "cudnn"
+)
 _SHARED_SETTINGS = {
   "ACTIVATION_DTYPE": "bfloat16",
-  "ATTENTION_IMPLEMENTATION": "cudnn",
   "REMAT_POLICY": "minimal",
   # XLA takes minutes to compile as many separate layers for a GPU.
   "SCAN_LAYERS": True,
@@ -119,20 +137,33 @@ class Case(NamedTuple):
   """One size with one kind of rows."""
 
   size: str
-  rows: str  # "full", "full_xla" or "packed"
+  rows: str  # of `_ROWS`
 
   @property
   def is_full(self) -> bool:
     """Whether examples are as long as a row."""
     return self.rows != "packed"
 
+  @property
+  def attention(self) -> str:
+    """What attends in ours."""
+    _, _, named = self.rows.partition("_")
+    return named or _FASTEST_ATTENTION
+
+  @property
+  def has_torch(self) -> bool:
+    """Whether torch does the same: ours is not with another attention."""
+    return self.rows in ("full", "packed")
+
   def make_arguments(
     self, options: argparse.Namespace, others: list[str], examples: int
   ) -> list[str]:
     """Returns the arguments of benchmark.py."""
-    settings = {**_SHARED_SETTINGS, **_SIZES[self.size].settings}
-    if self.rows == "full_xla":
-      settings["ATTENTION_IMPLEMENTATION"] = "xla"
+    settings = {
+      **_SHARED_SETTINGS,
+      "ATTENTION_IMPLEMENTATION": self.attention,
+      **_SIZES[self.size].settings,
+    }
     arguments = [
       f"--gin_file=gin/models/t5_1_1/{self.size}.gin",
       f"--run_gin_file={_SIZES[self.size].run_gin_file}",
@@ -163,7 +194,8 @@ class Session:
       folder: for files between the programs.
     """
     self._options, self._others = options, others
-    self._examples_file = f"{folder}/examples.jsonl"
+    self._folder = folder
+    self._exporter = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     self._deadline = time.monotonic() + options.max_seconds
     self._recorder = Recorder(os.environ.get("OUT"))
     try:
@@ -182,16 +214,23 @@ class Session:
     return self._deadline - time.monotonic()
 
   def measure(self, case: Case) -> None:
-    """Runs a case of ours, then torch on the same examples, once each."""
+    """Runs a case of ours, then torch's, once each."""
     size = _SIZES[case.size]
-    examples = size.examples if case.is_full else size.packed_examples
+    if case.is_full:
+      examples, torch_examples = size.examples, size.torch_examples
+    else:
+      examples = size.packed_examples
+      torch_examples = size.torch_padded_examples
+    has_torch = self._has_torch and case.has_torch
+    exported = []
+    if has_torch and self._remaining > 0:
+      # On CPUs, while ours compiles.
+      exported = [self._exporter.submit(self._export, case, torch_examples)]
     ours = self._try("distill_jax", case, self._run_ours, examples)
-    if not self._has_torch or case.rows == "full_xla":
+    if not has_torch:
       return
-    if ours:
-      # As many as ours had memory for.
-      examples = int(ours["examples_per_step"])
-    theirs = self._try("torch", case, self._run_torch, examples)
+    concurrent.futures.wait(exported)
+    theirs = self._try("torch", case, self._run_torch, torch_examples)
     if ours and theirs:
       keys = ["examples_per_second", "sequences_per_second"]
       if ours["examples_per_step"] == theirs["examples_per_step"]:
@@ -236,24 +275,33 @@ class Session:
       {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"},
     )
 
+  def _export(self, case: Case, examples: int) -> str:
+    """Writes torch's examples, if they are not there, and returns the file."""
+    name = f"{case.size}_{case.rows}_{examples}.jsonl"
+    path = pathlib.Path(self._folder) / name
+    if not path.exists():
+      partial = path.with_suffix(".partial")
+      run(
+        [
+          sys.executable,
+          str(_SCRIPTS / "benchmark.py"),
+          f"--steps={self._options.steps + 1}",
+          f"--export_examples={partial}",
+          *case.make_arguments(self._options, self._others, examples),
+        ],
+        self._remaining,
+        {"JAX_PLATFORMS": "cpu"},
+      )
+      partial.rename(path)
+    return str(path)
+
   def _run_torch(self, case: Case, examples: int) -> str:
     options = self._options
-    run(
-      [
-        sys.executable,
-        str(_SCRIPTS / "benchmark.py"),
-        f"--steps={options.steps + 1}",
-        f"--export_examples={self._examples_file}",
-        *case.make_arguments(options, self._others, examples),
-      ],
-      self._remaining,
-      {"JAX_PLATFORMS": "cpu"},
-    )
     return run(
       [
         options.torch_python,
         str(_SCRIPTS / "torch_baseline.py"),
-        f"--examples_file={self._examples_file}",
+        f"--examples_file={self._export(case, examples)}",
         f"--steps={options.steps}",
         # Lengths change from step to step: torch compiles more than once.
         "--warmup_steps=3",
@@ -277,6 +325,11 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     default="large,xl,base,small",
     help=f"of {', '.join(_SIZES)} (%(default)s)",
   )
+  parser.add_argument(
+    "--rows",
+    default=",".join(_ROWS),
+    help="what is measured of each size (%(default)s)",
+  )
   parser.add_argument("--token_cache", help="examples of real lengths")
   parser.add_argument("--steps", type=int, default=20, help="measured steps")
   parser.add_argument("--row_inputs", type=int, default=512)
@@ -293,6 +346,9 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
   options.sizes = options.sizes.split(",")
   if unknown := set(options.sizes) - set(_SIZES):
     parser.error(f"--sizes names {sorted(unknown)}; there are {list(_SIZES)}.")
+  options.rows = options.rows.split(",")
+  if unknown := set(options.rows) - set(_ROWS):
+    parser.error(f"--rows names {sorted(unknown)}; there are {list(_ROWS)}.")
   return options, others
 
 
@@ -301,7 +357,7 @@ def main() -> None:
   options, others = parse_options()
   with tempfile.TemporaryDirectory() as folder:
     session = Session(options, others, folder)
-    for rows in ("full", "packed", "full_xla"):
+    for rows in options.rows:
       for size in options.sizes:
         session.measure(Case(size, rows))
 

@@ -1,7 +1,7 @@
 """Multi-head attention, over fresh or cached keys and values.
 
 Layer 1; imports the model's config, dot_product and linear. It knows no masks
-and no positions: both arrive as biases.
+and no positions: both arrive as a bias.
 """
 
 from typing import NamedTuple
@@ -72,7 +72,7 @@ class Attention(nn.Module):
     self,
     x: Float[Array, "batch q_length embed"],
     key_value: KeyValue,
-    bias: Float[Array, "#batch #heads q_length k_length"],
+    bias: dot_product.AttentionBias,
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch q_length embed"]:
@@ -81,8 +81,7 @@ class Attention(nn.Module):
     Args:
       x: [batch, q_length, embed], compute dtype.
       key_value: what `project_key_value` returned, or a cache of it.
-      bias: added to the logits: [batch or 1, heads or 1, q_length, k_length]
-        float32, or for cuDNN the compute dtype.
+      bias: of these queries and keys.
       enable_dropout: whether to drop attention probabilities.
 
     Returns:

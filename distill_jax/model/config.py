@@ -25,7 +25,13 @@ _DTYPES = ("float32", "bfloat16")
 MAX_LAYERS = 1000
 REMAT_POLICIES = ("none", "full", "minimal")
 # Attention -> the platform it runs on, as JAX calls it; None: any.
-_ATTENTION_PLATFORMS = {"xla": None, "cudnn": "gpu", "pallas_tpu": "tpu"}
+_ATTENTION_PLATFORMS = {
+  "xla": None,
+  "cudnn": "gpu",
+  "tokamax": "gpu",
+  "pallas_tpu": "tpu",
+}
+_HALF_PRECISION_ATTENTION = ("cudnn", "tokamax")
 # How a model is computed, but not what: same parameters, same results but for
 # rounding.
 COMPUTATION_FIELDS = ("attention_implementation",)
@@ -63,9 +69,10 @@ class T5Config:
     remat_policy: what the forward pass keeps for the backward pass, in T5X's
       words: "none" computes nothing again, "full" keeps the layers' inputs and
       computes all else again, "minimal" keeps products with parameters and
-      what cuDNN's attention made too.
-    attention_implementation: "xla"; "cudnn", a GPU's fused kernel, in bfloat16
-      alone; "pallas_tpu", a TPU's. See `model.dot_product`.
+      what a GPU's fused attention made too.
+    attention_implementation: "xla"; "cudnn" or "tokamax", a GPU's fused
+      kernels, in bfloat16 alone; "pallas_tpu", a TPU's. See
+      `model.dot_product`.
 
   Raises:
     UserError: a value no model can be built from.
@@ -165,9 +172,11 @@ class T5Config:
         f"ATTENTION_IMPLEMENTATION is {name!r}; it must be one of"
         f" {', '.join(map(repr, _ATTENTION_PLATFORMS))}."
       )
-    if name == "cudnn" and (self.dtype != "bfloat16" or self.head_dim % 8):
+    if name in _HALF_PRECISION_ATTENTION and (
+      self.dtype != "bfloat16" or self.head_dim % 8
+    ):
       raise UserError(
-        "ATTENTION_IMPLEMENTATION is 'cudnn', which needs ACTIVATION_DTYPE ="
+        f"ATTENTION_IMPLEMENTATION is {name!r}, which needs ACTIVATION_DTYPE ="
         f" 'bfloat16' and a head_dim that divides by 8; they are {self.dtype!r}"
         f" and {self.head_dim}."
       )

@@ -48,6 +48,17 @@ class ConstrainFn(Protocol):
     ...
 
 
+def count_parts(num_rows: int, constrain_fn: ConstrainFn) -> int:
+  """Into how many parts rows are divided.
+
+  Args:
+    num_rows: of the batch. One, to initialise, is never divided.
+    constrain_fn: of the mesh.
+  """
+  num_shards = constrain_fn.num_batch_shards
+  return 1 if num_rows % num_shards else num_shards
+
+
 class _LeaveFree:
   """Leaves it to the compiler."""
 

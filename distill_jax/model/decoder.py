@@ -16,6 +16,7 @@ from distill_jax.model import layer_stack, masks, shared_bias
 from distill_jax.model.attention import Attention, KeyValue
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
+from distill_jax.model.dot_product import AttentionBias
 from distill_jax.model.embedding import Embedding
 from distill_jax.model.linear import Linear
 from distill_jax.model.mlp import MLP
@@ -64,8 +65,8 @@ class DecoderLayer(nn.Module):
     self,
     x: Float[Array, "batch length embed"],
     encoded: Float[Array, "batch encoder_length embed"],
-    self_bias: Float[Array, "#batch #heads length length"],
-    cross_bias: Float[Array, "#batch #heads length encoder_length"],
+    self_bias: AttentionBias,
+    cross_bias: AttentionBias,
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch length embed"]:
@@ -74,10 +75,9 @@ class DecoderLayer(nn.Module):
     Args:
       x: [batch, length, embed], compute dtype.
       encoded: [batch, encoder_length, embed]: the encoder's output.
-      self_bias: [batch, heads or 1, length, length] float32, or for cuDNN the
-        compute dtype: the mask, and the relative position bias where all
-        layers share it.
-      cross_bias: [batch, 1, length, encoder_length] float32.
+      self_bias: the mask, and the relative position bias where all layers
+        share it.
+      cross_bias: the mask.
       enable_dropout: whether to draw from the "dropout" stream.
 
     Returns:
@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
     """
     if self.config.per_layer_relative_bias:
       length = x.shape[1]
-      self_bias = self.relpos_bias(length, length) + self_bias
+      self_bias = self_bias.plus(self.relpos_bias(length, length))
     normed = self.pre_self_attention_layer_norm(x)
     return self._apply_branches(
       x,
@@ -103,8 +103,8 @@ class DecoderLayer(nn.Module):
     step: Int[Array, ""] | int,
     cached: KeyValue,
     cross: KeyValue,
-    self_bias: Float[Array, "#batch #heads 1 length"],
-    cross_bias: Float[Array, "#batch #heads 1 encoder_length"],
+    self_bias: AttentionBias,
+    cross_bias: AttentionBias,
   ) -> tuple[Float[Array, "batch 1 embed"], KeyValue]:
     """Runs the layer for the token at index `step`.
 
@@ -113,16 +113,16 @@ class DecoderLayer(nn.Module):
       step: index of the token.
       cached: keys and values of the tokens before it.
       cross: keys and values of the encoder's output.
-      self_bias: [1, heads or 1, 1, length] float32, as for all tokens.
-      cross_bias: [batch, 1, 1, encoder_length] float32.
+      self_bias: as for all tokens, of one query.
+      cross_bias: likewise.
 
     Returns:
       The layer's output and `cached` with this token's keys and values.
     """
     if self.config.per_layer_relative_bias:
       max_decode_length = cached.key.shape[2]
-      self_bias = (
-        self.relpos_bias.compute_step(step, max_decode_length) + self_bias
+      self_bias = self_bias.plus(
+        self.relpos_bias.compute_step(step, max_decode_length)
       )
     normed = self.pre_self_attention_layer_norm(x)
     projected = self.self_attention.project_key_value(normed)
@@ -143,8 +143,8 @@ class DecoderLayer(nn.Module):
     normed: Float[Array, "batch length embed"],
     self_key_value: KeyValue,
     cross_key_value: KeyValue,
-    self_bias: Float[Array, "#batch #heads length k_length"],
-    cross_bias: Float[Array, "#batch #heads length encoder_length"],
+    self_bias: AttentionBias,
+    cross_bias: AttentionBias,
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch length embed"]:
@@ -202,25 +202,32 @@ class Decoder(nn.Module):
   ) -> Float[Array, "batch length embed"]:
     """Returns what the logits of every index are made of."""
     length = tokens.shape[1]
-    self_bias = masks.make_segment_bias(
+    self_mask = masks.make_segment_mask(
       segment_ids, segment_ids, is_causal=True
     )  # [batch, 1, length, length]
     position_bias = None
     if not self.config.per_layer_relative_bias:
       position_bias = self.relpos_bias(length, length)
     give_self_bias = shared_bias.prepare(
-      position_bias, self_bias, self.config, self.constrain_fn
-    )  # [batch, heads or 1, length, length]
-    cross_bias = masks.make_segment_bias(
+      position_bias, self_mask, self.config, self.constrain_fn
+    )
+    cross_mask = masks.make_segment_mask(
       segment_ids, encoder_segment_ids, is_causal=False
     )  # [batch, 1, length, encoder_length]
+    give_cross_bias = shared_bias.prepare(
+      None, cross_mask, self.config, self.constrain_fn
+    )
     x = self.dropout(
       self.token_embedder(tokens), deterministic=not enable_dropout
     )
     x = self.constrain_fn(x, _RESIDUAL)
     x = layer_stack.run_layers(
       lambda layer, x: layer(
-        x, encoded, give_self_bias(), cross_bias, enable_dropout=enable_dropout
+        x,
+        encoded,
+        give_self_bias(),
+        give_cross_bias(),
+        enable_dropout=enable_dropout,
       ),
       self.decoder if self.config.scan_layers else self.layers,
       x,
@@ -248,8 +255,10 @@ class Decoder(nn.Module):
         layer.encoder_decoder_attention.project_key_value(encoded)
         for layer in self._list_layers()
       ),
-      cross_bias=masks.make_segment_bias(
-        jnp.ones_like(is_token[:, :1]), is_token, is_causal=False
+      cross_bias=masks.to_bias(
+        masks.make_segment_mask(
+          jnp.ones_like(is_token[:, :1]), is_token, is_causal=False
+        )
       ),
     )
 
@@ -261,10 +270,10 @@ class Decoder(nn.Module):
   ) -> tuple[Float[Array, "batch vocab"], DecodeCache]:
     """Scores the token after `tokens`, which stand at index `step`."""
     max_decode_length = cache.self_attention[0].key.shape[2]
-    self_bias = masks.make_step_bias(step, max_decode_length)
+    self_bias = AttentionBias(masks.make_step_bias(step, max_decode_length))
     if not self.config.per_layer_relative_bias:
-      self_bias = (
-        self.relpos_bias.compute_step(step, max_decode_length) + self_bias
+      self_bias = self_bias.plus(
+        self.relpos_bias.compute_step(step, max_decode_length)
       )
     x = self.token_embedder(tokens[:, None])  # [batch, 1, embed]
     x = self.constrain_fn(x, _RESIDUAL)
@@ -276,7 +285,7 @@ class Decoder(nn.Module):
       strict=True,
     ):
       x, cached = layer.decode_step(
-        x, step, cached, cross, self_bias, cache.cross_bias
+        x, step, cached, cross, self_bias, AttentionBias(cache.cross_bias)
       )
       written.append(cached)
     logits = self.compute_logits(self.decoder_norm(x))

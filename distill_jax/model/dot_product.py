@@ -1,18 +1,21 @@
-"""Attention's two products and the softmax between them, in three ways.
+"""Attention's two products and the softmax between them, in four ways.
 
-Layer 1; imports errors and the model's constraint. "xla" is written out here
-and runs everywhere. "cudnn" and "pallas_tpu" are libraries' kernels for GPUs
-and TPUs that never hold the logits of all queries and keys. T5's kind of
-attention suits them: no scale, one additive bias for positions and masks, and
-no dropout in here, see `attention`.
+Layer 1; imports errors, masks and the model's constraint. "xla" is written out
+here and runs everywhere. "cudnn" and "tokamax" are libraries' kernels for
+GPUs, "pallas_tpu" one for TPUs: none of them holds the logits of all queries
+and keys. T5's kind of attention suits them: no scale, one additive bias for
+positions, and no dropout in here, see `attention`.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from distill_jax.errors import UserError
-from distill_jax.model.constraint import ConstrainFn
+from distill_jax.model import masks
+from distill_jax.model.constraint import ConstrainFn, count_parts
 
 # The least block of the TPU kernel, in queries and in keys.
 _TPU_BLOCK = 128
@@ -20,12 +23,41 @@ _TPU_BLOCK = 128
 # without any key of its own gives them nothing.
 _FILLED = -2e10
 
+_QUERY_NAMES = ("batch", "length", "heads", "kv")
+_KEY_NAMES = ("batch", "heads", "length", "kv")
+_BIAS_NAMES = ("batch", "heads", "length", "length")
+_MASK_NAMES = ("batch", None, "length", "length")
+
+
+class AttentionBias(NamedTuple):
+  """What is added to the logits, and who may attend to whom.
+
+  Masks are added too where the kernel takes no mask: `shared_bias` decides.
+
+  Attributes:
+    added: [rows, heads or 1, q_length, k_length] float32, or the compute dtype,
+      where rows are those of the batch, 1 for all of them, or 1 for each part
+      of the batch that has devices of its own. None: nothing.
+    allowed: [batch, 1, q_length, k_length] bool. None: all, or `added` says it.
+  """
+
+  added: Float[Array, "rows #heads q_length k_length"] | None
+  allowed: Bool[Array, "batch 1 q_length k_length"] | None = None
+
+  def plus(
+    self, position_bias: Float[Array, "1 heads q_length k_length"]
+  ) -> "AttentionBias":
+    """Adds a layer's own positions, [1, heads, q_length, k_length] float32."""
+    if self.added is not None:
+      position_bias = position_bias + self.added
+    return self._replace(added=position_bias)
+
 
 def attend(
   query: Float[Array, "batch q_length heads head_dim"],
   key: Float[Array, "batch heads k_length head_dim"],
   value: Float[Array, "batch heads k_length head_dim"],
-  bias: Float[Array, "#batch #heads q_length k_length"],
+  bias: AttentionBias,
   *,
   implementation: str,
   constrain_fn: ConstrainFn,
@@ -36,51 +68,67 @@ def attend(
     query: [batch, q_length, heads, head_dim], compute dtype.
     key: [batch, heads, k_length, head_dim], likewise.
     value: as `key`.
-    bias: [batch or 1, heads or 1, q_length, k_length] float32, or the compute
-      dtype, in which cuDNN takes it and gives its gradient.
-    implementation: "xla", "cudnn" or "pallas_tpu". A single query, when
-      decoding, is always left to XLA: it has no logits to save.
-    constrain_fn: runs the TPU kernel on each device's part.
+    bias: of these queries and keys.
+    implementation: "xla", "cudnn", "tokamax" or "pallas_tpu". A single query,
+      when decoding, is always left to XLA: it has no logits to save.
+    constrain_fn: runs Pallas' kernels on each device's part.
 
   Returns:
     [batch, q_length, heads, head_dim], compute dtype. Logits and softmax are
     float32.
 
   Raises:
-    UserError: cuDNN is not there, or takes no such arrays.
+    UserError: the kernel's library is not there, or takes no such arrays.
   """
   if implementation == "xla" or query.shape[1] == 1:
     return _attend_xla(query, key, value, bias)
-  batch, heads = query.shape[0], query.shape[2]
-  bias = jnp.broadcast_to(bias, (batch, heads, *bias.shape[2:]))
   if implementation == "cudnn":
     return _attend_cudnn(query, key, value, bias)
-  query_names = ("batch", "length", "heads", "kv")
-  key_names = ("batch", "heads", "length", "kv")
+  if implementation == "tokamax":
+    return _attend_tokamax(query, key, value, bias, constrain_fn)
   attend_shard = constrain_fn.map_shards(
     _attend_pallas_tpu,
-    (query_names, key_names, key_names, ("batch", "heads", "length", "length")),
-    query_names,
+    (_QUERY_NAMES, _KEY_NAMES, _KEY_NAMES, _BIAS_NAMES),
+    _QUERY_NAMES,
   )
-  return attend_shard(query, key, value, bias)
+  shape = (query.shape[0], query.shape[2], query.shape[1], key.shape[2])
+  return attend_shard(
+    query, key, value, jnp.broadcast_to(_sum_bias(bias), shape)
+  )
+
+
+def _sum_bias(bias: AttentionBias) -> Float[Array, "..."]:
+  """Returns positions and mask as one."""
+  if bias.allowed is None:
+    assert bias.added is not None, "Nothing says who may attend to whom."
+    return bias.added
+  mask_bias = masks.to_bias(bias.allowed)
+  return mask_bias if bias.added is None else bias.added + mask_bias
 
 
 def _attend_xla(query, key, value, bias):
   logits = jnp.einsum(
     "bqhd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32
   )  # [batch, heads, q_length, k_length]
-  logits += bias.astype(jnp.float32)
+  logits += _sum_bias(bias).astype(jnp.float32)
   probs = jax.nn.softmax(logits).astype(query.dtype)
   return jnp.einsum("bhqk,bhkd->bqhd", probs, value)
 
 
 def _attend_cudnn(query, key, value, bias):
+  added = bias.added
+  if added is not None:
+    # It gives the gradient in this shape, or not at all.
+    shape = (query.shape[0], query.shape[2], *added.shape[2:])
+    added = jnp.broadcast_to(added, shape).astype(query.dtype)
   try:
     return jax.nn.dot_product_attention(
       query,
       key.swapaxes(1, 2),
       value.swapaxes(1, 2),
-      bias.astype(query.dtype),
+      added,
+      # Of a mask alone it computes no gradient, which takes 0.6 of the time.
+      bias.allowed,
       scale=1.0,
       implementation="cudnn",
     )
@@ -90,6 +138,46 @@ def _attend_cudnn(query, key, value, bias):
       f"ATTENTION_IMPLEMENTATION is 'cudnn', which cannot attend from"
       f" {query.shape[1]} to {key.shape[2]} tokens here: {error} Give even"
       " TASK_FEATURE_LENGTHS and a GPU with cuDNN, or 'xla'."
+    ) from error
+
+
+def _attend_tokamax(query, key, value, bias, constrain_fn):
+  """Runs Tokamax' kernel, which sums the bias' gradient over rows itself."""
+  arrays = [query, key, value, bias.allowed]
+  names = [_QUERY_NAMES, _KEY_NAMES, _KEY_NAMES, _MASK_NAMES]
+  if bias.added is not None:
+    num_parts = count_parts(query.shape[0], constrain_fn)
+    shape = (num_parts, query.shape[2], *bias.added.shape[2:])
+    arrays.append(jnp.broadcast_to(bias.added, shape).astype(query.dtype))
+    names.append(_BIAS_NAMES)
+  return constrain_fn.map_shards(_run_tokamax, names, _QUERY_NAMES)(*arrays)
+
+
+def _run_tokamax(query, key, value, allowed, added=None):
+  try:
+    # It takes a second to import, and only Python 3.12 and later have it.
+    import tokamax  # pyright: ignore[reportMissingImports]
+  except ImportError as error:
+    raise UserError(
+      "ATTENTION_IMPLEMENTATION is 'tokamax', which cannot be imported:"
+      f" {error}. Install it by `pip install .[tokamax]` in Python 3.12 or"
+      " later, or give 'cudnn'."
+    ) from error
+  try:
+    return tokamax.dot_product_attention(
+      query,
+      key.swapaxes(1, 2),
+      value.swapaxes(1, 2),
+      added,
+      allowed,
+      scale=1.0,
+      implementation="mosaic",
+    )
+  except NotImplementedError as error:
+    raise UserError(
+      f"ATTENTION_IMPLEMENTATION is 'tokamax', which cannot attend from"
+      f" {query.shape[1]} to {key.shape[2]} tokens here: {error} It needs a"
+      " Hopper or Blackwell GPU; give 'cudnn' or 'xla'."
     ) from error
 
 

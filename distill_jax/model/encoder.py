@@ -10,6 +10,7 @@ from distill_jax.model import layer_stack, masks, shared_bias
 from distill_jax.model.attention import Attention
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import ConstrainFn, leave_free
+from distill_jax.model.dot_product import AttentionBias
 from distill_jax.model.embedding import Embedding
 from distill_jax.model.mlp import MLP
 from distill_jax.model.norm import RMSNorm
@@ -37,7 +38,7 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x: Float[Array, "batch length embed"],
-    bias: Float[Array, "#batch #heads length length"],
+    bias: AttentionBias,
     *,
     enable_dropout: bool,
   ) -> Float[Array, "batch length embed"]:
@@ -45,9 +46,7 @@ class EncoderLayer(nn.Module):
 
     Args:
       x: [batch, length, embed], compute dtype.
-      bias: [batch, heads or 1, length, length] float32, or for cuDNN the
-        compute dtype: the mask, and the relative position bias where all
-        layers share it.
+      bias: the mask, and the relative position bias where all layers share it.
       enable_dropout: whether to draw from the "dropout" stream.
 
     Returns:
@@ -55,7 +54,7 @@ class EncoderLayer(nn.Module):
     """
     if self.config.per_layer_relative_bias:
       length = x.shape[1]
-      bias = self.relpos_bias(length, length) + bias
+      bias = bias.plus(self.relpos_bias(length, length))
     normed = self.pre_attention_layer_norm(x)
     branch = self.attention(
       normed,
@@ -100,15 +99,15 @@ class Encoder(nn.Module):
   ) -> Float[Array, "batch length embed"]:
     """Encodes [batch, length] ids to [batch, length, embed]."""
     length = tokens.shape[1]
-    bias = masks.make_segment_bias(
+    mask = masks.make_segment_mask(
       segment_ids, segment_ids, is_causal=False
     )  # [batch, 1, length, length]
     position_bias = None
     if not self.config.per_layer_relative_bias:
       position_bias = self.relpos_bias(length, length)
     give_bias = shared_bias.prepare(
-      position_bias, bias, self.config, self.constrain_fn
-    )  # [batch, heads or 1, length, length]
+      position_bias, mask, self.config, self.constrain_fn
+    )
     x = self.dropout(
       self.token_embedder(tokens), deterministic=not enable_dropout
     )

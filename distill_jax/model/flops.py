@@ -116,7 +116,7 @@ def count_recomputed_flops(
     recomputed -= num_rows * tokens * last_product
   elif (
     config.remat_policy == "minimal"
-    and config.attention_implementation != "cudnn"
+    and config.attention_implementation not in ("cudnn", "tokamax")
   ):
     recomputed = _count_attention_flops(*sizes)
   return recomputed + (0 if loss_chunk_tokens is None else logits)

@@ -19,13 +19,14 @@ STACKS = ("encoder", "decoder")
 SCAN_AXIS = 1
 _AXIS_NAME = "layers"
 
-# What runs cuDNN's attention forward, as JAX calls it.
-_CUDNN_ATTENTION = "dot_product_attention_fwd_wrapper"
+# What runs fused attention forward, as JAX calls it: cuDNN's; and Tokamax', the
+# one function here whose derivative leaves its forward pass to remat.
+_FUSED_ATTENTION = ("dot_product_attention_fwd_wrapper", "remat_opt")
 
 
 def _is_kept_by_minimal(primitive: Any, *args, **params) -> bool:
   return (
-    primitive.name == _CUDNN_ATTENTION
+    primitive.name in _FUSED_ATTENTION
     or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(
       primitive, *args, **params
     )
@@ -34,7 +35,8 @@ def _is_kept_by_minimal(primitive: Any, *args, **params) -> bool:
 
 # T5X's names. "full" keeps a layer's input alone and computes the rest again
 # in the backward pass; "minimal" keeps products with parameters too, and what
-# cuDNN's attention made, which is no larger. Other attention is computed again.
+# a GPU's fused attention made, which is no larger. Other attention is computed
+# again.
 REMAT_POLICIES: dict[str, Callable | None] = {
   "none": None,
   "full": jax.checkpoint_policies.nothing_saveable,

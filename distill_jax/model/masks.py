@@ -1,4 +1,4 @@
-"""Who may attend to whom, as numbers added to the attention logits.
+"""Who may attend to whom: as masks, or as numbers added to the logits.
 
 Layer 1; imports nothing of the project. A segment is one example inside a
 packed row; ids start at 1 and 0 is padding. One rule covers packing and
@@ -14,13 +14,13 @@ from jaxtyping import Array, Bool, Float, Int
 _MASKED = -1e10
 
 
-def make_segment_bias(
+def make_segment_mask(
   query_segment_ids: Int[Array, "batch q_length"],
   key_segment_ids: Int[Array, "batch k_length"],
   *,
   is_causal: bool,
-) -> Float[Array, "batch 1 q_length k_length"]:
-  """Returns the bias that keeps attention inside segments.
+) -> Bool[Array, "batch 1 q_length k_length"]:
+  """Returns the mask that keeps attention inside segments.
 
   Args:
     query_segment_ids: [batch, q_length] int32.
@@ -28,14 +28,14 @@ def make_segment_bias(
     is_causal: whether a query sees no key behind its own index.
 
   Returns:
-    [batch, 1, q_length, k_length] float32, 0 where attention is allowed.
+    [batch, 1, q_length, k_length] bool, true where attention is allowed.
   """
   allowed = query_segment_ids[:, :, None] == key_segment_ids[:, None, :]
   if is_causal:
     rows = jnp.arange(query_segment_ids.shape[1])
     columns = jnp.arange(key_segment_ids.shape[1])
     allowed &= (rows[:, None] >= columns[None, :])[None]
-  return _to_bias(allowed)[:, None]
+  return allowed[:, None]
 
 
 def make_step_bias(
@@ -50,8 +50,9 @@ def make_step_bias(
   Returns:
     [1, 1, 1, k_length] float32.
   """
-  return _to_bias(jnp.arange(k_length) <= step)[None, None, None]
+  return to_bias(jnp.arange(k_length) <= step)[None, None, None]
 
 
-def _to_bias(allowed: Bool[Array, "..."]) -> Float[Array, "..."]:
+def to_bias(allowed: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Returns a mask as float32 to add: 0 where it allows, else -1e10."""
   return jnp.where(allowed, 0.0, _MASKED).astype(jnp.float32)

@@ -1,10 +1,11 @@
 """The bias that all layers of a stack share, and its gradient's way back.
 
-Layer 1; imports the model's config and constraint. The sum of positions and
-masks, [batch, heads, q_length, k_length], is made once for all layers. A fused
-kernel gives its gradient in that shape at every layer, and all that is wanted
-of it is the sum over the rows. So each layer's is summed at once: else a large
-float32 array would be read and written again at every layer.
+Layer 1; imports the model's config, constraint, masks and dot_product. Most
+kernels take the sum of positions and masks, [batch, heads, q_length, k_length],
+which is made once for all layers. They give its gradient in that shape at every
+layer, and all that is wanted of it is the sum over the rows. So each layer's is
+summed at once: else a large float32 array would be read and written again at
+every layer.
 """
 
 from collections.abc import Callable
@@ -12,43 +13,53 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from distill_jax.model import masks
 from distill_jax.model.config import T5Config
-from distill_jax.model.constraint import ConstrainFn
+from distill_jax.model.constraint import ConstrainFn, count_parts
+from distill_jax.model.dot_product import AttentionBias
 
 
 def prepare(
   position_bias: Float[Array, "1 heads q_length k_length"] | None,
-  mask_bias: Float[Array, "batch 1 q_length k_length"],
+  mask: Bool[Array, "batch 1 q_length k_length"],
   config: T5Config,
   constrain_fn: ConstrainFn,
-) -> Callable[[], Float[Array, "batch #heads q_length k_length"]]:
-  """Adds the two.
+) -> Callable[[], AttentionBias]:
+  """Brings the two into the form that the kernel wants.
 
   Args:
-    position_bias: [1, heads, q_length, k_length] float32; None where every
-      layer has its own.
-    mask_bias: [batch, 1, q_length, k_length] float32, without a gradient.
+    position_bias: [1, heads, q_length, k_length] float32; None where there is
+      none, or every layer has its own.
+    mask: [batch, 1, q_length, k_length] bool: who may attend to whom.
     config: says what attends.
     constrain_fn: says into how many parts the rows are divided.
 
   Returns:
-    What gives a layer the sum, [batch, heads or 1, q_length, k_length]:
-    float32, in the compute dtype for cuDNN.
+    What gives it to a layer.
   """
+  attends_with = config.attention_implementation
   if position_bias is None:
-    return lambda: mask_bias
-  bias = position_bias + mask_bias
-  if config.attention_implementation == "xla":
-    return lambda: bias  # Its gradient is the compiler's to fuse.
-  if config.attention_implementation == "cudnn":
+    if attends_with in ("cudnn", "tokamax"):
+      return lambda: AttentionBias(None, mask)
+    mask_bias = masks.to_bias(mask)
+    return lambda: AttentionBias(mask_bias)
+  bias = position_bias + masks.to_bias(mask)
+  if attends_with == "xla":
+    # Its gradient is the compiler's to fuse.
+    return lambda: AttentionBias(bias)
+  # A sum of each part of the rows, so that devices need not meet at each layer.
+  num_parts = count_parts(mask.shape[0], constrain_fn)
+  positions_of_parts = jnp.broadcast_to(
+    position_bias, (num_parts, *position_bias.shape[1:])
+  )
+  if attends_with == "tokamax":
+    return lambda: AttentionBias(positions_of_parts, mask)
+  if attends_with == "cudnn":
     bias = bias.astype(config.dtype)
   bias = lax.stop_gradient(bias)
-  # A sum of each part of the rows, so that devices need not meet at each layer.
-  shape = (constrain_fn.num_batch_shards, *position_bias.shape[1:])
-  positions_of_parts = jnp.broadcast_to(position_bias, shape)
-  return lambda: _give_gradient_to(positions_of_parts, bias)
+  return lambda: AttentionBias(_give_gradient_to(positions_of_parts, bias))
 
 
 @jax.custom_vjp

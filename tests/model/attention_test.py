@@ -7,6 +7,7 @@ import pytest
 from flax.core import meta
 
 from distill_jax.model.attention import Attention
+from distill_jax.model.dot_product import AttentionBias
 
 
 @pytest.fixture
@@ -17,7 +18,12 @@ def inputs():
 
 
 def _attend(module, x, memory, bias):
-  return module(x, module.project_key_value(memory), bias, enable_dropout=False)
+  return module(
+    x,
+    module.project_key_value(memory),
+    AttentionBias(bias),
+    enable_dropout=False,
+  )
 
 
 def _init(config, *inputs):
@@ -67,7 +73,10 @@ def test_dropout_drops_probabilities_for_all_queries_of_a_row(config, inputs):
 
   def attend(module, x, memory, bias):
     return module(
-      x, module.project_key_value(memory), bias, enable_dropout=True
+      x,
+      module.project_key_value(memory),
+      AttentionBias(bias),
+      enable_dropout=True,
     )
 
   def attend_as_t5x(module, x, memory, bias):

@@ -22,6 +22,7 @@ from distill_jax.errors import UserError
     ("attention_implementation", "flash"),
     # Not in float32.
     ("attention_implementation", "cudnn"),
+    ("attention_implementation", "tokamax"),
     ("relative_attention_num_buckets", 31),
     ("relative_attention_max_distance", 16),
     ("relative_attention_max_distance", 64.5),
@@ -53,6 +54,7 @@ def test_lists_from_gin_make_a_hashable_config(config):
   [
     ("xla", {"cpu", "gpu", "tpu"}),
     ("cudnn", {"gpu"}),
+    ("tokamax", {"gpu"}),
     ("pallas_tpu", {"tpu"}),
   ],
 )

@@ -1,10 +1,12 @@
 """The kernels of libraries against the one written out, as far as they run.
 
-The TPU's runs here interpreted, and is compiled where libtpu is. cuDNN's needs
-a GPU: without one it can only be refused.
+The TPU's runs here interpreted, and is compiled where libtpu is. cuDNN's and
+Tokamax' need a GPU: without one they can only be refused.
 """
 
 import functools
+import importlib.util
+import sys
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from distill_jax.aot import topology
 from distill_jax.errors import UserError
 from distill_jax.model import dot_product
 from distill_jax.model.constraint import leave_free
+from distill_jax.model.dot_product import AttentionBias
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 
@@ -42,16 +45,28 @@ def make_arrays(
 
 
 def attend(implementation, constrain_fn=leave_free):
-  return functools.partial(
-    dot_product.attend,
-    implementation=implementation,
-    constrain_fn=constrain_fn,
-  )
+  """Returns the function of query, key, value, what is added, and a mask."""
+
+  def run(query, key, value, added, allowed=None):
+    return dot_product.attend(
+      query,
+      key,
+      value,
+      AttentionBias(added, allowed),
+      implementation=implementation,
+      constrain_fn=constrain_fn,
+    )
+
+  return run
 
 
-def compute_gradients(implementation, arrays, constrain_fn=leave_free):
+def compute_gradients(
+  implementation, arrays, constrain_fn=leave_free, allowed=None
+):
   """Returns the result, and gradients of all arguments, with uneven weights."""
-  attend_fn = attend(implementation, constrain_fn)
+  attend_fn = functools.partial(
+    attend(implementation, constrain_fn), allowed=allowed
+  )
   weights = np.linspace(-1, 1, arrays[0].size, dtype=np.float32)
 
   @jax.jit
@@ -118,7 +133,7 @@ def test_the_tpu_kernel_lowers_for_a_tpu():
   assert "tpu_custom_call" in lowered.as_text()
 
 
-@pytest.mark.parametrize("implementation", ["cudnn", "pallas_tpu"])
+@pytest.mark.parametrize("implementation", ["cudnn", "tokamax", "pallas_tpu"])
 def test_one_query_is_left_to_xla(implementation):
   query, key, value, bias = make_arrays(1, 7, (1, 2))
   np.testing.assert_array_equal(
@@ -132,6 +147,13 @@ def test_what_cudnn_does_not_take_is_told():
   query, key, value, bias = make_arrays(4, 6, (1, 2))
   with pytest.raises(UserError, match="from 4 to 6 tokens"):
     attend("cudnn")(query, key, value, bias)
+
+
+def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tokamax", None)
+  query, key, value, bias = make_arrays(4, 6, (1, 2))
+  with pytest.raises(UserError, match="pip install .*tokamax.*Python 3.12"):
+    attend("tokamax")(query, key, value, bias)
 
 
 @pytest.mark.aot
@@ -161,18 +183,81 @@ def test_the_tpu_kernel_compiles_with_its_gradients():
   assert "tpu_custom_call" in lowered.compile().as_text()
 
 
+def assert_close_in_bfloat16(found, expected):
+  """Compares, as far as eight bits go."""
+  for a, b in zip(found, expected, strict=True):
+    a, b = (np.asarray(x, np.float32) for x in (a, b))
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-2 * np.abs(b).max())
+
+
+def to_bfloat16(arrays):
+  return [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+
+
+needs_gpu = pytest.mark.skipif(
+  jax.default_backend() != "gpu", reason="needs a GPU"
+)
+FUSED = [
+  "cudnn",
+  pytest.param(
+    "tokamax",
+    marks=pytest.mark.skipif(
+      importlib.util.find_spec("tokamax") is None, reason="needs Tokamax"
+    ),
+  ),
+]
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("bias_shape", [(2, 2), (2, 1)])
 def test_the_gpu_kernel_and_its_gradients(bias_shape):
   arrays = make_arrays(128, 64, bias_shape, head_dim=64)
-  arrays = (*(jnp.asarray(x, jnp.bfloat16) for x in arrays[:3]), arrays[3])
-  expected = compute_gradients("xla", arrays)
-  for found, wanted in zip(
-    compute_gradients("cudnn", arrays), expected, strict=True
-  ):
-    found, wanted = (np.asarray(x, np.float32) for x in (found, wanted))
-    # bfloat16 has eight bits.
-    np.testing.assert_allclose(
-      found, wanted, rtol=0, atol=2e-2 * np.abs(wanted).max()
-    )
+  arrays = (*to_bfloat16(arrays[:3]), arrays[3])
+  assert_close_in_bfloat16(
+    compute_gradients("cudnn", arrays), compute_gradients("xla", arrays)
+  )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("implementation", FUSED)
+@pytest.mark.parametrize("q_length,k_length", [(128, 192), (40, 24)])
+def test_the_gpu_kernels_with_positions_and_packed_rows(
+  implementation, q_length, k_length
+):
+  *arrays, _ = make_arrays(q_length, k_length, (1, 1), head_dim=64)
+  rng = np.random.default_rng(1)
+  positions = rng.normal(size=(1, 2, q_length, k_length)).astype(np.float32)
+  segments = [
+    np.sort(rng.integers(1, 4, size=(2, length)))
+    for length in (q_length, k_length)
+  ]
+  allowed = segments[0][:, None, :, None] == segments[1][:, None, None]
+  arrays = (*to_bfloat16(arrays), jnp.asarray(positions))
+  assert_close_in_bfloat16(
+    compute_gradients(implementation, arrays, allowed=allowed),
+    compute_gradients("xla", arrays, allowed=allowed),
+  )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("implementation", FUSED)
+def test_a_query_that_may_see_nothing_spoils_no_gradient(implementation):
+  """Padding, of rows without padding on the encoder's side; no positions."""
+  *arrays, _ = make_arrays(64, 128, (1, 1), head_dim=64)
+  arrays = to_bfloat16(arrays)
+  allowed = np.ones((2, 1, 64, 128), np.bool_)
+  allowed[:, :, 48:] = False
+
+  def compute(implementation):
+    def compute_loss(query, key, value):
+      attended = attend(implementation)(query, key, value, None, allowed)
+      # No loss reads padding.
+      return jnp.sum(jnp.sin(attended[:, :48].astype(jnp.float32)))
+
+    return jax.jit(jax.grad(compute_loss, argnums=(0, 1, 2)))(*arrays)
+
+  assert_close_in_bfloat16(compute(implementation), compute("xla"))

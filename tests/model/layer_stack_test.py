@@ -5,6 +5,7 @@ import functools
 import re
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from distill_jax.checkpoint.stored_model import (
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.model import config as config_lib
-from distill_jax.model import layer_stack
+from distill_jax.model import dot_product, layer_stack
 from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
@@ -169,6 +170,45 @@ def test_minimal_keeps_what_cudnn_made(monkeypatch):
     )
     jaxpr = str(jax.make_jaxpr(jax.grad(compute_loss))(params))
     return len(re.findall(r"dot_product_attention_fwd_wrapper\b", jaxpr))
+
+  assert count_kernels("none") == count_kernels("minimal") == 6
+  assert count_kernels("full") == 12
+
+
+def count_cumsums(jaxpr):
+  """Counts them one by one: text would show those of equal layers once."""
+  return sum(
+    (equation.primitive.name == "cumsum")
+    + sum(map(count_cumsums, jax.extend.core.jaxprs_in_params(equation.params)))
+    for equation in jaxpr.eqns
+  )
+
+
+def test_minimal_keeps_what_tokamax_made(monkeypatch):
+  """A kernel of one product stands in: only a GPU has the real one."""
+
+  @jax.custom_vjp
+  def run_kernel(query, key, value, allowed, added):
+    return jnp.cumsum(query, axis=1)
+
+  def run_forward(*inputs):
+    attended = run_kernel(*inputs)
+    return attended, (inputs, attended)
+
+  def run_backward(kept, gradient):
+    (query, key, value, _, added), attended = kept
+    product = jnp.sum(gradient * attended)
+    return query * product, key * product, value * product, None, added
+
+  # As Tokamax does.
+  run_kernel.defvjp(run_forward, run_backward, optimize_remat=True)
+  monkeypatch.setattr(dot_product, "_run_tokamax", run_kernel)
+
+  def count_kernels(policy):
+    compute_loss, params = make_encoder_loss(
+      attention_implementation="tokamax", dtype="bfloat16", remat_policy=policy
+    )
+    return count_cumsums(jax.make_jaxpr(jax.grad(compute_loss))(params).jaxpr)
 
   assert count_kernels("none") == count_kernels("minimal") == 6
   assert count_kernels("full") == 12

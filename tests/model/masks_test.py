@@ -10,9 +10,11 @@ KEY_SEGMENTS = jnp.array([[1, 2, 2, 0, 0, 0], [3, 2, 1, 1, 0, 0]])
 
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_attention_stays_inside_segments(is_causal):
-  bias = masks.make_segment_bias(
+  mask = masks.make_segment_mask(
     QUERY_SEGMENTS, KEY_SEGMENTS, is_causal=is_causal
   )
+  assert mask.dtype == np.bool_
+  bias = masks.to_bias(mask)
   assert bias.shape == (2, 1, 5, 6)
   assert bias.dtype == np.float32
   queries, keys = np.asarray(QUERY_SEGMENTS), np.asarray(KEY_SEGMENTS)
@@ -25,7 +27,7 @@ def test_attention_stays_inside_segments(is_causal):
 
 def test_step_bias_is_a_row_of_the_causal_bias():
   ones = jnp.ones((1, 6), jnp.int32)
-  bias = masks.make_segment_bias(ones, ones, is_causal=True)
+  bias = masks.to_bias(masks.make_segment_mask(ones, ones, is_causal=True))
   for step in range(6):
     np.testing.assert_array_equal(
       masks.make_step_bias(step, 6), bias[:, :, step : step + 1]

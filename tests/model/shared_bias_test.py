@@ -1,6 +1,7 @@
 """Gradients of a bias that a fused kernel takes.
 
-The kernel itself is written out here: see dot_product_test for the real ones.
+The kernels themselves are written out here: see dot_product_test for the real
+ones.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_student
 
+from distill_jax.model import config as config_lib
 from distill_jax.model import dot_product
 from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
@@ -30,12 +32,26 @@ INPUT_KEYS = (
 )
 
 
+def _attend_with_bias(query, key, value, bias):
+  return dot_product._attend_xla(
+    query, key, value, dot_product.AttentionBias(bias)
+  )
+
+
+def _attend_with_mask(query, key, value, allowed, added=None):
+  assert allowed.dtype == jnp.bool_
+  assert added is None or added.shape[0] == 1, "One for all rows of a device."
+  return dot_product._attend_xla(
+    query, key, value, dot_product.AttentionBias(added, allowed)
+  )
+
+
 @pytest.fixture(name="kernel", autouse=True)
 def fixture_kernel(monkeypatch):
-  """Writes the kernel out."""
-  monkeypatch.setattr(
-    dot_product, "_attend_pallas_tpu", dot_product._attend_xla
-  )
+  """Writes the kernels out, in float32 too."""
+  monkeypatch.setattr(dot_product, "_attend_pallas_tpu", _attend_with_bias)
+  monkeypatch.setattr(dot_product, "_run_tokamax", _attend_with_mask)
+  monkeypatch.setattr(config_lib, "_HALF_PRECISION_ATTENTION", ())
 
 
 def differentiate(constrain_fn=leave_free, **choices):
@@ -67,21 +83,30 @@ def assert_close(found, expected):
   )
 
 
+@pytest.mark.parametrize("implementation", ["pallas_tpu", "tokamax"])
 @pytest.mark.parametrize("is_per_layer", [False, True])
-def test_gradients_are_those_without_the_kernel(is_per_layer):
+def test_gradients_are_those_without_the_kernel(is_per_layer, implementation):
   found = differentiate(
-    attention_implementation="pallas_tpu",
+    attention_implementation=implementation,
     per_layer_relative_bias=is_per_layer,
   )
   assert_close(found, differentiate_by_xla(is_per_layer))
 
 
-def test_gradients_on_a_mesh_are_those_of_one_device():
+@pytest.mark.parametrize(
+  "implementation,is_per_layer",
+  [("pallas_tpu", False), ("tokamax", False), ("tokamax", True)],
+)
+def test_gradients_on_a_mesh_are_those_of_one_device(
+  implementation, is_per_layer
+):
   mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "model": 2})
   found = differentiate(
-    sharding.make_constrain_fn(mesh), attention_implementation="pallas_tpu"
+    sharding.make_constrain_fn(mesh),
+    attention_implementation=implementation,
+    per_layer_relative_bias=is_per_layer,
   )
-  assert_close(found, differentiate_by_xla())
+  assert_close(found, differentiate_by_xla(is_per_layer))
 
 
 def test_no_layer_keeps_a_gradient_of_every_row():

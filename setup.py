@@ -89,6 +89,8 @@ setuptools.setup(
     ],
     "gpu": ["jax[cuda12]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
+    # Attention of Hopper and Blackwell GPUs. It wants JAX 0.11.1.
+    "tokamax": ["tokamax>=0.0.17; python_version>='3.12'"],
     "hf": REFERENCE,
     "teacher": TEACHER,
     # Wants protobuf below 7, which the locked versions are not: a venv apart.

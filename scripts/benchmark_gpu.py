@@ -12,10 +12,10 @@ and with XLA's attention. Where --torch_python has torch and transformers,
 `scripts/torch_baseline.py` trains after the first two: autocast, SDPA,
 torch.compile of each block, examples made alike, as many as its memory holds.
 Every case is a process of its own; one that runs out of memory is tried again
-with half the examples. After --max_seconds no more begin, and what was left out
-is named. Other arguments go to `scripts/benchmark.py`, e.g.
---gin.REMAT_POLICY="'none'". With JAX_COMPILATION_CACHE_DIR a second run
-compiles nothing of ours.
+with half the examples. What takes longer than --case_seconds is ended; after
+--max_seconds no more begin, and what was left out is named. Other arguments go
+to `scripts/benchmark.py`, e.g. --gin.REMAT_POLICY="'none'". With
+JAX_COMPILATION_CACHE_DIR a second run compiles nothing of ours.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -121,7 +121,7 @@ def run(command: list[str], seconds: float, env: Mapping[str, str]) -> str:
       timeout=max(seconds, 1),
     )
   except subprocess.TimeoutExpired as error:
-    raise CaseError("the time was over") from error
+    raise CaseError(f"it took longer than {seconds:.0f} s") from error
   if process.returncode:
     raise CaseError(process.stderr[-2000:])
   return process.stdout
@@ -213,6 +213,11 @@ class Session:
   def _remaining(self) -> float:
     return self._deadline - time.monotonic()
 
+  @property
+  def _limit(self) -> float:
+    """Seconds that a program may take."""
+    return min(self._remaining, self._options.case_seconds)
+
   def measure(self, case: Case) -> None:
     """Runs a case of ours, then torch's, once each."""
     size = _SIZES[case.size]
@@ -271,7 +276,7 @@ class Session:
         *layout,
         *case.make_arguments(self._options, self._others, examples),
       ],
-      self._remaining,
+      self._limit,
       {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"},
     )
 
@@ -289,7 +294,7 @@ class Session:
           f"--export_examples={partial}",
           *case.make_arguments(self._options, self._others, examples),
         ],
-        self._remaining,
+        self._limit,
         {"JAX_PLATFORMS": "cpu"},
       )
       partial.rename(path)
@@ -308,7 +313,7 @@ class Session:
         "--dtype=bfloat16",
         *(["--compile"] if options.torch_compile else []),
       ],
-      self._remaining,
+      self._limit,
       {},
     )
 
@@ -341,6 +346,7 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument(
     "--torch_compile", action=argparse.BooleanOptionalAction, default=True
   )
+  parser.add_argument("--case_seconds", type=float, default=150)
   parser.add_argument("--max_seconds", type=float, default=570)
   options, others = parser.parse_known_args()
   options.sizes = options.sizes.split(",")

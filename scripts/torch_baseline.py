@@ -123,6 +123,23 @@ def time_calls(
   return statistics.median(durations[options.warmup_steps :])
 
 
+def has_other_lengths(steps: list[list[Row]]) -> bool:
+  """Whether passes are padded to other lengths than one another.
+
+  Torch would compile static ones first, and all again with symbols.
+  """
+  longest = {
+    (
+      max(len(row["inputs"]) for row in of_kind),
+      max(len(row["targets"]) for row in of_kind),
+    )
+    for rows in steps
+    for kind in ("label", "rationale")
+    if (of_kind := [row for row in rows if row["kind"] == kind])
+  }
+  return len(longest) > 1
+
+
 def measure_training(
   model: Any, steps: list[list[Row]], options, device: torch.device
 ) -> dict[str, Any]:
@@ -132,7 +149,7 @@ def measure_training(
     # By block: the blocks of a stack are alike, and a whole model takes torch
     # minutes to compile.
     for block in (*model.encoder.block, *model.decoder.block):
-      block.compile()
+      block.compile(dynamic=has_other_lengths(steps))
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=5e-5, weight_decay=0, fused=device.type == "cuda"
   )

@@ -55,6 +55,15 @@ def test_the_model_has_our_parameters(tied):
   assert model.config.scale_decoder_outputs == tied
 
 
+def test_other_lengths_are_noticed():
+  def make_row(kind, num_inputs):
+    return {"kind": kind, "inputs": [3] * num_inputs, "targets": [4]}
+
+  alike = [make_row("label", 2), make_row("label", 5), make_row("rationale", 5)]
+  assert not torch_baseline.has_other_lengths([alike, alike[1:]])
+  assert torch_baseline.has_other_lengths([alike, alike[:1]])
+
+
 def test_training_takes_every_exported_row(tmp_path):
   path = tmp_path / "examples.jsonl"
   cache = make_cache(tmp_path, 12, num_rationales=10)

@@ -19,6 +19,8 @@ from distill_jax.model.constraint import ConstrainFn, count_parts
 
 # The least block of the TPU kernel, in queries and in keys.
 _TPU_BLOCK = 128
+# Hopper copies whole 16 bytes, and a mask has a byte a key.
+_TOKAMAX_BLOCK = 16
 # Of keys that only fill a block: less than a mask's bias, so that even a query
 # without any key of its own gives them nothing.
 _FILLED = -2e10
@@ -154,6 +156,7 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
 
 
 def _run_tokamax(query, key, value, allowed, added=None):
+  """Runs Tokamax' kernel of one device, lengths filled up to whole blocks."""
   try:
     # It takes a second to import, and only Python 3.12 and later have it.
     import tokamax  # pyright: ignore[reportMissingImports]
@@ -163,21 +166,33 @@ def _run_tokamax(query, key, value, allowed, added=None):
       f" {error}. Install it by `pip install .[tokamax]` in Python 3.12 or"
       " later, or give 'cudnn'."
     ) from error
+  q_length, k_length = allowed.shape[2:]
+  q_filling = (0, -q_length % _TOKAMAX_BLOCK)
+  k_filling = (0, -k_length % _TOKAMAX_BLOCK)
+  key, value = (
+    jnp.pad(x.swapaxes(1, 2), ((0, 0), k_filling, (0, 0), (0, 0)))
+    for x in (key, value)
+  )
+  added, allowed = (
+    None if x is None else jnp.pad(x, ((0, 0), (0, 0), q_filling, k_filling))
+    for x in (added, allowed)
+  )
   try:
-    return tokamax.dot_product_attention(
-      query,
-      key.swapaxes(1, 2),
-      value.swapaxes(1, 2),
+    attended = tokamax.dot_product_attention(
+      jnp.pad(query, ((0, 0), q_filling, (0, 0), (0, 0))),
+      key,
+      value,
       added,
       allowed,
       scale=1.0,
       implementation="mosaic",
     )
+    return attended[:, :q_length]
   except NotImplementedError as error:
     raise UserError(
       f"ATTENTION_IMPLEMENTATION is 'tokamax', which cannot attend from"
-      f" {query.shape[1]} to {key.shape[2]} tokens here: {error} It needs a"
-      " Hopper or Blackwell GPU; give 'cudnn' or 'xla'."
+      f" {q_length} to {k_length} tokens here: {error} It needs a Hopper or"
+      " Blackwell GPU; give 'cudnn' or 'xla'."
     ) from error
 
 

@@ -7,6 +7,7 @@ Tokamax' need a GPU: without one they can only be refused.
 import functools
 import importlib.util
 import sys
+import types
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ def make_arrays(
 def attend(implementation, constrain_fn=leave_free):
   """Returns the function of query, key, value, what is added, and a mask."""
 
-  def run(query, key, value, added, allowed=None):
+  def run(query, key, value, added=None, allowed=None):
     return dot_product.attend(
       query,
       key,
@@ -154,6 +155,35 @@ def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
   query, key, value, bias = make_arrays(4, 6, (1, 2))
   with pytest.raises(UserError, match="pip install .*tokamax.*Python 3.12"):
     attend("tokamax")(query, key, value, bias)
+
+
+@pytest.mark.parametrize("q_length,k_length", [(32, 48), (40, 24), (3, 5)])
+@pytest.mark.parametrize("has_positions", [True, False])
+def test_tokamax_is_given_whole_blocks(
+  monkeypatch, q_length, k_length, has_positions
+):
+  """Its kernel is written out here."""
+
+  def run_kernel(query, key, value, bias, mask, *, scale, implementation):
+    assert (scale, implementation) == (1.0, "mosaic")
+    assert not query.shape[1] % 16 and not key.shape[1] % 16
+    return dot_product._attend_xla(
+      query,
+      key.swapaxes(1, 2),
+      value.swapaxes(1, 2),
+      AttentionBias(bias, mask),
+    )
+
+  module = types.SimpleNamespace(dot_product_attention=run_kernel)
+  monkeypatch.setitem(sys.modules, "tokamax", module)
+  *arrays, positions = make_arrays(q_length, k_length, (1, 2))
+  if has_positions:
+    arrays.append(positions)
+  allowed = np.ones((2, 1, q_length, k_length), np.bool_)
+  allowed[:, :, :, 2] = False
+  compute = functools.partial(compute_gradients, arrays=arrays, allowed=allowed)
+  for a, b in zip(compute("tokamax"), compute("xla"), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.aot

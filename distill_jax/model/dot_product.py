@@ -158,7 +158,7 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
 def _run_tokamax(query, key, value, allowed, added=None):
   """Runs Tokamax' kernel of one device, lengths filled up to whole blocks."""
   try:
-    # It takes a second to import, and only Python 3.12 and later have it.
+    # It takes seconds to import, and only Python 3.12 and later have it.
     import tokamax  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(

@@ -162,7 +162,11 @@ def main() -> None:
       run = compile_attention(name, options, arrays)
       results[name] = jax.block_until_ready(run(*arrays))
       functions[name] = run
-    except UserError as error:
+    except (
+      UserError,
+      NotImplementedError,
+      jax.errors.JaxRuntimeError,
+    ) as error:
       print(json.dumps({"implementation": name, "failed": str(error)}))
   turns = {name: [] for name in functions}
   for _ in range(options.turns):

@@ -10,7 +10,7 @@ encoder and 128 decoder tokens, all full; examples of real lengths (of
 --token_cache, else drawn like CQA's), packed; and the full rows with cuDNN's
 and with XLA's attention. Where --torch_python has torch and transformers,
 `scripts/torch_baseline.py` trains after the first two: autocast, SDPA,
-torch.compile of each block, examples made alike, as many as its memory holds.
+torch.compile of each block, examples made alike, as many as seemed to fit.
 Every case is a process of its own; one that runs out of memory is tried again
 with half the examples. What takes longer than --case_seconds is ended; after
 --max_seconds no more begin, and what was left out is named. Other arguments go
@@ -61,7 +61,7 @@ class Size(NamedTuple):
   settings: Mapping[str, object] = {}
 
 
-# By what 80 GB hold. The largest come first: time may run out.
+# Guessed by what 80 GB hold. The largest come first: time may run out.
 _SIZES = {
   "large": Size(48, 192, 12, 64),
   # AdamW's moments would take half of its rows' memory.

@@ -52,7 +52,7 @@ def count_parts(num_rows: int, constrain_fn: ConstrainFn) -> int:
   """Into how many parts rows are divided.
 
   Args:
-    num_rows: of the batch. One, to initialise, is never divided.
+    num_rows: of the batch. One, to initialise, is not divided.
     constrain_fn: of the mesh.
   """
   num_shards = constrain_fn.num_batch_shards

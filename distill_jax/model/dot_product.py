@@ -34,7 +34,7 @@ _MASK_NAMES = ("batch", None, "length", "length")
 class AttentionBias(NamedTuple):
   """What is added to the logits, and who may attend to whom.
 
-  Masks are added too where the kernel takes no mask: `shared_bias` decides.
+  `shared_bias` decides whether masks are added too.
 
   Attributes:
     added: [rows, heads or 1, q_length, k_length] float32, or the compute dtype,
@@ -83,7 +83,7 @@ def attend(
     UserError: the kernel's library is not there, or takes no such arrays.
   """
   if implementation == "xla" or query.shape[1] == 1:
-    return _attend_xla(query, key, value, bias)
+    return _attend_xla(query, key, value, _repeat_parts(bias, query.shape[0]))
   if implementation == "cudnn":
     return _attend_cudnn(query, key, value, bias)
   if implementation == "tokamax":
@@ -97,6 +97,14 @@ def attend(
   return attend_shard(
     query, key, value, jnp.broadcast_to(_sum_bias(bias), shape)
   )
+
+
+def _repeat_parts(bias: AttentionBias, num_rows: int) -> AttentionBias:
+  """Gives every row what is added to those of its part."""
+  if bias.added is None or bias.added.shape[0] in (1, num_rows):
+    return bias
+  repeats = num_rows // bias.added.shape[0]
+  return bias._replace(added=jnp.repeat(bias.added, repeats, axis=0))
 
 
 def _sum_bias(bias: AttentionBias) -> Float[Array, "..."]:
@@ -129,7 +137,7 @@ def _attend_cudnn(query, key, value, bias):
       key.swapaxes(1, 2),
       value.swapaxes(1, 2),
       added,
-      # Of a mask alone it computes no gradient, which takes 0.6 of the time.
+      # Of a mask alone it computes no gradient.
       bias.allowed,
       scale=1.0,
       implementation="cudnn",
@@ -144,7 +152,7 @@ def _attend_cudnn(query, key, value, bias):
 
 
 def _attend_tokamax(query, key, value, bias, constrain_fn):
-  """Runs Tokamax' kernel, which sums the bias' gradient over rows itself."""
+  """Runs Tokamax' kernel; the library sums the bias' gradient over rows."""
   arrays = [query, key, value, bias.allowed]
   names = [_QUERY_NAMES, _KEY_NAMES, _KEY_NAMES, _MASK_NAMES]
   if bias.added is not None:
@@ -166,6 +174,13 @@ def _run_tokamax(query, key, value, allowed, added=None):
       f" {error}. Install it by `pip install .[tokamax]` in Python 3.12 or"
       " later, or give 'cudnn'."
     ) from error
+  # Its forward kernel would run on older ones, and its gradients not.
+  capability = getattr(jax.devices()[0], "compute_capability", "9.0")
+  if float(capability) < 9:
+    raise UserError(
+      "ATTENTION_IMPLEMENTATION is 'tokamax', which needs a Hopper or Blackwell"
+      f" GPU; this one has compute capability {capability}. Give 'cudnn'."
+    )
   q_length, k_length = allowed.shape[2:]
   q_filling = (0, -q_length % _TOKAMAX_BLOCK)
   k_filling = (0, -k_length % _TOKAMAX_BLOCK)

@@ -89,7 +89,7 @@ def count_recomputed_flops(
 
   Under the remat policy "full" these are all products of the layers but each
   layer's last one, whose result no gradient asks for; under "minimal" those of
-  attention, which have no parameter; what cuDNN made of it is kept.
+  attention, which have no parameter; a GPU's fused one is kept.
 
   Args:
     config: sizes, and the policy.

@@ -150,6 +150,26 @@ def test_what_cudnn_does_not_take_is_told():
     attend("cudnn")(query, key, value, bias)
 
 
+def test_one_query_of_each_row_gets_what_is_added_to_its_part():
+  query, key, value, bias = make_arrays(1, 7, (2, 2), batch=4)
+  rows = np.repeat(bias, 2, axis=0)
+  allowed = np.ones((4, 1, 1, 7), np.bool_)
+  np.testing.assert_array_equal(
+    attend("tokamax")(query, key, value, bias, allowed),
+    attend("xla")(query, key, value, rows),
+  )
+
+
+def test_older_gpus_have_no_tokamax(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tokamax", types.SimpleNamespace())
+  old = types.SimpleNamespace(compute_capability="8.0")
+  monkeypatch.setattr(jax, "devices", lambda: [old])
+  query, key, value, bias = make_arrays(4, 6, (1, 2))
+  allowed = np.ones((2, 1, 4, 6), np.bool_)
+  with pytest.raises(UserError, match="Hopper.*capability 8.0"):
+    attend("tokamax")(query, key, value, bias, allowed)
+
+
 def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
   monkeypatch.setitem(sys.modules, "tokamax", None)
   query, key, value, bias = make_arrays(4, 6, (1, 2))

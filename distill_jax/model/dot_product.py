@@ -126,7 +126,10 @@ def _attend_xla(query, key, value, bias):
 
 
 def _attend_cudnn(query, key, value, bias):
-  added = bias.added
+  added, allowed = bias
+  if added is None and jax.__version_info__ < (0, 11):
+    # Earlier JAX asks cuDNN for a mask's gradient, which wants all heads.
+    added, allowed = masks.to_bias(allowed), None
   if added is not None:
     # It gives the gradient in this shape, or not at all.
     shape = (query.shape[0], query.shape[2], *added.shape[2:])
@@ -138,7 +141,7 @@ def _attend_cudnn(query, key, value, bias):
       value.swapaxes(1, 2),
       added,
       # Of a mask alone it computes no gradient.
-      bias.allowed,
+      allowed,
       scale=1.0,
       implementation="cudnn",
     )

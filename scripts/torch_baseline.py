@@ -123,7 +123,7 @@ def time_calls(
   return statistics.median(durations[options.warmup_steps :])
 
 
-def has_other_lengths(steps: list[list[Row]]) -> bool:
+def lengths_differ(steps: list[list[Row]]) -> bool:
   """Whether passes are padded to other lengths than one another.
 
   Torch would compile static ones first, and all again with symbols.
@@ -149,7 +149,7 @@ def measure_training(
     # By block: the blocks of a stack are alike, and a whole model takes torch
     # minutes to compile.
     for block in (*model.encoder.block, *model.decoder.block):
-      block.compile(dynamic=has_other_lengths(steps))
+      block.compile(dynamic=lengths_differ(steps))
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=5e-5, weight_decay=0, fused=device.type == "cuda"
   )

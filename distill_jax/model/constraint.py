@@ -49,11 +49,15 @@ class ConstrainFn(Protocol):
 
 
 def count_parts(num_rows: int, constrain_fn: ConstrainFn) -> int:
-  """Into how many parts rows are divided.
+  """Counts the parts into which rows are divided.
 
   Args:
-    num_rows: of the batch. One, to initialise, is not divided.
+    num_rows: of the batch.
     constrain_fn: of the mesh.
+
+  Returns:
+    The mesh's parts; 1 of rows that they do not divide, as of the one row with
+    which a model is initialised.
   """
   num_shards = constrain_fn.num_batch_shards
   return 1 if num_rows % num_shards else num_shards

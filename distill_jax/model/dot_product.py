@@ -2,9 +2,9 @@
 
 Layer 1; imports errors, masks and the model's constraint. "xla" is written out
 here and runs everywhere. "cudnn" and "tokamax" are libraries' kernels for
-GPUs, "pallas_tpu" one for TPUs: none of them holds the logits of all queries
-and keys. T5's kind of attention suits them: no scale, one additive bias for
-positions, and no dropout in here, see `attention`.
+GPUs, "pallas_tpu" one for TPUs: none of them keeps the logits of all queries
+and keys for the backward pass. T5's kind of attention suits them: no scale, one
+additive bias for positions, and no dropout in here, see `attention`.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ _TPU_BLOCK = 128
 _TOKAMAX_BLOCK = 16
 # Of keys that only fill a block: less than a mask's bias, so that even a query
 # without any key of its own gives them nothing.
-_FILLED = -2e10
+_TPU_FILLED = -2e10
 
 _QUERY_NAMES = ("batch", "length", "heads", "kv")
 _KEY_NAMES = ("batch", "heads", "length", "kv")
@@ -40,7 +40,8 @@ class AttentionBias(NamedTuple):
     added: [rows, heads or 1, q_length, k_length] float32, or the compute dtype,
       where rows are those of the batch, 1 for all of them, or 1 for each part
       of the batch that has devices of its own. None: nothing.
-    allowed: [batch, 1, q_length, k_length] bool. None: all, or `added` says it.
+    allowed: [batch, 1, q_length, k_length] bool. None: `added` says it, which
+      Tokamax' kernel does not take.
   """
 
   added: Float[Array, "rows #heads q_length k_length"] | None
@@ -131,7 +132,7 @@ def _attend_cudnn(query, key, value, bias):
     # Earlier JAX asks cuDNN for a mask's gradient, which wants all heads.
     added, allowed = masks.to_bias(allowed), None
   if added is not None:
-    # It gives the gradient in this shape, or not at all.
+    # Of every row and head, as masks make it.
     shape = (query.shape[0], query.shape[2], *added.shape[2:])
     added = jnp.broadcast_to(added, shape).astype(query.dtype)
   try:
@@ -177,12 +178,14 @@ def _run_tokamax(query, key, value, allowed, added=None):
       f" {error}. Install it by `pip install .[tokamax]` in Python 3.12 or"
       " later, or give 'cudnn'."
     ) from error
+  device = jax.devices()[0]
+  capability = float(getattr(device, "compute_capability", 0))
   # Its forward kernel would run on older ones, and its gradients not.
-  capability = getattr(jax.devices()[0], "compute_capability", "9.0")
-  if float(capability) < 9:
+  if not 9 <= capability < 11:
     raise UserError(
       "ATTENTION_IMPLEMENTATION is 'tokamax', which needs a Hopper or Blackwell"
-      f" GPU; this one has compute capability {capability}. Give 'cudnn'."
+      " GPU, of compute capability 9 or 10, where it is compiled; here is"
+      f" {device.device_kind}, {capability}. Give 'cudnn' or 'xla'."
     )
   q_length, k_length = allowed.shape[2:]
   q_filling = (0, -q_length % _TOKAMAX_BLOCK)
@@ -195,23 +198,16 @@ def _run_tokamax(query, key, value, allowed, added=None):
     None if x is None else jnp.pad(x, ((0, 0), (0, 0), q_filling, k_filling))
     for x in (added, allowed)
   )
-  try:
-    attended = tokamax.dot_product_attention(
-      jnp.pad(query, ((0, 0), q_filling, (0, 0), (0, 0))),
-      key,
-      value,
-      added,
-      allowed,
-      scale=1.0,
-      implementation="mosaic",
-    )
-    return attended[:, :q_length]
-  except NotImplementedError as error:
-    raise UserError(
-      f"ATTENTION_IMPLEMENTATION is 'tokamax', which cannot attend from"
-      f" {q_length} to {k_length} tokens here: {error} It needs a Hopper or"
-      " Blackwell GPU; give 'cudnn' or 'xla'."
-    ) from error
+  attended = tokamax.dot_product_attention(
+    jnp.pad(query, ((0, 0), q_filling, (0, 0), (0, 0))),
+    key,
+    value,
+    added,
+    allowed,
+    scale=1.0,
+    implementation="mosaic",
+  )
+  return attended[:, :q_length]
 
 
 def _attend_pallas_tpu(query, key, value, bias):
@@ -228,7 +224,7 @@ def _attend_pallas_tpu(query, key, value, bias):
   bias = jnp.pad(
     fill(bias, q_filling),
     ((0, 0), (0, 0), (0, 0), (0, k_filling)),
-    constant_values=_FILLED,
+    constant_values=_TPU_FILLED,
   )
   attended = flash_attention.flash_attention(
     fill(query.swapaxes(1, 2), q_filling),

@@ -5,7 +5,7 @@ kernels take the sum of positions and masks, [batch, heads, q_length, k_length],
 which is made once for all layers. They give its gradient in that shape at every
 layer, and all that is wanted of it is the sum over the rows. So each layer's is
 summed at once: else a large float32 array would be read and written again at
-every layer.
+every layer. Tokamax takes positions and masks apart, and sums by itself.
 """
 
 from collections.abc import Callable
@@ -39,14 +39,14 @@ def prepare(
   Returns:
     What gives it to a layer.
   """
-  attends_with = config.attention_implementation
+  implementation = config.attention_implementation
   if position_bias is None:
-    if attends_with in ("cudnn", "tokamax"):
+    if implementation in ("cudnn", "tokamax"):
       return lambda: AttentionBias(None, mask)
     mask_bias = masks.to_bias(mask)
     return lambda: AttentionBias(mask_bias)
   bias = position_bias + masks.to_bias(mask)
-  if attends_with == "xla":
+  if implementation == "xla":
     # Its gradient is the compiler's to fuse.
     return lambda: AttentionBias(bias)
   # A sum of each part of the rows, so that devices need not meet at each layer.
@@ -54,9 +54,9 @@ def prepare(
   positions_of_parts = jnp.broadcast_to(
     position_bias, (num_parts, *position_bias.shape[1:])
   )
-  if attends_with == "tokamax":
+  if implementation == "tokamax":
     return lambda: AttentionBias(positions_of_parts, mask)
-  if attends_with == "cudnn":
+  if implementation == "cudnn":
     bias = bias.astype(config.dtype)
   bias = lax.stop_gradient(bias)
   return lambda: AttentionBias(_give_gradient_to(positions_of_parts, bias))

@@ -45,6 +45,13 @@ def make_arrays(
   return query, key, value, bias
 
 
+def make_gpu(capability):
+  """Returns what tells of a GPU."""
+  return types.SimpleNamespace(
+    device_kind="NVIDIA", compute_capability=capability
+  )
+
+
 def attend(implementation, constrain_fn=leave_free):
   """Returns the function of query, key, value, what is added, and a mask."""
 
@@ -160,14 +167,36 @@ def test_one_query_of_each_row_gets_what_is_added_to_its_part():
   )
 
 
-def test_older_gpus_have_no_tokamax(monkeypatch):
+@pytest.mark.parametrize("capability", ["8.9", "12.0", None])
+def test_tokamax_is_refused_on_other_devices(monkeypatch, capability):
   monkeypatch.setitem(sys.modules, "tokamax", types.SimpleNamespace())
-  old = types.SimpleNamespace(compute_capability="8.0")
-  monkeypatch.setattr(jax, "devices", lambda: [old])
+  if capability:
+    monkeypatch.setattr(jax, "devices", lambda: [make_gpu(capability)])
   query, key, value, bias = make_arrays(4, 6, (1, 2))
   allowed = np.ones((2, 1, 4, 6), np.bool_)
-  with pytest.raises(UserError, match="Hopper.*capability 8.0"):
+  with pytest.raises(UserError, match=f"Hopper.*{capability or 'cpu, 0.0'}"):
     attend("tokamax")(query, key, value, bias, allowed)
+
+
+@pytest.mark.parametrize("jax_version,is_mask", [((0, 10, 2), 0), ((0, 11), 1)])
+def test_cudnn_takes_masks_where_they_get_no_gradient(
+  monkeypatch, jax_version, is_mask
+):
+  """Earlier JAX would ask for the mask's, of every head."""
+  given = []
+
+  def run_kernel(query, key, value, bias, mask, **_):
+    given.extend((bias, mask))
+    return query
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", run_kernel)
+  monkeypatch.setattr(jax, "__version_info__", jax_version)
+  arrays = make_arrays(4, 6, (1, 2))[:3]
+  attend("cudnn")(*arrays, None, jnp.ones((2, 1, 4, 6), jnp.bool_))
+  bias, mask = given
+  assert (bias is None, mask is not None) == (is_mask, is_mask)
+  if not is_mask:
+    assert bias.shape == (2, 2, 4, 6)
 
 
 def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
@@ -196,6 +225,7 @@ def test_tokamax_is_given_whole_blocks(
 
   module = types.SimpleNamespace(dot_product_attention=run_kernel)
   monkeypatch.setitem(sys.modules, "tokamax", module)
+  monkeypatch.setattr(jax, "devices", lambda: [make_gpu("9.0")])
   *arrays, positions = make_arrays(q_length, k_length, (1, 2))
   if has_positions:
     arrays.append(positions)

@@ -14,7 +14,7 @@ import pytest
 import tiny_student
 
 from distill_jax.model import config as config_lib
-from distill_jax.model import dot_product
+from distill_jax.model import dot_product, shared_bias
 from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
@@ -107,6 +107,16 @@ def test_gradients_on_a_mesh_are_those_of_one_device(
     per_layer_relative_bias=is_per_layer,
   )
   assert_close(found, differentiate_by_xla(is_per_layer))
+
+
+@pytest.mark.parametrize("implementation", ["cudnn", "tokamax"])
+def test_a_mask_alone_stays_a_mask(implementation):
+  """Of a bias the kernels would compute a gradient that nobody asks for."""
+  config = dataclasses.replace(CONFIG, attention_implementation=implementation)
+  mask = jnp.ones((2, 1, 3, 4), jnp.bool_)
+  bias = shared_bias.prepare(None, mask, config, leave_free)()
+  assert bias.added is None
+  assert bias.allowed is mask
 
 
 def test_no_layer_keeps_a_gradient_of_every_row():

@@ -1,7 +1,6 @@
 """Tests of scripts/benchmark_gpu.py; the programs it runs are stand-ins."""
 
 import json
-import pathlib
 
 import pytest
 from script_import import import_script
@@ -19,7 +18,7 @@ def fixture_start(monkeypatch, tmp_path):
     def run_or_export(command, seconds, env):
       for argument in command:
         if argument.startswith("--export_examples="):
-          pathlib.Path(argument.partition("=")[2]).touch()
+          start.exports.append(command)
           return ""
       return run(command, seconds, env)
 
@@ -37,6 +36,7 @@ def fixture_start(monkeypatch, tmp_path):
 
     return session, read
 
+  start.exports = []
   return start
 
 
@@ -97,6 +97,26 @@ def test_attention_is_the_fastest_or_what_the_case_names(
   ours = commands[2]
   assert f"--gin.ATTENTION_IMPLEMENTATION={fastest!r}" in ours
   assert "--examples=4" in ours
+
+
+@pytest.mark.parametrize("rows,examples", [("full", 12), ("packed", 64)])
+def test_torch_gets_examples_of_its_own(start, rows, examples):
+  session, _ = start(lambda *_: _report(1.0))
+  session.measure(benchmark_gpu.Case("large", rows))
+  assert f"--examples={examples}" in start.exports[-1]
+
+
+@pytest.mark.parametrize("fastest,count", [("cudnn", 3), ("tokamax", 4)])
+def test_no_attention_is_measured_twice(start, monkeypatch, fastest, count):
+  monkeypatch.setattr(benchmark_gpu, "_FASTEST_ATTENTION", fastest)
+  cases = []
+  monkeypatch.setattr(
+    benchmark_gpu.Session, "measure", lambda self, case: cases.append(case.rows)
+  )
+  start(lambda *_: _report(1.0), arguments=["--sizes=tiny"])
+  benchmark_gpu.main()
+  assert len(cases) == count
+  assert ("full_cudnn" in cases) == (fastest == "tokamax")
 
 
 def test_without_memory_it_tries_half_the_examples(start):

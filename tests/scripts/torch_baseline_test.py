@@ -55,13 +55,13 @@ def test_the_model_has_our_parameters(tied):
   assert model.config.scale_decoder_outputs == tied
 
 
-def test_other_lengths_are_noticed():
+def test_lengths_that_differ_are_noticed():
   def make_row(kind, num_inputs):
     return {"kind": kind, "inputs": [3] * num_inputs, "targets": [4]}
 
   alike = [make_row("label", 2), make_row("label", 5), make_row("rationale", 5)]
-  assert not torch_baseline.has_other_lengths([alike, alike[1:]])
-  assert torch_baseline.has_other_lengths([alike, alike[:1]])
+  assert not torch_baseline.lengths_differ([alike, alike[1:]])
+  assert torch_baseline.lengths_differ([alike, alike[:1]])
 
 
 def test_training_takes_every_exported_row(tmp_path):

@@ -31,7 +31,8 @@ _ATTENTION_PLATFORMS = {
   "tokamax": "gpu",
   "pallas_tpu": "tpu",
 }
-_HALF_PRECISION_ATTENTION = ("cudnn", "tokamax")
+# Fused kernels of GPUs: in half precision alone, and they take masks.
+GPU_ATTENTION = ("cudnn", "tokamax")
 # How a model is computed, but not what: same parameters, same results but for
 # rounding.
 COMPUTATION_FIELDS = ("attention_implementation",)
@@ -172,7 +173,7 @@ class T5Config:
         f"ATTENTION_IMPLEMENTATION is {name!r}; it must be one of"
         f" {', '.join(map(repr, _ATTENTION_PLATFORMS))}."
       )
-    if name in _HALF_PRECISION_ATTENTION and (
+    if name in GPU_ATTENTION and (
       self.dtype != "bfloat16" or self.head_dim % 8
     ):
       raise UserError(

@@ -8,7 +8,7 @@ Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B, whose 6N + 12LHQT
 a token is this sum for a decoder-only model.
 """
 
-from distill_jax.model.config import T5Config
+from distill_jax.model.config import GPU_ATTENTION, T5Config
 
 
 def count_forward_flops(
@@ -116,7 +116,7 @@ def count_recomputed_flops(
     recomputed -= num_rows * tokens * last_product
   elif (
     config.remat_policy == "minimal"
-    and config.attention_implementation not in ("cudnn", "tokamax")
+    and config.attention_implementation not in GPU_ATTENTION
   ):
     recomputed = _count_attention_flops(*sizes)
   return recomputed + (0 if loss_chunk_tokens is None else logits)

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from distill_jax.model import masks
-from distill_jax.model.config import T5Config
+from distill_jax.model.config import GPU_ATTENTION, T5Config
 from distill_jax.model.constraint import ConstrainFn, count_parts
 from distill_jax.model.dot_product import AttentionBias
 
@@ -41,7 +41,7 @@ def prepare(
   """
   implementation = config.attention_implementation
   if position_bias is None:
-    if implementation in ("cudnn", "tokamax"):
+    if implementation in GPU_ATTENTION:
       return lambda: AttentionBias(None, mask)
     mask_bias = masks.to_bias(mask)
     return lambda: AttentionBias(mask_bias)

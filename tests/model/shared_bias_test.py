@@ -51,7 +51,7 @@ def fixture_kernel(monkeypatch):
   """Writes the kernels out, in float32 too."""
   monkeypatch.setattr(dot_product, "_attend_pallas_tpu", _attend_with_bias)
   monkeypatch.setattr(dot_product, "_run_tokamax", _attend_with_mask)
-  monkeypatch.setattr(config_lib, "_HALF_PRECISION_ATTENTION", ())
+  monkeypatch.setattr(config_lib, "GPU_ATTENTION", ())
 
 
 def differentiate(constrain_fn=leave_free, **choices):

@@ -167,6 +167,8 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
   return constrain_fn.map_shards(_run_tokamax, names, _QUERY_NAMES)(*arrays)
 
 
+# Traced and lowered once for all layers alike, which takes a second each.
+@jax.jit
 def _run_tokamax(query, key, value, allowed, added=None):
   """Runs Tokamax' kernel of one device, lengths filled up to whole blocks."""
   try:

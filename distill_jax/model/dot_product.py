@@ -167,13 +167,11 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
   return constrain_fn.map_shards(_run_tokamax, names, _QUERY_NAMES)(*arrays)
 
 
-# Traced and lowered once for all layers alike, which takes a second each.
-@jax.jit
-def _run_tokamax(query, key, value, allowed, added=None):
-  """Runs Tokamax' kernel of one device, lengths filled up to whole blocks."""
+def _run_tokamax(*arrays):
+  """Runs Tokamax' kernel of one device, where there are both."""
   try:
     # It takes seconds to import, and only Python 3.12 and later have it.
-    import tokamax  # pyright: ignore[reportMissingImports]
+    import tokamax  # noqa: F401  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(
       "ATTENTION_IMPLEMENTATION is 'tokamax', which cannot be imported:"
@@ -189,6 +187,15 @@ def _run_tokamax(query, key, value, allowed, added=None):
       " GPU, of compute capability 9 or 10, where it is compiled; here is"
       f" {device.device_kind}, {capability}. Give 'cudnn' or 'xla'."
     )
+  return _run_tokamax_in_blocks(*arrays)
+
+
+# Layers of equal shapes share what is traced and lowered, a second each.
+@jax.jit
+def _run_tokamax_in_blocks(query, key, value, allowed, added=None):
+  """Runs the kernel, lengths filled up to whole blocks."""
+  import tokamax  # pyright: ignore[reportMissingImports]
+
   q_length, k_length = allowed.shape[2:]
   q_filling = (0, -q_length % _TOKAMAX_BLOCK)
   k_filling = (0, -k_length % _TOKAMAX_BLOCK)

@@ -121,12 +121,22 @@ def init_state(
     shardings: see `shard_state`.
     seed: decides the parameters, whatever the mesh.
   """
+  draw_by_kernel_on_gpus()
 
   def init():
     params = nn.unbox(init_params(model, jax.random.key(seed)))
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
   return jax.jit(init, out_shardings=shardings)()
+
+
+def draw_by_kernel_on_gpus() -> None:
+  """Lets GPUs draw random numbers by a kernel of JAX; they are the same.
+
+  Otherwise XLA compiles a hundred operations for each draw, and separate
+  layers make hundreds: minutes, for initial parameters as for a train step.
+  """
+  jax.config.update("jax_threefry_gpu_kernel_lowering", True)
 
 
 def count_params(params: PyTree) -> int:

@@ -19,7 +19,7 @@ from distill_jax import distill
 from distill_jax.data import batch as batch_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import accumulate
-from distill_jax.training.state import TrainState
+from distill_jax.training.state import TrainState, draw_by_kernel_on_gpus
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -226,9 +226,7 @@ def compile_train_step(
     skips_nonfinite: see `skip_nonfinite`.
     **step_arguments: the keyword arguments of `train_step`.
   """
-  # On NVIDIA GPUs a kernel then draws what XLA would compile a hundred
-  # operations for, at every place of dropout: the same numbers.
-  jax.config.update("jax_threefry_gpu_kernel_lowering", True)
+  draw_by_kernel_on_gpus()
   step_fn = functools.partial(train_step, **step_arguments)
   return jax.jit(
     skip_nonfinite(step_fn) if skips_nonfinite else step_fn,

@@ -206,14 +206,13 @@ def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
     attend("tokamax")(query, key, value, bias)
 
 
-@pytest.mark.parametrize("q_length,k_length", [(32, 48), (40, 24), (3, 5)])
-@pytest.mark.parametrize("has_positions", [True, False])
-def test_tokamax_is_given_whole_blocks(
-  monkeypatch, q_length, k_length, has_positions
-):
-  """Its kernel is written out here."""
+@pytest.fixture(name="tokamax_calls")
+def fixture_tokamax_calls(monkeypatch):
+  """Writes the kernel out; returns the shapes of the queries it is given."""
+  calls = []
 
   def run_kernel(query, key, value, bias, mask, *, scale, implementation):
+    calls.append(query.shape)
     assert (scale, implementation) == (1.0, "mosaic")
     assert not query.shape[1] % 16 and not key.shape[1] % 16
     return dot_product._attend_xla(
@@ -226,6 +225,30 @@ def test_tokamax_is_given_whole_blocks(
   module = types.SimpleNamespace(dot_product_attention=run_kernel)
   monkeypatch.setitem(sys.modules, "tokamax", module)
   monkeypatch.setattr(jax, "devices", lambda: [make_gpu("9.0")])
+  dot_product._run_tokamax_in_blocks.clear_cache()
+  yield calls
+  dot_product._run_tokamax_in_blocks.clear_cache()
+
+
+def test_layers_alike_share_tokamax_kernel(tokamax_calls):
+  """Each would take a second to lower."""
+  *arrays, positions = make_arrays(32, 32, (1, 2))
+  allowed = np.ones((2, 1, 32, 32), np.bool_)
+
+  @jax.jit
+  def attend_twice(query, key, value, positions):
+    for _ in range(2):
+      query = attend("tokamax")(query, key, value, positions, allowed)
+    return query
+
+  attend_twice(*arrays, positions)
+  assert len(tokamax_calls) == 1
+
+
+@pytest.mark.usefixtures("tokamax_calls")
+@pytest.mark.parametrize("q_length,k_length", [(32, 48), (40, 24), (3, 5)])
+@pytest.mark.parametrize("has_positions", [True, False])
+def test_tokamax_is_given_whole_blocks(q_length, k_length, has_positions):
   *arrays, positions = make_arrays(q_length, k_length, (1, 2))
   if has_positions:
     arrays.append(positions)

@@ -7,6 +7,7 @@ and keys for the backward pass. T5's kind of attention suits them: no scale, one
 additive bias for positions, and no dropout in here, see `attention`.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -168,10 +169,14 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
 
 
 def _run_tokamax(*arrays):
-  """Runs Tokamax' kernel of one device, where there are both."""
+  """Runs Tokamax' kernel of one device, see `_run_in_blocks`.
+
+  Raises:
+    UserError: Tokamax is not installed, or the device is none of its GPUs.
+  """
   try:
     # It takes seconds to import, and only Python 3.12 and later have it.
-    import tokamax  # noqa: F401  # pyright: ignore[reportMissingImports]
+    import tokamax  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise UserError(
       "ATTENTION_IMPLEMENTATION is 'tokamax', which cannot be imported:"
@@ -187,15 +192,13 @@ def _run_tokamax(*arrays):
       " GPU, of compute capability 9 or 10, where it is compiled; here is"
       f" {device.device_kind}, {capability}. Give 'cudnn' or 'xla'."
     )
-  return _run_tokamax_in_blocks(*arrays)
+  return _run_in_blocks(tokamax.dot_product_attention, *arrays)
 
 
 # Layers of equal shapes share what is traced and lowered, a second each.
-@jax.jit
-def _run_tokamax_in_blocks(query, key, value, allowed, added=None):
-  """Runs the kernel, lengths filled up to whole blocks."""
-  import tokamax  # pyright: ignore[reportMissingImports]
-
+@functools.partial(jax.jit, static_argnums=0)
+def _run_in_blocks(attend_fn, query, key, value, allowed, added=None):
+  """Runs Tokamax' function, lengths filled up to whole blocks."""
   q_length, k_length = allowed.shape[2:]
   q_filling = (0, -q_length % _TOKAMAX_BLOCK)
   k_filling = (0, -k_length % _TOKAMAX_BLOCK)
@@ -207,7 +210,7 @@ def _run_tokamax_in_blocks(query, key, value, allowed, added=None):
     None if x is None else jnp.pad(x, ((0, 0), (0, 0), q_filling, k_filling))
     for x in (added, allowed)
   )
-  attended = tokamax.dot_product_attention(
+  attended = attend_fn(
     jnp.pad(query, ((0, 0), q_filling, (0, 0), (0, 0))),
     key,
     value,

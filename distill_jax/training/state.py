@@ -131,10 +131,11 @@ def init_state(
 
 
 def draw_by_kernel_on_gpus() -> None:
-  """Lets GPUs draw random numbers by a kernel of JAX; they are the same.
+  """Lets GPUs draw by JAX's kernel of its generator, in the whole process.
 
   Otherwise XLA compiles a hundred operations for each draw, and separate
   layers make hundreds: minutes, for initial parameters as for a train step.
+  Whoever compiles a program that draws calls this before.
   """
   jax.config.update("jax_threefry_gpu_kernel_lowering", True)
 

@@ -14,8 +14,8 @@ torch.compile of each block, examples made alike, as many as seemed to fit.
 Every case is a process of its own; one that runs out of memory is tried again
 with half the examples. What takes longer than --case_seconds is ended; after
 --max_seconds no more begin, and what was left out is named. Other arguments go
-to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles in half
-the time and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
+to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles sooner
+and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
 nothing of ours.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
@@ -61,7 +61,7 @@ class Size(NamedTuple):
   settings: Mapping[str, object] = {}
 
 
-# Guessed by what 80 GB hold. The largest come first: time may run out.
+# Guessed by what 80 GB hold. Large and xl come first: time may run out.
 _SIZES = {
   "large": Size(48, 192, 12, 64),
   # AdamW's moments would take half of its rows' memory.

@@ -23,7 +23,7 @@ _LAYERS = {
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.exchange
-    training.stop_agreement
+    training.gpu_random training.stop_agreement
   """,
   1: """
     aot.compile_report aot.topology

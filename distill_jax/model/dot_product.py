@@ -168,8 +168,8 @@ def _attend_tokamax(query, key, value, bias, constrain_fn):
   return constrain_fn.map_shards(_run_tokamax, names, _QUERY_NAMES)(*arrays)
 
 
-def _run_tokamax(*arrays):
-  """Runs Tokamax' kernel of one device, see `_run_in_blocks`.
+def _run_tokamax(query, key, value, allowed, added=None):
+  """Runs Tokamax' kernel of one device.
 
   Raises:
     UserError: Tokamax is not installed, or the device is none of its GPUs.
@@ -192,12 +192,15 @@ def _run_tokamax(*arrays):
       " GPU, of compute capability 9 or 10, where it is compiled; here is"
       f" {device.device_kind}, {capability}. Give 'cudnn' or 'xla'."
     )
-  return _run_in_blocks(tokamax.dot_product_attention, *arrays)
+  return _run_in_blocks(
+    tokamax.dot_product_attention, query, key, value, allowed, added
+  )
 
 
-# Layers of equal shapes share what is traced and lowered, a second each.
+# Jitted, so that layers of equal shapes are traced and lowered once: tracing
+# the kernels takes a second or two.
 @functools.partial(jax.jit, static_argnums=0)
-def _run_in_blocks(attend_fn, query, key, value, allowed, added=None):
+def _run_in_blocks(attend_fn, query, key, value, allowed, added):
   """Runs Tokamax' function, lengths filled up to whole blocks."""
   q_length, k_length = allowed.shape[2:]
   q_filling = (0, -q_length % _TOKAMAX_BLOCK)
@@ -205,11 +208,11 @@ def _run_in_blocks(attend_fn, query, key, value, allowed, added=None):
   key, value = (
     jnp.pad(x.swapaxes(1, 2), ((0, 0), k_filling, (0, 0), (0, 0)))
     for x in (key, value)
-  )
+  )  # [batch, filled k_length, heads, head_dim]
   added, allowed = (
     None if x is None else jnp.pad(x, ((0, 0), (0, 0), q_filling, k_filling))
     for x in (added, allowed)
-  )
+  )  # [.., .., filled q_length, filled k_length]
   attended = attend_fn(
     jnp.pad(query, ((0, 0), q_filling, (0, 0), (0, 0))),
     key,
@@ -218,7 +221,7 @@ def _run_in_blocks(attend_fn, query, key, value, allowed, added=None):
     allowed,
     scale=1.0,
     implementation="mosaic",
-  )
+  )  # [batch, filled q_length, heads, head_dim]
   return attended[:, :q_length]
 
 

@@ -1,8 +1,8 @@
 """The training state: what a step changes and a checkpoint holds.
 
-Layer 2; imports partitioning.sharding. Parameters are plain arrays here; their
-logical axis names, which the model attaches as Flax metadata, live apart, so
-that optimizers never meet boxed leaves.
+Layer 2; imports partitioning.sharding and gpu_random. Parameters are plain
+arrays here; their logical axis names, which the model attaches as Flax
+metadata, live apart, so that optimizers never meet boxed leaves.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from distill_jax.partitioning import sharding
+from distill_jax.training import gpu_random
 
 PyTree = Any
 
@@ -115,29 +116,21 @@ def init_state(
 ) -> TrainState:
   """Initializes a state from scratch, each device making its own part.
 
+  Sets how GPUs draw, see `gpu_random.choose_lowering`.
+
   Args:
     model: a `model.t5.T5`.
     optimizer: the optimizer.
     shardings: see `shard_state`.
     seed: decides the parameters, whatever the mesh.
   """
-  draw_by_kernel_on_gpus()
+  gpu_random.choose_lowering(jax.tree.leaves(shardings)[0].mesh)
 
   def init():
     params = nn.unbox(init_params(model, jax.random.key(seed)))
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
   return jax.jit(init, out_shardings=shardings)()
-
-
-def draw_by_kernel_on_gpus() -> None:
-  """Lets GPUs draw by JAX's kernel of its generator, in the whole process.
-
-  Otherwise XLA compiles a hundred operations for each draw, and separate
-  layers make hundreds: minutes, for initial parameters as for a train step.
-  Whoever compiles a program that draws calls this before.
-  """
-  jax.config.update("jax_threefry_gpu_kernel_lowering", True)
 
 
 def count_params(params: PyTree) -> int:

@@ -1,7 +1,8 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
-Layer 2; imports distill, training.state, training.accumulate. Compile them
-with `compile_train_step`; what they cost is seen in one screen.
+Layer 2; imports distill, training.state, training.accumulate and
+training.gpu_random. Compile them with `compile_train_step`; what they cost is
+seen in one screen.
 """
 
 import functools
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float
 from distill_jax import distill
 from distill_jax.data import batch as batch_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import accumulate
-from distill_jax.training.state import TrainState, draw_by_kernel_on_gpus
+from distill_jax.training import accumulate, gpu_random
+from distill_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -220,13 +221,15 @@ def compile_train_step(
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]:
   """Returns the jitted train step; it donates the state it is given.
 
+  Sets how GPUs draw dropout, see `gpu_random.choose_lowering`.
+
   Args:
     mesh: the mesh.
     state_shardings: see `state.shard_state`.
     skips_nonfinite: see `skip_nonfinite`.
     **step_arguments: the keyword arguments of `train_step`.
   """
-  draw_by_kernel_on_gpus()
+  gpu_random.choose_lowering(mesh)
   step_fn = functools.partial(train_step, **step_arguments)
   return jax.jit(
     skip_nonfinite(step_fn) if skips_nonfinite else step_fn,

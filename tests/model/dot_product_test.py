@@ -228,15 +228,6 @@ def fixture_tokamax_calls(monkeypatch):
   return calls
 
 
-def test_layers_alike_share_tokamax_kernel(tokamax_calls):
-  """Each would take a second to lower."""
-  query, *others = make_arrays(32, 32, (1, 2))
-  allowed = np.ones((2, 1, 32, 32), np.bool_)
-  for _ in range(2):
-    query = attend("tokamax")(query, *others, allowed)
-  assert len(tokamax_calls) == 1
-
-
 @pytest.mark.usefixtures("tokamax_calls")
 @pytest.mark.parametrize("q_length,k_length", [(32, 48), (40, 24), (3, 5)])
 @pytest.mark.parametrize("has_positions", [True, False])

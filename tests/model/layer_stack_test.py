@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import re
+import sys
+import types
 
 import jax
 import jax.extend.core
@@ -22,7 +24,7 @@ from distill_jax.checkpoint.stored_model import (
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.model import config as config_lib
-from distill_jax.model import dot_product, layer_stack
+from distill_jax.model import layer_stack
 from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
@@ -120,7 +122,7 @@ def test_computing_again_changes_nothing(is_scanned, enable_dropout, policy):
 
 def make_encoder_loss(**choices):
   """Returns a loss of six encoder layers, and its parameters' shapes."""
-  config = dataclasses.replace(CONFIG, num_encoder_layers=6, **choices)
+  config = dataclasses.replace(CONFIG, **{"num_encoder_layers": 6, **choices})
   rng = np.random.default_rng(0)
   tokens = rng.integers(1, 48, (4, 48)).astype(np.int32)
   params, _ = state_lib.abstract_params(T5(config))
@@ -184,11 +186,12 @@ def count_cumsums(jaxpr):
   )
 
 
-def test_minimal_keeps_what_tokamax_made(monkeypatch):
-  """A kernel of one product stands in: only a GPU has the real one."""
+@pytest.fixture(name="tokamax")
+def fixture_tokamax(monkeypatch):
+  """Installs a kernel of one operation: only a GPU has the real one."""
 
   @jax.custom_vjp
-  def run_kernel(query, key, value, allowed, added):
+  def run_kernel(query, key, value, added, allowed):
     return jnp.cumsum(query, axis=1)
 
   def run_forward(*inputs):
@@ -196,22 +199,52 @@ def test_minimal_keeps_what_tokamax_made(monkeypatch):
     return attended, (inputs, attended)
 
   def run_backward(kept, gradient):
-    (query, key, value, _, added), attended = kept
+    (query, key, value, added, _), attended = kept
     product = jnp.sum(gradient * attended)
-    return query * product, key * product, value * product, None, added
+    return query * product, key * product, value * product, added, None
 
   # As Tokamax does.
   run_kernel.defvjp(run_forward, run_backward, optimize_remat=True)
-  monkeypatch.setattr(dot_product, "_run_tokamax", run_kernel)
 
+  def attend(*arrays, scale, implementation):
+    return run_kernel(*arrays)
+
+  module = types.SimpleNamespace(dot_product_attention=attend)
+  monkeypatch.setitem(sys.modules, "tokamax", module)
+  hopper = types.SimpleNamespace(compute_capability="9.0")
+  monkeypatch.setattr(jax, "devices", lambda: [hopper])
+
+
+def make_tokamax_loss(policy, num_layers=6):
+  return make_encoder_loss(
+    attention_implementation="tokamax",
+    dtype="bfloat16",
+    remat_policy=policy,
+    num_encoder_layers=num_layers,
+  )
+
+
+@pytest.mark.usefixtures("tokamax")
+def test_minimal_keeps_what_tokamax_made():
   def count_kernels(policy):
-    compute_loss, params = make_encoder_loss(
-      attention_implementation="tokamax", dtype="bfloat16", remat_policy=policy
-    )
+    compute_loss, params = make_tokamax_loss(policy)
     return count_cumsums(jax.make_jaxpr(jax.grad(compute_loss))(params).jaxpr)
 
   assert count_kernels("none") == count_kernels("minimal") == 6
   assert count_kernels("full") == 12
+
+
+@pytest.mark.usefixtures("tokamax")
+@pytest.mark.parametrize("policy", ["none", "minimal"])
+def test_layers_share_the_lowering_of_tokamax(policy):
+  """Each would take a second or two, with its gradient."""
+
+  def count_kernels(num_layers):
+    compute_loss, params = make_tokamax_loss(policy, num_layers)
+    lowered = jax.jit(jax.grad(compute_loss)).lower(params)
+    return lowered.as_text().count("func private @_run_in_blocks")
+
+  assert 0 < count_kernels(2) == count_kernels(6)
 
 
 def test_what_is_computed_again_is_not_kept():

@@ -52,11 +52,17 @@ def _report(rate, examples=2):
 
 
 def test_ours_and_torch_are_compared(start):
+  commands = []
+
   def run(command, seconds, env):
+    commands.append(list(map(str, command)))
     return _report(1.0 if "torch" in str(command[1]) else 3.0)
 
   session, read = start(run, arguments=["--gin.SEED=1"])
   session.measure(_CASE)
+  _, ours, _ = commands  # after looking for torch
+  # What is given last holds.
+  assert ours[-1] == "--gin.SEED=1"
   ours, theirs, ratios = read()
   assert (ours["program"], theirs["program"]) == ("distill_jax", "torch")
   assert ratios["examples_per_second_ratio"] == 3.0

@@ -124,25 +124,6 @@ def test_a_step_stays_on_the_devices(run):
       run.step_fn(state, batch)
 
 
-def test_a_gpu_draws_dropout_by_a_kernel(run):
-  """Its compiler would get a hundred operations for each draw."""
-  config = dataclasses.replace(tiny_student.CONFIG, dropout_rate=0.1)
-  jax.config.update("jax_threefry_gpu_kernel_lowering", False)
-  step_fn = step_lib.compile_train_step(
-    run.mesh,
-    run.shardings,
-    model=T5(config, sharding.make_constrain_fn(run.mesh)),
-    optimizer=OPTIMIZERS["adafactor"],
-    objective=tiny_student.OBJECTIVE,
-    num_microbatches=1,
-    seed=0,
-  )
-  batch = sharding.to_global(tiny_student.make_batch(), run.mesh)
-  traced = step_fn.trace(run.state, batch)
-  lowered = traced.lower(lowering_platforms=("cuda",))
-  assert "@cu_threefry2x32_ffi" in lowered.as_text()
-
-
 def test_the_program_does_not_call_the_host(run):
   batch = sharding.to_global(tiny_student.make_batch(), run.mesh)
   assert not _HOST.findall(run.step_fn.lower(run.state, batch).as_text())

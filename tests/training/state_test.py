@@ -71,13 +71,6 @@ def test_the_seed_decides_the_parameters_whatever_the_mesh(sharded):
   assert not np.any(embedding == init_embedding(8))
 
 
-def test_a_gpu_draws_parameters_by_a_kernel():
-  """Else a GPU's compiler takes minutes for separate layers."""
-  jax.config.update("jax_threefry_gpu_kernel_lowering", False)
-  init_state(mesh_lib.make_mesh({}, jax.devices()[:1]), 7)
-  assert jax.config.jax_threefry_gpu_kernel_lowering
-
-
 def test_a_parameter_without_axes_is_named():
   class Plain(nn.Module):
     @nn.compact

@@ -16,7 +16,6 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import optax
@@ -68,8 +67,8 @@ class PrecompileRun:
     on_nonfinite_loss: as in training.
     decode_batch_rows: rows of a decoded batch; None: `batch_rows`.
     programs: which to compile, of "train" and "decode".
-    compile_effort: XLA's exec_time_optimization_effort, from -1 (soonest
-      compiled) to 1; None: XLA's own default.
+    compile_effort: from -1 (soonest compiled) to 1, see
+      `aot.compilation.make_effort_options`; None: XLA's own default.
     searches_batch_size: look for the largest `batch_rows` that trains.
     output_path: JSON file for the report; None: it is only printed.
 
@@ -201,10 +200,7 @@ class _Compiler:
     self._limit_bytes = compilation.find_memory_limit(
       device, self._chip and self._chip.hbm_bytes // self._chip.devices_per_chip
     )
-    effort = settings.compile_effort
-    self._options: dict[str, Any] = (
-      {} if effort is None else {"exec_time_optimization_effort": float(effort)}
-    )
+    self._options = compilation.make_effort_options(settings.compile_effort)
     # Rows that training divides among device groups and micro-batches.
     self._unit = sharding.count_batch_shards(mesh) * settings.num_microbatches
 

@@ -32,6 +32,7 @@ from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import axes, sharding
+from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
@@ -145,9 +146,7 @@ def _fit_meshes(
   """Returns the meshes that can hold the parameters, and why others cannot."""
   meshes, refused = {}, {}
   for sizes in MESHES:
-    mesh = AbstractMesh(
-      tuple(sizes.get(name, 1) for name in axes.MESH_AXES), axes.MESH_AXES
-    )
+    mesh = mesh_lib.make_abstract_mesh(sizes)
     try:
       sharding.shard_params(logical_axes, shapes, mesh)
       meshes[_name_mesh(sizes)] = mesh

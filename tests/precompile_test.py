@@ -12,7 +12,6 @@ import sys
 import jax
 import pytest
 import tiny_student
-from jax.sharding import AbstractMesh
 from tpu_compiler import needs_libtpu
 
 import gin
@@ -28,6 +27,7 @@ from distill_jax.aot import (
 )
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
+from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import state as state_lib
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -96,7 +96,9 @@ def test_the_exit_code(monkeypatch, compilations, capsys, limit, code):
   _set_limit(monkeypatch, limit)
   assert precompile.run(_SETTINGS) == code
   assert ("DOES NOT FIT, by 1.0 B" in capsys.readouterr().out) == bool(code)
-  assert compilations == [(8, {"exec_time_optimization_effort": -1.0}, "cpu")]
+  options = compilation.make_effort_options(-1.0)
+  assert options
+  assert compilations == [(8, options, "cpu")]
 
 
 def test_decoding_rounds_rows_up_as_evaluation_does(compilations):
@@ -344,8 +346,7 @@ def _as_json(value):
 
 def _make_abstract_student(settings, report):
   """Returns the student on the report's mesh, which has no devices here."""
-  sizes = report["devices"]["mesh"]
-  mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+  mesh = mesh_lib.make_abstract_mesh(report["devices"]["mesh"])
   return programs.make_student(settings.model_config, settings.optimizer, mesh)
 
 
@@ -459,7 +460,7 @@ def test_the_first_moment_may_be_smaller():
     student = programs.make_student(
       settings.model_config,
       settings.optimizer,
-      AbstractMesh((1, 1, 1), ("data", "fsdp", "model")),
+      mesh_lib.make_abstract_mesh({}),
     )
     return programs.count_device_bytes(student.state.opt_state)
 

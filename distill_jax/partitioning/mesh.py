@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from distill_jax.errors import UserError
 from distill_jax.partitioning import axes
 
 _log = logging.getLogger(__name__)
+# The compiler propagates shardings; JAX's own default differs by version.
+_AXIS_TYPES = (AxisType.Auto,) * len(axes.MESH_AXES)
 
 
 def make_mesh(
@@ -77,7 +79,17 @@ def make_mesh(
       dict(zip(axes.MESH_AXES, shape, strict=True)),
       dict(zip(axes.MESH_AXES, dcn_shape, strict=True)),
     )
-  return Mesh(grid, axes.MESH_AXES)
+  return Mesh(grid, axes.MESH_AXES, axis_types=_AXIS_TYPES)
+
+
+def make_abstract_mesh(sizes: Mapping[str, int]) -> AbstractMesh:
+  """Returns a mesh of no devices, to reason about shardings.
+
+  Args:
+    sizes: devices along 'data', 'fsdp' and 'model'; 1 along what is left out.
+  """
+  shape = tuple(sizes.get(name, 1) for name in axes.MESH_AXES)
+  return AbstractMesh(shape, axes.MESH_AXES, axis_types=_AXIS_TYPES)
 
 
 def _group_by_slice(devices: Sequence[Any]) -> list[list[Any]]:

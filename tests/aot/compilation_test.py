@@ -18,6 +18,21 @@ def _lower(num_elements):
   return jax.jit(lambda x: jnp.sort(x)[::-1]).lower(x)
 
 
+@pytest.mark.parametrize("effort", [None, -1.0, 0.0, 1.0])
+def test_the_compiler_takes_the_effort(effort):
+  options = compilation.make_effort_options(effort)
+  assert bool(options) == (effort is not None)
+  assert compilation.compile_program(_lower(8), options, "cpu").compiled
+
+
+def test_jax_of_later_versions_has_levels(monkeypatch):
+  monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
+  levels = [
+    compilation.make_effort_options(effort) for effort in (-1, 0, 0.4, 1)
+  ]
+  assert levels == [{"optimization_level": f"O{n}"} for n in (0, 2, 2, 3)]
+
+
 def test_what_a_program_takes():
   size = 4 * 2**20
   done = compilation.compile_program(_lower(2**20), {}, "cpu")

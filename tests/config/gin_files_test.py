@@ -7,7 +7,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
 
 import gin
 from distill_jax import eval as eval_mode
@@ -16,8 +15,8 @@ from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
-from distill_jax.partitioning.axes import MESH_AXES
 from distill_jax.training import state
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -170,7 +169,7 @@ def test_a_mesh_divides_the_models_it_is_meant_for(name, size, num_devices):
     sizes["fsdp"] = num_devices
   assert math.prod(sizes.values()) == num_devices
   shapes, logical_axes = state.abstract_params(T5(config))
-  mesh = AbstractMesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES)
+  mesh = mesh_lib.make_abstract_mesh(sizes)
   sharding.shard_params(logical_axes, shapes, mesh)
   assert f"gin/meshes/{name}.gin" in _read_header(_ROOT / model)
 

@@ -60,12 +60,12 @@ def make_effort_options(effort: float | None) -> dict[str, Any]:
 
   Args:
     effort: from -1 (soonest compiled) to 1; None: the compiler's default. JAX
-      from 0.12 on has levels instead, of which the nearest is taken: O0 for -1,
-      O3 for 1.
+      from 0.11.1 on has levels instead, of which the nearest is taken: O0 for
+      -1, O3 for 1.
   """
   if effort is None:
     return {}
-  if jax.__version_info__ < (0, 12):
+  if jax.__version_info__ < (0, 11, 1):
     return {"exec_time_optimization_effort": float(effort)}
   return {"optimization_level": f"O{round((effort + 1) * 1.5)}"}
 

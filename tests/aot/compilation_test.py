@@ -25,12 +25,17 @@ def test_the_compiler_takes_the_effort(effort):
   assert compilation.compile_program(_lower(8), options, "cpu").compiled
 
 
-def test_jax_of_later_versions_has_levels(monkeypatch):
-  monkeypatch.setattr(jax, "__version_info__", (0, 12, 0))
-  levels = [
-    compilation.make_effort_options(effort) for effort in (-1, 0, 0.4, 1)
-  ]
-  assert levels == [{"optimization_level": f"O{n}"} for n in (0, 2, 2, 3)]
+@pytest.mark.parametrize(
+  "version, name, values",
+  [
+    ((0, 11, 0), "exec_time_optimization_effort", [-1.0, 0.0, 0.4, 1.0]),
+    ((0, 11, 1), "optimization_level", ["O0", "O2", "O2", "O3"]),
+  ],
+)
+def test_jax_of_later_versions_has_levels(monkeypatch, version, name, values):
+  monkeypatch.setattr(jax, "__version_info__", version)
+  for effort, value in zip((-1, 0, 0.4, 1), values, strict=True):
+    assert compilation.make_effort_options(effort) == {name: value}
 
 
 def test_what_a_program_takes():

@@ -1,6 +1,8 @@
 """Fixtures of the model tests: strict dtypes, golden models, a small config."""
 
 import functools
+import sys
+import types
 
 import hf_golden
 import jax
@@ -15,6 +17,19 @@ def strict_dtypes():
   """Makes every silent mix of dtypes an error."""
   with jax.numpy_dtype_promotion("strict"):
     yield
+
+
+@pytest.fixture
+def install_tokamax(monkeypatch):
+  """(attention function) -> None: as if Tokamax had it, on a Hopper GPU."""
+
+  def install(attend_fn):
+    module = types.SimpleNamespace(dot_product_attention=attend_fn)
+    monkeypatch.setitem(sys.modules, "tokamax", module)
+    gpu = types.SimpleNamespace(device_kind="NVIDIA", compute_capability="9.0")
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+
+  return install
 
 
 @pytest.fixture

@@ -206,13 +206,11 @@ def test_where_tokamax_is_not_installed_it_is_told(monkeypatch):
     attend("tokamax")(query, key, value, bias)
 
 
-@pytest.fixture(name="tokamax_calls")
-def fixture_tokamax_calls(monkeypatch):
-  """Writes the kernel out; returns the shapes of the queries it is given."""
-  calls = []
+@pytest.fixture(name="tokamax")
+def fixture_tokamax(install_tokamax):
+  """Writes the kernel out, for the lengths that the real one takes."""
 
-  def run_kernel(query, key, value, bias, mask, *, scale, implementation):
-    calls.append(query.shape)
+  def attend(query, key, value, bias, mask, *, scale, implementation):
     assert (scale, implementation) == (1.0, "mosaic")
     assert not query.shape[1] % 16 and not key.shape[1] % 16
     return dot_product._attend_xla(
@@ -222,13 +220,10 @@ def fixture_tokamax_calls(monkeypatch):
       AttentionBias(bias, mask),
     )
 
-  module = types.SimpleNamespace(dot_product_attention=run_kernel)
-  monkeypatch.setitem(sys.modules, "tokamax", module)
-  monkeypatch.setattr(jax, "devices", lambda: [make_gpu("9.0")])
-  return calls
+  install_tokamax(attend)
 
 
-@pytest.mark.usefixtures("tokamax_calls")
+@pytest.mark.usefixtures("tokamax")
 @pytest.mark.parametrize("q_length,k_length", [(32, 48), (40, 24), (3, 5)])
 @pytest.mark.parametrize("has_positions", [True, False])
 def test_tokamax_is_given_whole_blocks(q_length, k_length, has_positions):

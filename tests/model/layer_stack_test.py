@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import re
-import sys
-import types
 
 import jax
 import jax.extend.core
@@ -120,9 +118,9 @@ def test_computing_again_changes_nothing(is_scanned, enable_dropout, policy):
   )
 
 
-def make_encoder_loss(**choices):
-  """Returns a loss of six encoder layers, and its parameters' shapes."""
-  config = dataclasses.replace(CONFIG, **{"num_encoder_layers": 6, **choices})
+def make_encoder_loss(num_layers=6, **choices):
+  """Returns a loss of encoder layers, and its parameters' shapes."""
+  config = dataclasses.replace(CONFIG, num_encoder_layers=num_layers, **choices)
   rng = np.random.default_rng(0)
   tokens = rng.integers(1, 48, (4, 48)).astype(np.int32)
   params, _ = state_lib.abstract_params(T5(config))
@@ -187,7 +185,7 @@ def count_cumsums(jaxpr):
 
 
 @pytest.fixture(name="tokamax")
-def fixture_tokamax(monkeypatch):
+def fixture_tokamax(install_tokamax):
   """Installs a kernel of one operation: only a GPU has the real one."""
 
   @jax.custom_vjp
@@ -209,18 +207,15 @@ def fixture_tokamax(monkeypatch):
   def attend(*arrays, scale, implementation):
     return run_kernel(*arrays)
 
-  module = types.SimpleNamespace(dot_product_attention=attend)
-  monkeypatch.setitem(sys.modules, "tokamax", module)
-  hopper = types.SimpleNamespace(compute_capability="9.0")
-  monkeypatch.setattr(jax, "devices", lambda: [hopper])
+  install_tokamax(attend)
 
 
 def make_tokamax_loss(policy, num_layers=6):
   return make_encoder_loss(
+    num_layers,
     attention_implementation="tokamax",
     dtype="bfloat16",
     remat_policy=policy,
-    num_encoder_layers=num_layers,
   )
 
 

@@ -145,6 +145,12 @@ _EXPORT_EXAMPLES = flags.DEFINE_string(
   "export_examples", None, "Write the steps' examples as JSON lines, no more."
 )
 
+_COMPILE_ONLY = flags.DEFINE_bool(
+  "compile_only",
+  False,
+  "Compile what training needs, for JAX_COMPILATION_CACHE_DIR, and no more.",
+)
+
 _PROFILED_STEPS = 3
 _FLAGS_OF_OTHER_MODE = {
   "train": [
@@ -156,8 +162,8 @@ _FLAGS_OF_OTHER_MODE = {
   "decode": [
     flags.FLAGS[name]
     for name in (
-      *("examples", "export_examples", "full_rows", "layout", "prefetch"),
-      *("row_targets", "run_gin_file", "turn_steps"),
+      *("compile_only", "examples", "export_examples", "full_rows", "layout"),
+      *("prefetch", "row_targets", "run_gin_file", "turn_steps"),
     )
   ],
 }
@@ -322,6 +328,15 @@ def run_training() -> None:
           name, settings, mesh, cache, feed, _PREFETCH.value
         )
       )
+    if _COMPILE_ONLY.value:
+      for layout in layouts:
+        layout.compile_init()
+        seconds = {"compile_seconds": layout.compile_seconds}
+        print(json.dumps({"layout": layout.name} | seconds), flush=True)
+        layout.close()
+      return
+    for layout in layouts:
+      layout.start()
     for _ in range(-(-_STEPS.value // _TURN_STEPS.value)):
       for layout in layouts:
         layout.take_turn(_TURN_STEPS.value)

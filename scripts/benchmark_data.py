@@ -110,12 +110,17 @@ def make_feed(
       max_examples_per_batch=num_examples,
     )
     return _round_rows_up(feed, row_multiple)
-  expected = _count_segments(
-    cache, make_feed(cache, "padded", num_examples, packed_lengths)
+  padded = _count(cache, make_feed(cache, "padded", num_examples, {}))
+  # Fewer rows have no place for the tokens of the largest batch.
+  fewest = max(
+    -(-count[feature] // length)
+    for count in padded
+    for feature, length in packed_lengths.items()
   )
-  for rows in range(2, num_examples * len(cache.tasks) + 1):
+  expected = [count["segments"] for count in padded]
+  for rows in range(max(fewest, 2), num_examples * len(cache.tasks) + 1):
     feed = FeedConfig(packed_lengths, rows, max_examples_per_batch=num_examples)
-    if _count_segments(cache, feed) == expected:
+    if [count["segments"] for count in _count(cache, feed)] == expected:
       break
   return _round_rows_up(feed, row_multiple)
 
@@ -125,12 +130,16 @@ def _round_rows_up(feed: FeedConfig, row_multiple: int) -> FeedConfig:
   return dataclasses.replace(feed, batch_rows=rows)
 
 
-def _count_segments(
+def _count(
   cache: token_cache.TokenCache, feed: FeedConfig
-) -> list[int]:
-  """Returns how many examples of any task the first batches hold."""
+) -> list[dict[str, int]]:
+  """Counts segments, and tokens of either side, of the first batches."""
   return [
-    int(pipeline.measure_padding(batch)["num_segments"])
+    {
+      "segments": int(pipeline.measure_padding(batch)["num_segments"]),
+      "inputs": np.count_nonzero(batch[batch_lib.ENCODER_SEGMENT_IDS]),
+      "targets": np.count_nonzero(batch[batch_lib.DECODER_SEGMENT_IDS]),
+    }
     for batch in _take_batches(cache, feed, _NUM_TRIED_BATCHES)
   ]
 

@@ -16,7 +16,9 @@ with half the examples. What takes longer than --case_seconds is ended; after
 --max_seconds no more begin, and what was left out is named. Other arguments go
 to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles sooner
 and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
-nothing of ours.
+nothing of ours, and --compile_first=8 compiles that many programs at a time
+before anything is measured: a step's compiler uses few cores, and the GPU
+hardly.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -24,6 +26,7 @@ TensorFlow and no network.
 """
 
 import argparse
+import concurrent.futures
 import importlib.util
 import json
 import os
@@ -36,6 +39,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 _SCRIPTS = pathlib.Path(__file__).parent
+_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _TURN_STEPS = 5
 _MAX_TRIES = 3
 _FILE = "benchmark_gpu.jsonl"
@@ -63,11 +67,11 @@ class Size(NamedTuple):
 
 # Guessed by what 80 GB hold. Large and xl come first: time may run out.
 _SIZES = {
-  "large": Size(48, 192, 12, 64),
+  "large": Size(48, 384, 12, 64),
   # AdamW's moments would take half of its rows' memory.
-  "xl": Size(16, 96, 2, 8, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
-  "base": Size(64, 384, 48, 192),
-  "small": Size(64, 384, 64, 384),
+  "xl": Size(16, 144, 3, 12, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
+  "base": Size(64, 768, 48, 192),
+  "small": Size(64, 768, 64, 384),
   "tiny": Size(2, 4, 2, 4),
 }
 _FASTEST_ATTENTION = (
@@ -143,6 +147,18 @@ class Case(NamedTuple):
     return self.rows != "packed"
 
   @property
+  def examples(self) -> int:
+    """Pairs a step of ours."""
+    size = _SIZES[self.size]
+    return size.examples if self.is_full else size.packed_examples
+
+  @property
+  def torch_examples(self) -> int:
+    """Pairs a step of torch's."""
+    size = _SIZES[self.size]
+    return size.torch_examples if self.is_full else size.torch_padded_examples
+
+  @property
   def attention(self) -> str:
     """What attends in ours."""
     _, _, named = self.rows.partition("_")
@@ -192,7 +208,7 @@ class Session:
       folder: for files between the programs.
     """
     self._options, self._others = options, others
-    self._examples_file = f"{folder}/examples.jsonl"
+    self._folder = pathlib.Path(folder)
     self._deadline = time.monotonic() + options.max_seconds
     self._recorder = Recorder(os.environ.get("OUT"))
     try:
@@ -215,18 +231,32 @@ class Session:
     """Seconds that a program may take."""
     return min(self._remaining, self._options.case_seconds)
 
+  def compile_first(self, cases: list[Case]) -> None:
+    """Compiles ours, and writes torch's examples, all at once.
+
+    What fails here does so again, and is recorded, when it is measured.
+    """
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(
+      self._options.compile_first
+    ) as executor:
+      jobs = [executor.submit(self._compile, case) for case in cases]
+      if self._has_torch:
+        jobs += [
+          executor.submit(self._export, case, case.torch_examples)
+          for case in cases
+          if case.has_torch
+        ]
+      failed = sum(isinstance(job.exception(), CaseError) for job in jobs)
+    seconds = time.monotonic() - started
+    self._recorder.add({"compiled_first_seconds": seconds, "failed": failed})
+
   def measure(self, case: Case) -> None:
     """Runs a case of ours, then torch's, once each."""
-    size = _SIZES[case.size]
-    if case.is_full:
-      examples, torch_examples = size.examples, size.torch_examples
-    else:
-      examples = size.packed_examples
-      torch_examples = size.torch_padded_examples
-    ours = self._try("distill_jax", case, self._run_ours, examples)
+    ours = self._try("distill_jax", case, self._run_ours, case.examples)
     if not (self._has_torch and case.has_torch):
       return
-    theirs = self._try("torch", case, self._run_torch, torch_examples)
+    theirs = self._try("torch", case, self._run_torch, case.torch_examples)
     if ours and theirs:
       keys = ["examples_per_second", "sequences_per_second"]
       if ours["examples_per_step"] == theirs["examples_per_step"]:
@@ -256,44 +286,71 @@ class Session:
       return report
     return None
 
+  def _benchmark(self, case: Case, examples: int, *arguments: str) -> list[str]:
+    """Returns the command of benchmark.py."""
+    return [
+      sys.executable,
+      str(_SCRIPTS / "benchmark.py"),
+      *arguments,
+      *case.make_arguments(self._options, self._others, examples),
+    ]
+
+  def _benchmark_ours(self, case: Case, examples: int, *arguments) -> list[str]:
+    """Returns the command of it that compiles a step, whose rate falls not."""
+    steps = self._options.steps
+    return self._benchmark(
+      case,
+      examples,
+      f"--steps={steps}",
+      f"--turn_steps={min(_TURN_STEPS, steps)}",
+      *([] if case.is_full else ["--layout=packed"]),
+      *arguments,
+    )
+
+  def _compile(self, case: Case) -> None:
+    run(
+      self._benchmark_ours(case, case.examples, "--compile_only"),
+      self._limit,
+      {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )
+
   def _run_ours(self, case: Case, examples: int) -> str:
-    layout = [] if case.is_full else ["--layout=packed"]
     return run(
-      [
-        sys.executable,
-        str(_SCRIPTS / "benchmark.py"),
-        f"--steps={self._options.steps}",
-        f"--turn_steps={min(_TURN_STEPS, self._options.steps)}",
-        *layout,
-        *case.make_arguments(self._options, self._others, examples),
-      ],
+      self._benchmark_ours(case, examples),
       self._limit,
       {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"},
     )
 
+  def _export(self, case: Case, examples: int) -> pathlib.Path:
+    """Returns the file of torch's examples, which is written once."""
+    file = self._folder / f"{case.size}_{case.rows}_{examples}.jsonl"
+    if not file.exists():
+      unfinished = file.with_suffix(".unfinished")
+      run(
+        self._benchmark(
+          case,
+          examples,
+          f"--steps={self._options.steps + 1}",
+          f"--export_examples={unfinished}",
+        ),
+        self._limit,
+        {"JAX_PLATFORMS": "cpu"},
+      )
+      unfinished.rename(file)
+    return file
+
   def _run_torch(self, case: Case, examples: int) -> str:
-    options = self._options
-    run(
-      [
-        sys.executable,
-        str(_SCRIPTS / "benchmark.py"),
-        f"--steps={options.steps + 1}",
-        f"--export_examples={self._examples_file}",
-        *case.make_arguments(options, self._others, examples),
-      ],
-      self._limit,
-      {"JAX_PLATFORMS": "cpu"},
-    )
+    file = self._export(case, examples)
     return run(
       [
-        options.torch_python,
+        self._options.torch_python,
         str(_SCRIPTS / "torch_baseline.py"),
-        f"--examples_file={self._examples_file}",
-        f"--steps={options.steps}",
+        f"--examples_file={file}",
+        f"--steps={self._options.steps}",
         # Lengths change from step to step: torch compiles more than once.
         "--warmup_steps=3",
         "--dtype=bfloat16",
-        *(["--compile"] if options.torch_compile else []),
+        *(["--compile"] if self._options.torch_compile else []),
       ],
       self._limit,
       {},
@@ -330,6 +387,12 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
   )
   parser.add_argument("--case_seconds", type=float, default=240)
   parser.add_argument("--max_seconds", type=float, default=3600)
+  parser.add_argument(
+    "--compile_first",
+    type=int,
+    default=0,
+    help="programs compiled at a time before any is measured (0: none)",
+  )
   options, others = parser.parse_known_args()
   options.sizes = options.sizes.split(",")
   if unknown := set(options.sizes) - set(_SIZES):
@@ -337,6 +400,8 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
   options.rows = options.rows.split(",")
   if unknown := set(options.rows) - set(_ROWS):
     parser.error(f"--rows names {sorted(unknown)}; there are {list(_ROWS)}.")
+  if options.compile_first and not os.environ.get(_CACHE_VARIABLE):
+    parser.error(f"--compile_first needs {_CACHE_VARIABLE}, a folder to keep.")
   return options, others
 
 
@@ -345,12 +410,17 @@ def main() -> None:
   options, others = parse_options()
   with tempfile.TemporaryDirectory() as folder:
     session = Session(options, others, folder)
-    for rows in options.rows:
-      for size in options.sizes:
-        case = Case(size, rows)
-        # Without Tokamax cuDNN has had its turn.
-        if case.has_torch or case.attention != _FASTEST_ATTENTION:
-          session.measure(case)
+    cases = [
+      case
+      for rows in options.rows
+      for case in [Case(size, rows) for size in options.sizes]
+      # Without Tokamax cuDNN has had its turn.
+      if case.has_torch or case.attention != _FASTEST_ATTENTION
+    ]
+    if options.compile_first:
+      session.compile_first(cases)
+    for case in cases:
+      session.measure(case)
 
 
 if __name__ == "__main__":

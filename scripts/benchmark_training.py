@@ -32,7 +32,7 @@ class Layout:
     feed: pipeline.FeedConfig,
     prefetches: bool = True,
   ):
-    """Makes the first state, compiles, and takes a step that is not counted.
+    """Compiles the step.
 
     Args:
       name: of the layout.
@@ -47,7 +47,7 @@ class Layout:
     model = T5(self._config, sharding.make_constrain_fn(mesh))
     abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
     self.params = abstract.params
-    self._state = state_lib.init_state(
+    self._init_fn = state_lib.jit_init(
       model, settings.optimizer, shardings, settings.seed
     )
 
@@ -69,13 +69,21 @@ class Layout:
       seed=settings.seed,
       loss_chunk_tokens=settings.loss_chunk_tokens,
     )
-    _, device_batch = self._take_batch()
+    _, self._device_batch = self._take_batch()
     started = time.perf_counter()
-    self.compiled = step_fn.lower(self._state, device_batch).compile()
+    self.compiled = step_fn.lower(abstract, self._device_batch).compile()
     self.compile_seconds = time.perf_counter() - started
-    self._state, self._metrics = self.compiled(self._state, device_batch)
-    jax.block_until_ready(self._metrics)
     self.seconds, self._counts = [], []
+
+  def compile_init(self) -> None:
+    """Compiles what makes the first state, which is not made."""
+    self._init_fn.lower().compile()
+
+  def start(self) -> None:
+    """Makes the first state, and takes a step that is not counted."""
+    self._state = self._init_fn()
+    self._state, self._metrics = self.compiled(self._state, self._device_batch)
+    jax.block_until_ready(self._metrics)
 
   def _take_batch(self) -> tuple[Any, Any]:
     """Returns a batch, and what the devices have of it."""

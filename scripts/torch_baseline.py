@@ -298,7 +298,8 @@ def main() -> None:
   sizes, steps = read_examples(options.examples_file)
   is_cuda = torch.cuda.is_available()
   device = torch.device("cuda" if is_cuda else "cpu")
-  model = make_model(sizes, options.attention).to(device)
+  with device:  # A GPU draws its parameters, in a fraction of the time.
+    model = make_model(sizes, options.attention)
   if options.mode == "train":
     measured = measure_training(model, steps, options, device)
   else:

@@ -115,7 +115,7 @@ def test_lambda_zero_equals_label_only(logits, batch):
 def _pack(units, batch_rows=6):
   packer = packing.BatchPacker(packing.PackingConfig(batch_rows, 16, 12))
   assert all(map(packer.add, units))
-  return packer.batch
+  return packer.make_batch()
 
 
 @jax.jit

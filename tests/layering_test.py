@@ -18,7 +18,7 @@ _LAYERS = {
     free_name
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     data.answer_choices data.arithmetic data.batch data.records data.settings
-    data.splits data.task_kinds data.word_problem_templates
+    data.splits data.task_kinds data.token_table data.word_problem_templates
     evaluation.length_buckets
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes

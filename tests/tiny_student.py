@@ -63,7 +63,7 @@ def make_batch(seed=0, config=PACKING):
     ]
     if not packer.add(unit):
       break
-  return packer.batch
+  return packer.make_batch()
 
 
 def make_batches(count):

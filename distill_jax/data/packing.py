@@ -8,6 +8,7 @@ that go into the same batch or wait for the next one together.
 """
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,14 +73,12 @@ class BatchPacker:
 
   def __init__(self, config: PackingConfig):
     self._config = config
-    self._batch = batch_lib.make_empty_batch(
-      config.batch_rows, config.encoder_length, config.decoder_length
-    )
-    self._encoder_used = np.zeros(config.batch_rows, np.int32)
-    self._decoder_used = np.zeros(config.batch_rows, np.int32)
-    self._segments = np.zeros(config.batch_rows, np.int32)
+    # Places left in each row; none once it has all the segments it may.
+    self._encoder_free = np.full(config.batch_rows, config.encoder_length)
+    self._decoder_free = np.full(config.batch_rows, config.decoder_length)
+    self._num_segments = [0] * config.batch_rows
     self._num_units = 0
-    self._example_ids: list[list[str]] = [[] for _ in range(config.batch_rows)]
+    self._placed: list[tuple[int, Segment]] = []  # Row and segment, in order.
 
   def add(self, unit: Unit) -> bool:
     """Adds all segments of a unit, or none of them.
@@ -92,69 +91,113 @@ class BatchPacker:
     """
     if self._num_units == self._config.max_examples_per_batch:
       return False
-    undo = (
-      self._encoder_used.copy(),
-      self._decoder_used.copy(),
-      self._segments.copy(),
-    )
-    placed = []
+    taken = []
     for segment in unit:
-      row = self._find_row(segment)
-      if row is None:
-        self._encoder_used, self._decoder_used, self._segments = undo
+      num_inputs, num_targets = len(segment.inputs), len(segment.targets)
+      fits = self._encoder_free >= num_inputs
+      fits &= self._decoder_free >= num_targets
+      row = int(fits.argmax())
+      if not fits[row]:
+        self._give_back(taken)
         return False
-      placed.append(
-        (segment, row, self._encoder_used[row], self._decoder_used[row])
-      )
-      self._encoder_used[row] += len(segment.inputs)
-      self._decoder_used[row] += len(segment.targets)
-      self._segments[row] += 1
-      placed[-1] += (self._segments[row],)
-    for placement in placed:
-      self._write(*placement)
+      taken.append((row, self._encoder_free[row], self._decoder_free[row]))
+      self._encoder_free[row] -= num_inputs
+      self._decoder_free[row] -= num_targets
+      self._num_segments[row] += 1
+      if self._num_segments[row] == self._config.max_segments_per_row:
+        self._encoder_free[row] = -1
+      self._placed.append((row, segment))
     self._num_units += 1
     return True
 
-  def _find_row(self, segment: Segment) -> int | None:
-    config = self._config
-    fits = self._encoder_used + len(segment.inputs) <= config.encoder_length
-    fits &= self._decoder_used + len(segment.targets) <= config.decoder_length
-    if config.max_segments_per_row is not None:
-      fits &= self._segments < config.max_segments_per_row
-    row = int(np.argmax(fits))
-    return row if fits[row] else None
-
-  def _write(self, segment, row, encoder_start, decoder_start, segment_id):
-    inputs, targets, batch = segment.inputs, segment.targets, self._batch
-    place = (row, slice(encoder_start, encoder_start + len(inputs)))
-    batch[batch_lib.ENCODER_INPUT_TOKENS][place] = inputs
-    batch[batch_lib.ENCODER_SEGMENT_IDS][place] = segment_id
-    batch[batch_lib.ENCODER_POSITIONS][place] = np.arange(len(inputs))
-    place = (row, slice(decoder_start, decoder_start + len(targets)))
-    batch[batch_lib.DECODER_TARGET_TOKENS][place] = targets
-    # The decoder starts from padding (id 0) anew in each segment.
-    batch[batch_lib.DECODER_INPUT_TOKENS][place] = np.roll(targets, 1)
-    batch[batch_lib.DECODER_INPUT_TOKENS][row, decoder_start] = 0
-    batch[batch_lib.DECODER_LOSS_WEIGHTS][place] = segment.weight
-    batch[batch_lib.DECODER_SEGMENT_IDS][place] = segment_id
-    batch[batch_lib.DECODER_POSITIONS][place] = np.arange(len(targets))
-    batch[batch_lib.DECODER_TASK_IDS][place] = segment.task_id
-    self._example_ids[row].append(segment.example_id)
+  def _give_back(self, taken: list[tuple[int, int, int]]) -> None:
+    """Takes the last segments out of their rows again."""
+    for row, encoder_free, decoder_free in reversed(taken):
+      self._encoder_free[row] = encoder_free
+      self._decoder_free[row] = decoder_free
+      self._num_segments[row] -= 1
+      self._placed.pop()
 
   @property
   def num_units(self) -> int:
     """Units added so far."""
     return self._num_units
 
-  @property
-  def batch(self) -> batch_lib.Batch:
-    """The batch as filled so far; see `data.batch` for keys and shapes."""
-    return self._batch
+  def make_batch(self) -> batch_lib.Batch:
+    """Writes the batch as filled so far; see `data.batch` for keys, shapes."""
+    config = self._config
+    batch = batch_lib.make_empty_batch(
+      config.batch_rows, config.encoder_length, config.decoder_length
+    )
+    # All segments at once: a row's lie side by side, in their order.
+    placed = sorted(self._placed, key=operator.itemgetter(0))
+    if not placed:
+      return batch
+    rows = np.array([row for row, _ in placed])
+    segments = [segment for _, segment in placed]
+    segment_ids = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+
+    side = _Side([s.inputs for s in segments], rows, config.encoder_length)
+    side.write(batch[batch_lib.ENCODER_INPUT_TOKENS], side.tokens)
+    side.write(batch[batch_lib.ENCODER_POSITIONS], side.positions)
+    side.write_each(batch[batch_lib.ENCODER_SEGMENT_IDS], segment_ids)
+
+    side = _Side([s.targets for s in segments], rows, config.decoder_length)
+    side.write(batch[batch_lib.DECODER_TARGET_TOKENS], side.tokens)
+    side.write(batch[batch_lib.DECODER_POSITIONS], side.positions)
+    side.write_each(batch[batch_lib.DECODER_SEGMENT_IDS], segment_ids)
+    # The decoder starts from padding (id 0) anew in each segment.
+    previous = np.where(side.positions == 0, 0, np.roll(side.tokens, 1))
+    side.write(batch[batch_lib.DECODER_INPUT_TOKENS], previous)
+    for key, values in (
+      (batch_lib.DECODER_LOSS_WEIGHTS, [s.weight for s in segments]),
+      (batch_lib.DECODER_TASK_IDS, [s.task_id for s in segments]),
+    ):
+      side.write_each(batch[key], values)
+    return batch
 
   @property
   def example_ids(self) -> list[list[str]]:
     """For each row the ids of its segments, in their order."""
-    return self._example_ids
+    ids: list[list[str]] = [[] for _ in range(self._config.batch_rows)]
+    for row, segment in self._placed:
+      ids[row].append(segment.example_id)
+    return ids
+
+
+class _Side:
+  """Where the tokens of one side, of all segments, go in [rows, length].
+
+  Attributes:
+    tokens: [num_tokens], of all segments.
+    positions: [num_tokens], each within its segment.
+  """
+
+  def __init__(self, tokens: list[np.ndarray], rows: np.ndarray, length: int):
+    """Finds the places.
+
+    Args:
+      tokens: of each segment.
+      rows: [num_segments], ascending.
+      length: of a row.
+    """
+    self.tokens = np.concatenate(tokens)
+    self._lengths = np.array([len(t) for t in tokens])
+    starts = np.cumsum(self._lengths) - self._lengths
+    in_row = starts - starts[np.searchsorted(rows, rows)]
+    self.positions = np.arange(len(self.tokens)) - self._repeat(starts)
+    self._places = self._repeat(rows * length + in_row) + self.positions
+
+  def _repeat(self, values: Any) -> np.ndarray:
+    return np.repeat(np.asarray(values), self._lengths)
+
+  def write(self, array: np.ndarray, values: np.ndarray) -> None:
+    """Writes a value for each token, [num_tokens], into [rows, length]."""
+    array.reshape(-1)[self._places] = values
+
+  def write_each(self, array: np.ndarray, values: Any) -> None:
+    """Writes one for each segment's tokens, [num_segments]."""
+    self.write(array, self._repeat(values))
 
 
 class PackIterDataset(grain.IterDataset):
@@ -222,9 +265,10 @@ class _PackDatasetIterator(grain.DatasetIterator):
         return self._take_batch(packer)
 
   def _take_batch(self, packer: BatchPacker) -> dict[str, Any]:
+    batch = packer.make_batch()
     if not self._with_example_ids:
-      return packer.batch
-    return {**packer.batch, batch_lib.EXAMPLE_IDS: packer.example_ids}
+      return batch
+    return {**batch, batch_lib.EXAMPLE_IDS: packer.example_ids}
 
   def _add_first(self, packer: BatchPacker, unit: Unit) -> None:
     if not packer.add(unit):

@@ -18,6 +18,7 @@ import numpy as np
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import packing
 from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
+from distill_jax.data.token_table import TokenRow, TokenTable
 from distill_jax.errors import UserError
 
 
@@ -114,7 +115,9 @@ def make_train_iterator(
     units = _paired_units(cache, config, split)
   else:
     units = _mixed_units(cache, config, split)
-  dataset = units.to_iter_dataset(grain.ReadOptions(num_threads=1))
+  # Threads of Grain's would read ahead what is in memory, one by one.
+  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  dataset = units.to_iter_dataset(options)
   dataset = packing.PackIterDataset(dataset, config.packing, with_example_ids)
   if put_fn is not None:
     dataset = dataset.map(lambda batch: (batch, put_fn(batch)))
@@ -157,7 +160,7 @@ def make_eval_batches(
     for example in rows:
       # Metrics of evaluation are means over examples, whatever they weigh.
       packer.add([_to_segment(example, info, feature_lengths, weight=1.0)])
-    yield packer.batch, rows
+    yield packer.make_batch(), rows
 
 
 def take(examples: Sequence[Example], limit: int | None) -> list[Example]:
@@ -202,7 +205,7 @@ def count_examples(batch: batch_lib.Batch) -> int:
 
 
 def _to_segment(
-  example: Example,
+  example: Example | TokenRow,
   info: TaskInfo,
   feature_lengths: Mapping[str, int],
   weight: float,
@@ -234,19 +237,19 @@ class _PairSource:
 
   def __init__(
     self,
-    labels: Sequence[Example],
-    rationales: Sequence[Example] | None,
+    labels: TokenTable,
+    rationales: TokenTable | None,
     make_label,
     make_rationale,
   ):
-    self._labels, self._rationales = labels, rationales or ()
+    self._labels, self._rationales = labels, rationales or TokenTable([])
     self._make_label, self._make_rationale = make_label, make_rationale
     # Rows without a rationale (dropped, or never written) go without one.
     self._rationale_index = {
-      example.id: index for index, example in enumerate(self._rationales)
+      example_id: index for index, example_id in enumerate(self._rationales.ids)
     }
     # A rationale may stand alone too: its label was missing or not parsed.
-    label_ids = {example.id for example in labels}
+    label_ids = set(labels.ids)
     self._alone = [
       index
       for example_id, index in self._rationale_index.items()
@@ -288,8 +291,8 @@ def _paired_units(
       " row need two. Give BATCH_SIZE >= 2."
     )
   pairs = _PairSource(
-    cache.open_split(label_tasks[0], split),
-    cache.open_split(rationale_tasks[0], split) if rationale_tasks else None,
+    cache.load_tokens(label_tasks[0], split),
+    cache.load_tokens(rationale_tasks[0], split) if rationale_tasks else None,
     *(
       _segment_maker(cache.tasks[task], config)
       for task in (label_tasks + rationale_tasks)[:1]
@@ -322,7 +325,7 @@ def _mixed_units(
   datasets, rates = [], []
   for task, info in cache.tasks.items():
     make_segment = _segment_maker(info, config)
-    dataset = grain.MapDataset.source(cache.open_split(task, split))
+    dataset = grain.MapDataset.source(cache.load_tokens(task, split))
     # Each task has an order of its own, and repeats by itself.
     dataset = dataset.seed(config.seed + len(datasets)).shuffle().repeat()
     datasets.append(

@@ -1,7 +1,8 @@
 """The token cache: what `prepare` writes and everything after it reads.
 
-Layer 1; imports errors. Knows no TensorFlow and no SeqIO, so that a host
-without them can be handed the folder. One folder holds one task or mixture:
+Layer 1; imports data.token_table, errors. Knows no TensorFlow and no SeqIO, so
+that a host without them can be handed the folder. One folder holds one task or
+mixture:
 
   <cache_dir>/<name>-<fingerprint>/
     cache.json                    manifest; written last, so it marks the end
@@ -22,7 +23,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgpack
@@ -33,11 +34,16 @@ from array_record.python import (
 from grain import sources as grain_sources
 
 import distill_jax
+from distill_jax.data.token_table import TokenTable
 from distill_jax.errors import UserError
 
 FORMAT = 2
 _MANIFEST = "cache.json"
 _VOCABULARY = "vocabulary.model"
+# Fields of an example, stored as little-endian int32.
+_TOKENS = ("inputs", "targets")
+# Read at once: the reader decompresses them on threads of its own.
+_RECORDS_A_READ = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Example:
   def to_bytes(self) -> bytes:
     """Serializes the example for `ArrayRecord`."""
     fields = dataclasses.asdict(self)
-    for key in ("inputs", "targets"):
+    for key in _TOKENS:
       fields[key] = np.asarray(fields[key], "<i4").tobytes()
     packed = msgpack.packb(fields)
     assert packed is not None  # The stub allows for a streaming packer.
@@ -74,7 +80,7 @@ class Example:
   def from_bytes(cls, serialized: bytes) -> "Example":
     """Inverse of `to_bytes`."""
     fields = msgpack.unpackb(serialized)
-    for key in ("inputs", "targets"):
+    for key in _TOKENS:
       fields[key] = np.frombuffer(fields[key], "<i4").astype(np.int32)
     return cls(**fields)
 
@@ -342,6 +348,12 @@ class TokenCache:
       )
     return _Split(self.path / f"{task}-{split}.array_record")
 
+  def load_tokens(self, task: str, split: str) -> TokenTable:
+    """Reads a split's tokens into memory; raises as `open_split`."""
+    examples = self.open_split(task, split)
+    assert isinstance(examples, _Split)
+    return TokenTable(examples.iterate_tokens(), f"{task}-{split}")
+
 
 class _Split(Sequence[Example]):
   """Examples of one file. Grain's source is made anew after unpickling."""
@@ -356,6 +368,16 @@ class _Split(Sequence[Example]):
     if not 0 <= index < len(self):
       raise IndexError(index)  # What ends iteration over a sequence.
     return Example.from_bytes(self._source[index])
+
+  def iterate_tokens(self) -> Iterator[tuple[str, bytes, bytes, float]]:
+    """Yields what a `TokenTable` is made of, in order."""
+    indices = range(len(self))
+    for start in range(0, len(self), _RECORDS_A_READ):
+      together = list(indices[start : start + _RECORDS_A_READ])
+      for serialized in self._source.__getitems__(together):
+        fields = msgpack.unpackb(serialized)
+        inputs, targets = (fields[key] for key in _TOKENS)
+        yield fields["id"], inputs, targets, fields["weight"]
 
   def __repr__(self) -> str:
     return repr(self._source)

@@ -108,15 +108,16 @@ def shard_state(
   return abstract, shardings
 
 
-def init_state(
+def jit_init(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   shardings: TrainState,
   seed: int,
-) -> TrainState:
-  """Initializes a state from scratch, each device making its own part.
+) -> Any:
+  """Returns the jitted function without arguments that `init_state` calls.
 
-  Sets how GPUs draw, see `gpu_random.choose_lowering`.
+  To be lowered and compiled where no device has to hold the state. Sets how
+  GPUs draw, see `gpu_random.choose_lowering`.
 
   Args:
     model: a `model.t5.T5`.
@@ -130,7 +131,24 @@ def init_state(
     params = nn.unbox(init_params(model, jax.random.key(seed)))
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
-  return jax.jit(init, out_shardings=shardings)()
+  return jax.jit(init, out_shardings=shardings)
+
+
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  shardings: TrainState,
+  seed: int,
+) -> TrainState:
+  """Initializes a state from scratch, each device making its own part.
+
+  Args:
+    model: a `model.t5.T5`.
+    optimizer: the optimizer.
+    shardings: see `shard_state`.
+    seed: decides the parameters, whatever the mesh.
+  """
+  return jit_init(model, optimizer, shardings, seed)()
 
 
 def count_params(params: PyTree) -> int:

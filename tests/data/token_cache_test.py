@@ -86,6 +86,12 @@ def test_round_trip(tmp_path):
     assert found[1].inputs.dtype == found[1].targets.dtype == np.int32
     for index in (2, 0, 1):
       _assert_equal(found[index], written[index])
+    for row, loaded in zip(
+      written, cache.load_tokens("toy_label", split), strict=True
+    ):
+      assert (loaded.id, loaded.weight) == (row.id, row.weight)
+      np.testing.assert_array_equal(loaded.inputs, row.inputs)
+      np.testing.assert_array_equal(loaded.targets, row.targets)
     # Grain hands splits to other processes.
     _assert_equal(pickle.loads(pickle.dumps(found))[1], written[1])
 

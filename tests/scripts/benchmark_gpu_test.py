@@ -1,6 +1,7 @@
 """Tests of scripts/benchmark_gpu.py; the programs it runs are stand-ins."""
 
 import json
+import pathlib
 
 import pytest
 from script_import import import_script
@@ -17,8 +18,10 @@ def fixture_start(monkeypatch, tmp_path):
   def start(run, seconds=60, arguments=()):
     def run_or_export(command, seconds, env):
       for argument in command:
-        if argument.startswith("--export_examples="):
+        name, _, path = argument.partition("=")
+        if name == "--export_examples":
           start.exports.append(command)
+          pathlib.Path(path).touch()
           return ""
       return run(command, seconds, env)
 
@@ -161,6 +164,57 @@ def test_what_the_time_leaves_out_is_named(start):
   session, read = start(lambda *_: _report(1.0), seconds=0)
   session.measure(_CASE)
   assert [line["left_out"] for line in read()] == ["the time was over"] * 2
+
+
+def test_all_is_compiled_before_anything_is_measured(start, monkeypatch):
+  commands = []
+
+  def run(command, seconds, env):
+    commands.append((command, env))
+    return _report(1.0)
+
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "cache")
+  arguments = ["--compile_first=2", "--sizes=tiny,small", "--rows=full,packed"]
+  _, read = start(run, arguments=arguments)
+  del commands[:]
+  benchmark_gpu.main()
+  _, *compiled = commands[:5]  # after looking for torch
+  assert all("--compile_only" in command for command, _ in compiled)
+  # None takes the others' memory.
+  assert {env["XLA_PYTHON_CLIENT_PREALLOCATE"] for _, env in compiled} == {
+    "false"
+  }
+  measured = [command for command, _ in commands[5::2]]
+  for (command, _), ours in zip(
+    sorted(compiled, key=str), sorted(measured, key=str), strict=True
+  ):
+    assert set(command) - set(ours) == {"--compile_only"}
+  assert len(start.exports) == 4  # not written again to be measured
+  first, *others = read()
+  assert first["failed"] == 0
+  assert len(others) == 12
+
+
+def test_what_cannot_be_compiled_is_counted_and_tried_again(start, monkeypatch):
+  def run(command, seconds, env):
+    if "import torch, transformers" in command:
+      return ""
+    raise benchmark_gpu.CaseError("ValueError")
+
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "cache")
+  arguments = ["--compile_first=1", "--sizes=tiny", "--rows=full"]
+  _, read = start(run, arguments=arguments)
+  benchmark_gpu.main()
+  first, *others = read()
+  assert first["failed"] == 1
+  assert [line["failed"] for line in others] == ["ValueError"] * 2
+
+
+def test_nothing_is_compiled_first_for_no_cache(start, monkeypatch, capsys):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  with pytest.raises(SystemExit):
+    start(lambda *_: "", arguments=["--compile_first=2"])
+  assert "JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err
 
 
 def test_an_unknown_size_is_refused(start, capsys):

@@ -16,9 +16,9 @@ with half the examples. What takes longer than --case_seconds is ended; after
 --max_seconds no more begin, and what was left out is named. Other arguments go
 to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles sooner
 and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
-nothing of ours, and --compile_first=8 compiles that many programs at a time
-before anything is measured: a step's compiler uses few cores, and the GPU
-hardly.
+nothing of ours, and --compile_first=6 compiles that many programs at a time
+before anything is measured, torch's of unequal lengths too: compilers use few
+cores, and the GPU hardly.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -232,7 +232,7 @@ class Session:
     return min(self._remaining, self._options.case_seconds)
 
   def compile_first(self, cases: list[Case]) -> None:
-    """Compiles ours, and writes torch's examples, all at once.
+    """Compiles ours, writes torch's examples, compiles its packed cases.
 
     What fails here does so again, and is recorded, when it is measured.
     """
@@ -243,7 +243,7 @@ class Session:
       jobs = [executor.submit(self._compile, case) for case in cases]
       if self._has_torch:
         jobs += [
-          executor.submit(self._export, case, case.torch_examples)
+          executor.submit(self._prepare_torch, case)
           for case in cases
           if case.has_torch
         ]
@@ -339,22 +339,34 @@ class Session:
       unfinished.rename(file)
     return file
 
+  def _torch_baseline(
+    self, case: Case, examples: int, *arguments: str
+  ) -> list[str]:
+    """Returns the command of torch_baseline.py."""
+    return [
+      self._options.torch_python,
+      str(_SCRIPTS / "torch_baseline.py"),
+      f"--examples_file={self._export(case, examples)}",
+      "--dtype=bfloat16",
+      *arguments,
+    ]
+
+  def _prepare_torch(self, case: Case) -> None:
+    """Writes its examples, and compiles if any number of them would do."""
+    command = self._torch_baseline(case, case.torch_examples, "--compile_only")
+    if self._options.torch_compile and not case.is_full:
+      run(command, self._limit, {})
+
   def _run_torch(self, case: Case, examples: int) -> str:
-    file = self._export(case, examples)
-    return run(
-      [
-        self._options.torch_python,
-        str(_SCRIPTS / "torch_baseline.py"),
-        f"--examples_file={file}",
-        f"--steps={self._options.steps}",
-        # Lengths change from step to step: torch compiles more than once.
-        "--warmup_steps=3",
-        "--dtype=bfloat16",
-        *(["--compile"] if self._options.torch_compile else []),
-      ],
-      self._limit,
-      {},
+    command = self._torch_baseline(
+      case,
+      examples,
+      f"--steps={self._options.steps}",
+      # Lengths change from step to step: torch compiles more than once.
+      "--warmup_steps=3",
+      *(["--compile"] if self._options.torch_compile else []),
     )
+    return run(command, self._limit, {})
 
 
 def parse_options() -> tuple[argparse.Namespace, list[str]]:

@@ -16,7 +16,9 @@ Decoding is greedy, by `generate`, of random inputs that fill their rows, with
 parameters in --dtype; no token ends a row.
 
 Prints a JSON object with the fields of `scripts/benchmark.py`, where both have
-them. The first --warmup_steps are not counted.
+them. The first --warmup_steps are not counted. Blocks whose rows' lengths
+differ are compiled with symbols for them; --compile_only does just that, which
+torch's own cache (TORCHINDUCTOR_CACHE_DIR) keeps for the run that measures.
 """
 
 import argparse
@@ -35,6 +37,10 @@ import torch
 import transformers
 
 Row = dict[str, Any]
+
+# Unlike the sizes that tensors have for other reasons: torch takes those that
+# are equal for the same symbol.
+_COMPILED_EXAMPLES = 13
 
 _FEED_FORWARD = {
   ("relu",): "relu",
@@ -140,16 +146,64 @@ def lengths_differ(steps: list[list[Row]]) -> bool:
   return len(longest) > 1
 
 
+def compile_blocks(model: Any, steps: list[list[Row]]) -> None:
+  """Has torch compile each block when it is first called.
+
+  By block: the blocks of a stack are alike, and a whole model takes torch
+  minutes to compile.
+  """
+  for block in (*model.encoder.block, *model.decoder.block):
+    block.compile(dynamic=lengths_differ(steps))
+
+
+def make_passes(rows: list[Row], device: torch.device) -> list[dict[str, Any]]:
+  """Returns the arguments of a step's two forward passes."""
+  return [
+    make_batch(of_kind, device)
+    for kind in ("label", "rationale")
+    if (of_kind := [row for row in rows if row["kind"] == kind])
+  ]
+
+
+def compute_loss(model: Any, batches: list[dict[str, Any]], options) -> Any:
+  """Returns the mean of the passes' losses."""
+  with torch.autocast(
+    batches[0]["labels"].device.type,
+    torch.bfloat16,
+    enabled=options.dtype == "bfloat16",
+  ):
+    # use_cache's default would keep keys and values, as for decoding.
+    losses = [model(**batch, use_cache=False).loss for batch in batches]
+    return torch.stack(losses).mean()
+
+
+def compile_only(
+  model: Any, steps: list[list[Row]], options, device: torch.device
+) -> dict[str, Any]:
+  """Compiles for lengths that differ, by few rows that take little memory.
+
+  Raises:
+    SystemExit: they do not differ, and would be compiled for those few.
+  """
+  if not lengths_differ(steps):
+    raise SystemExit("--compile_only: all rows are of one length. Leave it out")
+  model.train()
+  compile_blocks(model, steps)
+  ids = sorted({row["id"] for row in steps[0]})[:_COMPILED_EXAMPLES]
+  rows = [row for row in steps[0] if row["id"] in ids]
+  started = time.perf_counter()
+  compute_loss(model, make_passes(rows, device), options).backward()
+  wait(device)
+  return {"compile_seconds": time.perf_counter() - started}
+
+
 def measure_training(
   model: Any, steps: list[list[Row]], options, device: torch.device
 ) -> dict[str, Any]:
   """Trains a few steps; returns what was measured."""
   model.train()
   if options.compile:
-    # By block: the blocks of a stack are alike, and a whole model takes torch
-    # minutes to compile.
-    for block in (*model.encoder.block, *model.decoder.block):
-      block.compile(dynamic=lengths_differ(steps))
+    compile_blocks(model, steps)
   optimizer = torch.optim.AdamW(
     model.parameters(), lr=5e-5, weight_decay=0, fused=device.type == "cuda"
   )
@@ -157,20 +211,8 @@ def measure_training(
 
   def take_step(number: int) -> None:
     rows = steps[number % len(steps)]
-    batches = [
-      make_batch(of_kind, device)
-      for kind in ("label", "rationale")
-      if (of_kind := [row for row in rows if row["kind"] == kind])
-    ]
-    with torch.autocast(
-      device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"
-    ):
-      losses_of_kinds = [
-        # Its default would keep keys and values, as for decoding.
-        model(**batch, use_cache=False).loss
-        for batch in batches
-      ]
-      loss = torch.stack(losses_of_kinds).mean()
+    batches = make_passes(rows, device)
+    loss = compute_loss(model, batches, options)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -184,7 +226,8 @@ def measure_training(
     )
     counts.append(
       {
-        "examples": len({row["id"] for row in rows}),
+        # Not of ids: those of a small data set come twice in a large batch.
+        "examples": max(len(batch["labels"]) for batch in batches),
         "sequences": len(rows),
         "tokens": num_tokens,
         "padding_share": 1 - num_tokens / num_places,
@@ -287,6 +330,11 @@ def parse_options() -> argparse.Namespace:
   parser.add_argument(
     "--compile", action="store_true", help="torch.compile each block"
   )
+  parser.add_argument(
+    "--compile_only",
+    action="store_true",
+    help="compile what training needs, where lengths differ, and no more",
+  )
   return parser.parse_args()
 
 
@@ -300,6 +348,9 @@ def main() -> None:
   device = torch.device("cuda" if is_cuda else "cpu")
   with device:  # A GPU draws its parameters, in a fraction of the time.
     model = make_model(sizes, options.attention)
+  if options.compile_only:
+    print(json.dumps(compile_only(model, steps, options, device)))
+    return
   if options.mode == "train":
     measured = measure_training(model, steps, options, device)
   else:

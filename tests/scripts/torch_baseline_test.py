@@ -82,6 +82,25 @@ def test_training_takes_every_exported_row(tmp_path):
   assert measured["loss"] > 0
 
 
+def test_compiling_alone_is_for_lengths_that_differ(tmp_path, monkeypatch):
+  path = tmp_path / "examples.jsonl"
+  cache = make_cache(tmp_path, 12, num_rationales=10)
+  benchmark_data.export_examples(path, _CONFIG, cache, 4, 3)
+  sizes, steps = torch_baseline.read_examples(path)
+  model = torch_baseline.make_model(sizes, "sdpa")
+  dynamic = []
+
+  def compile_block(self, **options):  # torch's own is slow
+    dynamic.append(options["dynamic"])
+
+  monkeypatch.setattr(torch.nn.Module, "compile", compile_block)
+  torch_baseline.compile_only(model, steps, _make_options(), _CPU)
+  assert dynamic == [True] * 4
+  assert all(weight.grad is not None for weight in model.parameters())
+  with pytest.raises(SystemExit, match="one length"):
+    torch_baseline.compile_only(model, [[]], _make_options(), _CPU)
+
+
 def test_decoding_makes_every_token():
   model = torch_baseline.make_model(dataclasses.asdict(_CONFIG), "eager")
   measured = torch_baseline.measure_decoding(

@@ -182,3 +182,37 @@ def test_padded_rows_divide_among_micro_batches(run):
     )
   )
   assert report["rows"] == 9
+
+
+def test_what_is_compiled_alone_is_not_compiled_again(tmp_path):
+  environment = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+  # As on a machine with TensorFlow: JAX's cache cannot do with the blocker,
+  # which raises where others do not find.
+  def run(*arguments):
+    finished = subprocess.run(
+      [
+        sys.executable,
+        str(SCRIPTS / "benchmark.py"),
+        *("--examples=2", "--steps=1", "--full_rows", *arguments),
+      ],
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=300,
+    )
+    kept = {file.name for file in tmp_path.iterdir()}
+    return json.loads(finished.stdout), {
+      name for name in kept if name.startswith(("jit_train_step", "jit_init"))
+    }
+
+  report, kept = run("--compile_only")
+  assert set(report) == {"layout", "compile_seconds"}
+  assert len(kept) == 2
+  report, kept_then = run()
+  assert report["steps"] == 1
+  assert kept_then == kept

@@ -67,10 +67,10 @@ class Size(NamedTuple):
 
 # Guessed by what 80 GB hold. Large and xl come first: time may run out.
 _SIZES = {
-  "large": Size(48, 384, 12, 64),
+  "large": Size(48, 384, 18, 64),
   # AdamW's moments would take half of its rows' memory.
   "xl": Size(16, 144, 3, 12, "gin/runs/train.gin", {"LOSS_CHUNK_TOKENS": 2048}),
-  "base": Size(64, 768, 48, 192),
+  "base": Size(64, 768, 64, 192),
   "small": Size(64, 768, 64, 384),
   "tiny": Size(2, 4, 2, 4),
 }

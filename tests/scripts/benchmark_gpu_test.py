@@ -108,7 +108,7 @@ def test_attention_is_the_fastest_or_what_the_case_names(
   assert "--examples=4" in ours
 
 
-@pytest.mark.parametrize("rows,examples", [("full", 12), ("packed", 64)])
+@pytest.mark.parametrize("rows,examples", [("full", 18), ("packed", 64)])
 def test_torch_gets_examples_of_its_own(start, rows, examples):
   session, _ = start(lambda *_: _report(1.0))
   session.measure(benchmark_gpu.Case("large", rows))

@@ -373,8 +373,10 @@ class _Split(Sequence[Example]):
     """Yields what a `TokenTable` is made of, in order."""
     indices = range(len(self))
     for start in range(0, len(self), _RECORDS_A_READ):
-      together = list(indices[start : start + _RECORDS_A_READ])
-      for serialized in self._source.__getitems__(together):
+      records = self._source.__getitems__(  # pyright: ignore[reportAttributeAccessIssue] of ArrayRecord's
+        list(indices[start : start + _RECORDS_A_READ])
+      )
+      for serialized in records:
         fields = msgpack.unpackb(serialized)
         inputs, targets = (fields[key] for key in _TOKENS)
         yield fields["id"], inputs, targets, fields["weight"]

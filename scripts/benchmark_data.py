@@ -110,17 +110,14 @@ def make_feed(
       max_examples_per_batch=num_examples,
     )
     return _round_rows_up(feed, row_multiple)
-  padded = _count(cache, make_feed(cache, "padded", num_examples, {}))
-  # Fewer rows have no place for the tokens of the largest batch.
-  fewest = max(
-    -(-count[feature] // length)
-    for count in padded
-    for feature, length in packed_lengths.items()
-  )
-  expected = [count["segments"] for count in padded]
-  for rows in range(max(fewest, 2), num_examples * len(cache.tasks) + 1):
+  padded = _list_segments(cache, make_feed(cache, "padded", num_examples, {}))
+  for rows in range(
+    max(2, *(_bound_rows(segments, packed_lengths) for segments in padded)),
+    num_examples * len(cache.tasks) + 1,
+  ):
     feed = FeedConfig(packed_lengths, rows, max_examples_per_batch=num_examples)
-    if [count["segments"] for count in _count(cache, feed)] == expected:
+    packed = _list_segments(cache, feed)
+    if list(map(len, packed)) == list(map(len, padded)):
       break
   return _round_rows_up(feed, row_multiple)
 
@@ -130,18 +127,27 @@ def _round_rows_up(feed: FeedConfig, row_multiple: int) -> FeedConfig:
   return dataclasses.replace(feed, batch_rows=rows)
 
 
-def _count(
+def _list_segments(
   cache: token_cache.TokenCache, feed: FeedConfig
-) -> list[dict[str, int]]:
-  """Counts segments, and tokens of either side, of the first batches."""
-  return [
-    {
-      "segments": int(pipeline.measure_padding(batch)["num_segments"]),
-      "inputs": np.count_nonzero(batch[batch_lib.ENCODER_SEGMENT_IDS]),
-      "targets": np.count_nonzero(batch[batch_lib.DECODER_SEGMENT_IDS]),
-    }
-    for batch in _take_batches(cache, feed, _NUM_TRIED_BATCHES)
-  ]
+) -> list[list[tuple[int, int]]]:
+  """Returns the tokens of each segment, on both sides, of the first batches."""
+  batches = _take_batches(cache, feed, _NUM_TRIED_BATCHES)
+  return [list(_list_lengths(batch)) for batch in batches]
+
+
+def _bound_rows(
+  segments: list[tuple[int, int]], packed_lengths: Mapping[str, int]
+) -> int:
+  """Returns how many packed rows have as many places as segments tokens."""
+  return max(
+    # What is longer than a row is trimmed to it.
+    -(-sum(min(length, limit) for length in lengths) // limit)
+    for lengths, limit in zip(
+      zip(*segments, strict=True),
+      (packed_lengths["inputs"], packed_lengths["targets"]),
+      strict=True,
+    )
+  )
 
 
 def _take_batches(

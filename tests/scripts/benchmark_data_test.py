@@ -1,5 +1,6 @@
 """Tests of scripts/benchmark_data.py."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -77,9 +78,25 @@ def test_exported_tokens_are_those_of_the_cache(cache, tmp_path):
   }
 
 
-def test_packed_rows_are_as_few_as_do(cache):
+# The second trims most examples, and the third all.
+@pytest.mark.parametrize(
+  "row",
+  [_ROW, {"inputs": 6, "targets": 3}, {"inputs": 2, "targets": 1}],
+  ids=str,
+)
+def test_packed_rows_are_as_few_as_do(cache, row):
+  feed = benchmark_data.make_feed(cache, "packed", _NUM_EXAMPLES, row)
+  assert feed.batch_rows <= 2 * _NUM_EXAMPLES
+  fewer = dataclasses.replace(feed, batch_rows=feed.batch_rows - 1)
+  segments = [
+    [pipeline.measure_padding(batch)["num_segments"] for batch, _ in taken]
+    for taken in (_take(cache, feed, 20), _take(cache, fewer, 20))
+  ]
+  assert segments[0] != segments[1]
+
+
+def test_packed_rows_may_be_of_a_multiple(cache):
   feed = benchmark_data.make_feed(cache, "packed", _NUM_EXAMPLES, _ROW)
-  assert feed.batch_rows < 2 * _NUM_EXAMPLES
   rounded = benchmark_data.make_feed(
     cache, "packed", _NUM_EXAMPLES, _ROW, row_multiple=4
   )

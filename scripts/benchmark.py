@@ -459,6 +459,11 @@ def main(arguments: list[str]) -> None:
       if flag.value < 1:
         raise UserError(f"--{flag.name}={flag.value}: it must be at least 1.")
     check_mode_flags()
+    if _COMPILE_ONLY.value and not jax.config.jax_compilation_cache_dir:
+      raise UserError(
+        "--compile_only: nothing would keep what is compiled. Set"
+        " JAX_COMPILATION_CACHE_DIR to a folder."
+      )
     run_decoding() if _MODE.value == "decode" else run_training()
   except UserError as error:
     print(error, file=sys.stderr)

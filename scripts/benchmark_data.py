@@ -111,10 +111,10 @@ def make_feed(
     )
     return _round_rows_up(feed, row_multiple)
   padded = _list_segments(cache, make_feed(cache, "padded", num_examples, {}))
-  for rows in range(
-    max(2, *(_bound_rows(segments, packed_lengths) for segments in padded)),
-    num_examples * len(cache.tasks) + 1,
-  ):
+  most = num_examples * len(cache.tasks)
+  fewest = max(_bound_rows(segments, packed_lengths) for segments in padded)
+  # A pair may not fit a single row.
+  for rows in range(min(max(fewest, 2), most), most + 1):
     feed = FeedConfig(packed_lengths, rows, max_examples_per_batch=num_examples)
     packed = _list_segments(cache, feed)
     if list(map(len, packed)) == list(map(len, padded)):

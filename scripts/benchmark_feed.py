@@ -7,8 +7,9 @@
 A device that trains faster than this waits for its batches. Examples come from
 --token_cache, or are drawn with lengths like CQA's. Prints a JSON object for
 packed and one for padded rows: `sequences_per_second` counts segments (a pair
-of label and rationale is two), `load_seconds` is until the first batch. Takes
-turns of --batches batches; the median of --turns counts. Needs no TensorFlow.
+of label and rationale is two), `load_seconds` is until the first batch. The
+median of --turns of --batches batches counts. Inputs and targets longer than a
+packed row lose their end. Needs no TensorFlow.
 """
 
 import argparse
@@ -45,13 +46,14 @@ def measure(
   batches = pipeline.make_train_iterator(cache, feed)
   next(batches)
   load_seconds = time.perf_counter() - started
-  rates = []
+  rates, num_segments = [], 0
   for _ in range(options.turns):
     started = time.perf_counter()
     turn = [next(batches) for _ in range(options.batches)]
     seconds = time.perf_counter() - started
     counts = [pipeline.measure_padding(batch)["num_segments"] for batch in turn]
     rates.append(sum(counts) / seconds)
+    num_segments += int(sum(counts))
   batches.close()
   rate = statistics.median(rates)
   return {
@@ -59,6 +61,7 @@ def measure(
     "rows": feed.batch_rows,
     "row_lengths": dict(feed.feature_lengths),
     "examples_per_batch": options.examples,
+    "sequences": num_segments,
     "sequences_per_second": rate,
     "slowest_and_fastest_turn": [min(rates), max(rates)],
     "load_seconds": load_seconds,

@@ -17,8 +17,8 @@ with half the examples. What takes longer than --case_seconds is ended; after
 to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles sooner
 and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
 nothing of ours, and --compile_first=6 compiles that many programs at a time
-before anything is measured, torch's of unequal lengths too: compilers use few
-cores, and the GPU hardly.
+before anything is measured, torch's of unequal lengths too. XLA times kernels
+on the GPU to choose among them, which others may disturb meanwhile.
 
 Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
 are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
@@ -234,22 +234,51 @@ class Session:
   def compile_first(self, cases: list[Case]) -> None:
     """Compiles ours, writes torch's examples, compiles its packed cases.
 
-    What fails here does so again, and is recorded, when it is measured.
+    What fails is recorded, and tried again when it is measured.
     """
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(
       self._options.compile_first
     ) as executor:
-      jobs = [executor.submit(self._compile, case) for case in cases]
+      jobs = [
+        ("distill_jax", case, executor.submit(self._compile, case))
+        for case in cases
+      ]
       if self._has_torch:
         jobs += [
-          executor.submit(self._prepare_torch, case)
+          ("torch", case, executor.submit(self._prepare_torch, case))
           for case in cases
           if case.has_torch
         ]
-      failed = sum(isinstance(job.exception(), CaseError) for job in jobs)
+      for program, case, job in jobs:
+        try:
+          job.result()
+        except CaseError as error:
+          label = {"case": case._asdict(), "program": program}
+          self._recorder.add(label | {"not_compiled_first": str(error)})
     seconds = time.monotonic() - started
-    self._recorder.add({"compiled_first_seconds": seconds, "failed": failed})
+    self._recorder.add({"compiled_first_seconds": seconds})
+
+  def measure_feed(self) -> None:
+    """Records how fast this host makes batches, which short turns hide."""
+    options = self._options
+    command = [
+      sys.executable,
+      str(_SCRIPTS / "benchmark_feed.py"),
+      f"--row_inputs={options.row_inputs}",
+      f"--row_targets={options.packed_targets}",
+      "--examples=384",
+    ]
+    if options.token_cache:
+      command.append(f"--token_cache={options.token_cache}")
+    label = {"program": "benchmark_feed"}
+    try:
+      lines = run(command, self._limit, {"JAX_PLATFORMS": "cpu"}).splitlines()
+    except CaseError as error:
+      self._recorder.add(label | {"failed": str(error)})
+      return
+    for line in lines:
+      self._recorder.add(label | json.loads(line))
 
   def measure(self, case: Case) -> None:
     """Runs a case of ours, then torch's, once each."""
@@ -295,8 +324,10 @@ class Session:
       *case.make_arguments(self._options, self._others, examples),
     ]
 
-  def _benchmark_ours(self, case: Case, examples: int, *arguments) -> list[str]:
-    """Returns the command of it that compiles a step, whose rate falls not."""
+  def _benchmark_ours(
+    self, case: Case, examples: int, *arguments: str
+  ) -> list[str]:
+    """Returns the command that measures ours, or compiles the same programs."""
     steps = self._options.steps
     return self._benchmark(
       case,
@@ -310,7 +341,7 @@ class Session:
   def _compile(self, case: Case) -> None:
     run(
       self._benchmark_ours(case, case.examples, "--compile_only"),
-      self._limit,
+      self._remaining,  # Others compile beside it.
       {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     )
 
@@ -355,7 +386,7 @@ class Session:
     """Writes its examples, and compiles if any number of them would do."""
     command = self._torch_baseline(case, case.torch_examples, "--compile_only")
     if self._options.torch_compile and not case.is_full:
-      run(command, self._limit, {})
+      run(command, self._remaining, {})
 
   def _run_torch(self, case: Case, examples: int) -> str:
     command = self._torch_baseline(
@@ -431,6 +462,8 @@ def main() -> None:
     ]
     if options.compile_first:
       session.compile_first(cases)
+    if "packed" in options.rows:
+      session.measure_feed()
     for case in cases:
       session.measure(case)
 

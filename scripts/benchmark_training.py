@@ -21,7 +21,7 @@ from distill_jax.training import step as step_lib
 
 
 class Layout:
-  """One way to feed the same model."""
+  """One way to feed the same model; `start` comes before any turn."""
 
   def __init__(
     self,

@@ -189,8 +189,13 @@ def compile_only(
     raise SystemExit("--compile_only: all rows are of one length. Leave it out")
   model.train()
   compile_blocks(model, steps)
-  ids = sorted({row["id"] for row in steps[0]})[:_COMPILED_EXAMPLES]
-  rows = [row for row in steps[0] if row["id"] in ids]
+  rows = [
+    row
+    for kind in ("label", "rationale")
+    for row in [row for row in steps[0] if row["kind"] == kind][
+      :_COMPILED_EXAMPLES
+    ]
+  ]
   started = time.perf_counter()
   compute_loss(model, make_passes(rows, device), options).backward()
   wait(device)
@@ -218,6 +223,7 @@ def measure_training(
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.detach())
+    num_labels = sum(row["kind"] == "label" for row in rows)
     num_tokens = sum(
       len(row[side]) for row in rows for side in ("inputs", "targets")
     )
@@ -226,8 +232,8 @@ def measure_training(
     )
     counts.append(
       {
-        # Not of ids: those of a small data set come twice in a large batch.
-        "examples": max(len(batch["labels"]) for batch in batches),
+        # As ours counts: a pair is one, and a rationale by itself none.
+        "examples": num_labels or len(rows),
         "sequences": len(rows),
         "tokens": num_tokens,
         "padding_share": 1 - num_tokens / num_places,

@@ -91,6 +91,8 @@ def make_train_iterator(
 ) -> grain.DatasetIterator:
   """Returns an endless iterator of training batches.
 
+  Reads the split's tokens into memory first.
+
   Args:
     cache: where the tokens are.
     config: see `FeedConfig`.

@@ -331,7 +331,7 @@ class TokenCache:
     file = self.path / _VOCABULARY
     return str(file) if file.exists() else None
 
-  def open_split(self, task: str, split: str) -> Sequence[Example]:
+  def open_split(self, task: str, split: str) -> "_Split":
     """Returns random access to the examples of one task and split.
 
     Args:
@@ -350,9 +350,7 @@ class TokenCache:
 
   def load_tokens(self, task: str, split: str) -> TokenTable:
     """Reads a split's tokens into memory; raises as `open_split`."""
-    examples = self.open_split(task, split)
-    assert isinstance(examples, _Split)
-    return TokenTable(examples.iterate_tokens(), f"{task}-{split}")
+    return TokenTable(self.open_split(task, split).iterate_tokens())
 
 
 class _Split(Sequence[Example]):

@@ -142,6 +142,8 @@ def init_state(
 ) -> TrainState:
   """Initializes a state from scratch, each device making its own part.
 
+  Sets how GPUs draw, see `jit_init`.
+
   Args:
     model: a `model.t5.T5`.
     optimizer: the optimizer.

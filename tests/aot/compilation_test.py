@@ -32,7 +32,9 @@ def test_the_compiler_takes_the_effort(effort):
     ((0, 11, 1), "optimization_level", ["O0", "O2", "O2", "O3"]),
   ],
 )
-def test_jax_of_later_versions_has_levels(monkeypatch, version, name, values):
+def test_the_effort_has_the_name_that_jax_knows(
+  monkeypatch, version, name, values
+):
   monkeypatch.setattr(jax, "__version_info__", version)
   for effort, value in zip((-1, 0, 0.4, 1), values, strict=True):
     assert compilation.make_effort_options(effort) == {name: value}

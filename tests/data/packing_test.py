@@ -1,5 +1,8 @@
 """Packing: nothing lost, pairs together, resumable in mid-stream."""
 
+import dataclasses
+import itertools
+
 import grain
 import hypothesis
 import hypothesis.strategies as st
@@ -143,3 +146,83 @@ def test_a_unit_that_fits_no_batch_is_an_error():
 def test_sizes_must_be_positive():
   with pytest.raises(ValueError, match="batch_rows is 0"):
     packing.PackingConfig(0, 4, 4)
+
+
+def fill_slowly(units, config):
+  """Fills one batch first fit, a token at a time; returns what was added."""
+  rows = [[] for _ in range(config.batch_rows)]
+
+  def fits(row, segment):
+    together = [*row, segment]
+    return (
+      sum(len(one.inputs) for one in together) <= config.encoder_length
+      and sum(len(one.targets) for one in together) <= config.decoder_length
+      and len(together) <= (config.max_segments_per_row or len(together))
+    )
+
+  added = []
+  for unit in units:
+    trial = [list(row) for row in rows]
+    found = [
+      next((row.append(one) or row for row in trial if fits(row, one)), None)
+      for one in unit
+    ]
+    added.append(
+      sum(added) != config.max_examples_per_batch and None not in found
+    )
+    if added[-1]:
+      rows = trial
+  batch = batch_lib.make_empty_batch(
+    config.batch_rows, config.encoder_length, config.decoder_length
+  )
+  for row, segments in enumerate(rows):
+    encoder, decoder = itertools.count(), itertools.count()
+    for segment_id, segment in enumerate(segments, start=1):
+      for position, token in enumerate(segment.inputs):
+        place = row, next(encoder)
+        batch[batch_lib.ENCODER_INPUT_TOKENS][place] = token
+        batch[batch_lib.ENCODER_SEGMENT_IDS][place] = segment_id
+        batch[batch_lib.ENCODER_POSITIONS][place] = position
+      for position, token in enumerate(segment.targets):
+        place = row, next(decoder)
+        before = segment.targets[position - 1] if position else 0
+        batch[batch_lib.DECODER_TARGET_TOKENS][place] = token
+        batch[batch_lib.DECODER_INPUT_TOKENS][place] = before
+        batch[batch_lib.DECODER_SEGMENT_IDS][place] = segment_id
+        batch[batch_lib.DECODER_POSITIONS][place] = position
+        batch[batch_lib.DECODER_LOSS_WEIGHTS][place] = segment.weight
+        batch[batch_lib.DECODER_TASK_IDS][place] = segment.task_id
+  ids = [[one.example_id for one in segments] for segments in rows]
+  return added, batch, ids
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+  lengths=st.lists(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), max_size=3),
+    max_size=20,
+  ),
+  batch_rows=st.integers(1, 5),
+  max_segments=st.sampled_from([None, 1, 2, 3]),
+  max_examples=st.sampled_from([None, 1, 4]),
+)
+def test_a_batch_is_filled_first_fit(
+  lengths, batch_rows, max_segments, max_examples
+):
+  config = packing.PackingConfig(batch_rows, 12, 8, max_segments, max_examples)
+  units = [
+    [
+      dataclasses.replace(segment, example_id=str(segment.weight))
+      for segment in unit
+    ]
+    for unit in make_units(lengths)
+  ]
+  packer = packing.BatchPacker(config)
+  added, batch, ids = fill_slowly(units, config)
+  assert [packer.add(unit) for unit in units] == added
+  assert packer.num_units == sum(added)
+  assert packer.example_ids == ids
+  found = packer.make_batch()
+  batch_lib.validate(found)
+  for key, array in batch.items():
+    np.testing.assert_array_equal(found[key], array, err_msg=key)

@@ -25,7 +25,6 @@ def test_both_layouts_hold_the_same_examples():
   assert (packed["layout"], padded["layout"]) == ("packed", "padded")
   assert padded["rows"] == 16
   assert packed["rows"] < padded["rows"]
-  for report in (packed, padded):
-    slowest, fastest = report["slowest_and_fastest_turn"]
-    assert 0 < slowest <= report["sequences_per_second"] <= fastest
-    assert report["load_seconds"] > 0
+  # Six batches of eight pairs each.
+  assert packed["sequences"] == padded["sequences"] == 96
+  assert packed["sequences_per_second"] > 0

@@ -187,18 +187,22 @@ def test_all_is_compiled_before_anything_is_measured(start, monkeypatch):
   assert {env["XLA_PYTHON_CLIENT_PREALLOCATE"] for _, env in compiled} == {
     "false"
   }
-  measured = [command for command, _ in commands[7::2]]
+  assert "benchmark_feed" in commands[7][0][1]
+  measured = [command for command, _ in commands[8::2]]
   for (command, _), ours in zip(
     sorted(compiled, key=str), sorted(measured, key=str), strict=True
   ):
-    assert set(command) - set(ours) == {"--compile_only"}
+    assert set(command) ^ set(ours) == {"--compile_only"}
   assert len(start.exports) == 4  # not written again to be measured
-  first, *others = read()
-  assert first["failed"] == 0
+  first, feed, *others = read()
+  assert set(first) == {"compiled_first_seconds"}
+  assert feed["program"] == "benchmark_feed"
   assert len(others) == 12
 
 
-def test_what_cannot_be_compiled_is_counted_and_tried_again(start, monkeypatch):
+def test_what_cannot_be_compiled_is_recorded_and_tried_again(
+  start, monkeypatch
+):
   def run(command, seconds, env):
     if "import torch, transformers" in command:
       return ""
@@ -208,9 +212,25 @@ def test_what_cannot_be_compiled_is_counted_and_tried_again(start, monkeypatch):
   arguments = ["--compile_first=1", "--sizes=tiny", "--rows=full"]
   _, read = start(run, arguments=arguments)
   benchmark_gpu.main()
-  first, *others = read()
-  assert first["failed"] == 1
+  first, _, *others = read()
+  assert first["case"] == {"size": "tiny", "rows": "full"}
+  assert first["program"] == "distill_jax"
+  assert first["not_compiled_first"] == "ValueError"
   assert [line["failed"] for line in others] == ["ValueError"] * 2
+
+
+def test_a_fault_of_the_script_is_not_taken_for_the_programs(
+  start, monkeypatch
+):
+  def run(command, seconds, env):
+    if "--compile_only" in command:
+      raise RuntimeError("a bug")
+    return _report(1.0)
+
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "cache")
+  start(run, arguments=["--compile_first=1", "--sizes=tiny", "--rows=full"])
+  with pytest.raises(RuntimeError, match="a bug"):
+    benchmark_gpu.main()
 
 
 def test_nothing_is_compiled_first_for_no_cache(start, monkeypatch, capsys):

@@ -184,6 +184,13 @@ def test_padded_rows_divide_among_micro_batches(run):
   assert report["rows"] == 9
 
 
+def test_nothing_is_compiled_for_no_cache(run, monkeypatch):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  finished = run("--compile_only")
+  assert finished.returncode == 2
+  assert "JAX_COMPILATION_CACHE_DIR" in finished.stderr
+
+
 def test_what_is_compiled_alone_is_not_compiled_again(tmp_path):
   environment = os.environ | {
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path),

@@ -144,7 +144,6 @@ _PROFILE_DIR = flags.DEFINE_string(
 _EXPORT_EXAMPLES = flags.DEFINE_string(
   "export_examples", None, "Write the steps' examples as JSON lines, no more."
 )
-
 _COMPILE_ONLY = flags.DEFINE_bool(
   "compile_only",
   False,

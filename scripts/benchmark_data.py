@@ -138,7 +138,7 @@ def _list_segments(
 def _bound_rows(
   segments: list[tuple[int, int]], packed_lengths: Mapping[str, int]
 ) -> int:
-  """Returns how many packed rows have as many places as segments tokens."""
+  """Returns the fewest packed rows with a place for each segment's tokens."""
   return max(
     # What is longer than a row is trimmed to it.
     -(-sum(min(length, limit) for length in lengths) // limit)

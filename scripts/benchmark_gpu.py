@@ -384,8 +384,10 @@ class Session:
 
   def _prepare_torch(self, case: Case) -> None:
     """Writes its examples, and compiles if any number of them would do."""
-    command = self._torch_baseline(case, case.torch_examples, "--compile_only")
+    examples = case.torch_examples
+    self._export(case, examples)
     if self._options.torch_compile and not case.is_full:
+      command = self._torch_baseline(case, examples, "--compile_only")
       run(command, self._remaining, {})
 
   def _run_torch(self, case: Case, examples: int) -> str:

@@ -189,15 +189,12 @@ def compile_only(
     raise SystemExit("--compile_only: all rows are of one length. Leave it out")
   model.train()
   compile_blocks(model, steps)
-  rows = [
-    row
-    for kind in ("label", "rationale")
-    for row in [row for row in steps[0] if row["kind"] == kind][
-      :_COMPILED_EXAMPLES
-    ]
+  batches = [
+    {name: rows[:_COMPILED_EXAMPLES] for name, rows in batch.items()}
+    for batch in make_passes(steps[0], device)
   ]
   started = time.perf_counter()
-  compute_loss(model, make_passes(rows, device), options).backward()
+  compute_loss(model, batches, options).backward()
   wait(device)
   return {"compile_seconds": time.perf_counter() - started}
 
@@ -223,7 +220,6 @@ def measure_training(
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.detach())
-    num_labels = sum(row["kind"] == "label" for row in rows)
     num_tokens = sum(
       len(row[side]) for row in rows for side in ("inputs", "targets")
     )
@@ -232,8 +228,8 @@ def measure_training(
     )
     counts.append(
       {
-        # As ours counts: a pair is one, and a rationale by itself none.
-        "examples": num_labels or len(rows),
+        # Labels, which come first, as ours counts: a pair is one.
+        "examples": len(batches[0]["labels"]),
         "sequences": len(rows),
         "tokens": num_tokens,
         "padding_share": 1 - num_tokens / num_places,

@@ -149,11 +149,10 @@ class BatchPacker:
     # The decoder starts from padding (id 0) anew in each segment.
     previous = np.where(side.positions == 0, 0, np.roll(side.tokens, 1))
     side.write(batch[batch_lib.DECODER_INPUT_TOKENS], previous)
-    for key, values in (
-      (batch_lib.DECODER_LOSS_WEIGHTS, [s.weight for s in segments]),
-      (batch_lib.DECODER_TASK_IDS, [s.task_id for s in segments]),
-    ):
-      side.write_each(batch[key], values)
+    weights = [s.weight for s in segments]
+    side.write_each(batch[batch_lib.DECODER_LOSS_WEIGHTS], weights)
+    task_ids = [s.task_id for s in segments]
+    side.write_each(batch[batch_lib.DECODER_TASK_IDS], task_ids)
     return batch
 
   @property

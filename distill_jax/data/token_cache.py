@@ -231,7 +231,7 @@ def write_cache(
       writer = array_record_module.ArrayRecordWriter(
         str(building / f"{task}-{split}.array_record"), "group_size:1"
       )
-      counter = {name: collections.Counter() for name in ("inputs", "targets")}
+      counter = {name: collections.Counter() for name in _TOKENS}
       for _, _, example in rows:
         writer.write(example.to_bytes())
         for name in counter:

@@ -114,16 +114,11 @@ def jit_init(
   shardings: TrainState,
   seed: int,
 ) -> Any:
-  """Returns the jitted function without arguments that `init_state` calls.
+  """Returns the function of no arguments that `init_state` calls, jitted.
 
-  To be lowered and compiled where no device has to hold the state. Sets how
-  GPUs draw, see `gpu_random.choose_lowering`.
-
-  Args:
-    model: a `model.t5.T5`.
-    optimizer: the optimizer.
-    shardings: see `shard_state`.
-    seed: decides the parameters, whatever the mesh.
+  So that it can be compiled where no device has to hold the state. Takes the
+  arguments of `init_state`. Sets how GPUs draw, see
+  `gpu_random.choose_lowering`.
   """
   gpu_random.choose_lowering(jax.tree.leaves(shardings)[0].mesh)
 

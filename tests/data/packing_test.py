@@ -160,16 +160,18 @@ def fill_slowly(units, config):
       and len(together) <= (config.max_segments_per_row or len(together))
     )
 
+  def place(segment, rows):
+    for row in rows:
+      if fits(row, segment):
+        row.append(segment)
+        return True
+    return False
+
   added = []
   for unit in units:
     trial = [list(row) for row in rows]
-    found = [
-      next((row.append(one) or row for row in trial if fits(row, one)), None)
-      for one in unit
-    ]
-    added.append(
-      sum(added) != config.max_examples_per_batch and None not in found
-    )
+    is_full = sum(added) == config.max_examples_per_batch
+    added.append(not is_full and all(place(one, trial) for one in unit))
     if added[-1]:
       rows = trial
   batch = batch_lib.make_empty_batch(

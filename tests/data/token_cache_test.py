@@ -92,7 +92,7 @@ def test_round_trip(tmp_path):
       assert (loaded.id, loaded.weight) == (row.id, row.weight)
       np.testing.assert_array_equal(loaded.inputs, row.inputs)
       np.testing.assert_array_equal(loaded.targets, row.targets)
-    # Grain hands splits to other processes.
+    # A split may go to another process.
     _assert_equal(pickle.loads(pickle.dumps(found))[1], written[1])
 
 

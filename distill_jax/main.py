@@ -31,7 +31,7 @@ from typing import Any
 
 from absl import app, flags
 
-from distill_jax.config import console_logging, gin_bindings
+from distill_jax.config import command_line, console_logging, gin_bindings
 from distill_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -245,11 +245,11 @@ def run() -> None:
   # As `python -m` does: a user's own tasks may be a module in this folder.
   sys.path.append(os.getcwd())
   sys.argv = gin_bindings.rewrite_arguments(sys.argv)
-  if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+  if command_line.asks_for_help(sys.argv):
     _print_help()
     return
   try:
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=command_line.parse_flags)
   except UserError as error:
     print(f"distill-jax: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
@@ -294,13 +294,6 @@ def _print_help() -> None:
     )
     print(f"  --{holder.name}\n{described}")
   print("  --verbosity=0\n    Shows the messages of libraries too.")
-
-
-def _parse_flags(arguments: list[str]) -> list[str]:
-  try:
-    return flags.FLAGS(arguments)
-  except flags.Error as error:
-    raise UserError(f"{error} See --help.") from error
 
 
 if __name__ == "__main__":

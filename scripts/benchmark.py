@@ -72,7 +72,7 @@ import optax
 from absl import app, flags
 
 from distill_jax import infer, train
-from distill_jax.config import console_logging, gin_bindings
+from distill_jax.config import command_line, console_logging, gin_bindings
 from distill_jax.data import token_cache, vocab
 from distill_jax.errors import UserError
 from distill_jax.model import flops
@@ -447,28 +447,36 @@ def check_mode_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-  """Measures what the flags ask for; a user's mistake exits with code 2."""
-  try:
-    if len(arguments) > 1:
-      raise UserError(f"Unexpected arguments {arguments[1:]}; see --help.")
-    for flag in (
-      *(_EXAMPLES, _ROW_INPUTS, _ROW_TARGETS, _BATCH, _TOKENS, _BATCHES),
-      *(_STEPS, _TURN_STEPS),
-    ):
-      if flag.value < 1:
-        raise UserError(f"--{flag.name}={flag.value}: it must be at least 1.")
-    check_mode_flags()
-    if _COMPILE_ONLY.value and not jax.config.jax_compilation_cache_dir:
-      raise UserError(
-        "--compile_only: nothing would keep what is compiled. Set"
-        " JAX_COMPILATION_CACHE_DIR to a folder."
-      )
-    run_decoding() if _MODE.value == "decode" else run_training()
-  except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
+  """Measures what the flags ask for.
+
+  Raises:
+    UserError: says what to give instead.
+  """
+  if len(arguments) > 1:
+    raise UserError(f"Unexpected arguments {arguments[1:]}; see --help.")
+  for flag in (
+    *(_EXAMPLES, _ROW_INPUTS, _ROW_TARGETS, _BATCH, _TOKENS, _BATCHES),
+    *(_STEPS, _TURN_STEPS),
+  ):
+    if flag.value < 1:
+      raise UserError(f"--{flag.name}={flag.value}: it must be at least 1.")
+  check_mode_flags()
+  if _COMPILE_ONLY.value and not jax.config.jax_compilation_cache_dir:
+    raise UserError(
+      "--compile_only: nothing would keep what is compiled. Set"
+      " JAX_COMPILATION_CACHE_DIR to a folder."
+    )
+  run_decoding() if _MODE.value == "decode" else run_training()
 
 
 if __name__ == "__main__":
   console_logging.set_up()
-  app.run(main, gin_bindings.rewrite_arguments(sys.argv))
+  arguments = gin_bindings.rewrite_arguments(sys.argv)
+  if command_line.asks_for_help(arguments):
+    app.usage(shorthelp=True, writeto_stdout=True)
+    sys.exit()
+  try:
+    app.run(main, arguments, flags_parser=command_line.parse_flags)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -30,7 +30,8 @@ _LAYERS = {
     distill losses
     checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
     checkpoint.shape_check checkpoint.stored_model
-    config.console_logging config.gin_bindings config.model_gin
+    config.command_line config.console_logging config.gin_bindings
+    config.model_gin
     data.packing data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.dot_product model.embedding

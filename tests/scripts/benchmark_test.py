@@ -160,6 +160,8 @@ def test_training_without_prefetch_is_the_same(run):
     (["--gin.PAIRING='mixed'"], "--gin.PAIRING: it is not measured."),
     (["--mode=decode", "--layout=packed"], "--layout: --mode=decode does not"),
     (["--tokens=8"], "--tokens: --mode=train does not read it."),
+    (["--exmaples=8"], "Unknown command line flag 'exmaples'"),
+    (["--examples=many"], "flag --examples=many: invalid literal"),
     (
       ["--gin.ATTENTION_IMPLEMENTATION='pallas_tpu'"],
       "ATTENTION_IMPLEMENTATION is 'pallas_tpu'",
@@ -170,6 +172,13 @@ def test_mistakes_are_explained(run, arguments, told):
   process = run(*arguments)
   assert process.returncode == 2
   assert process.stderr.strip().startswith(told)
+
+
+def test_help_teaches(run):
+  process = run("--help")
+  assert process.returncode == 0
+  assert "model_flops_per_second" in process.stdout
+  assert "--measure_peak" in process.stdout.replace("[no]", "")
 
 
 def test_padded_rows_divide_among_micro_batches(run):

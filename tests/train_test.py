@@ -107,9 +107,11 @@ def test_attention_without_its_devices_is_refused(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_run_may_go_on_with_another_attention(tmp_path, cache):
-  """Which computes the same but for rounding."""
-  other = dataclasses.replace(CONFIG, attention_implementation="pallas_tpu")
+def test_a_run_may_go_on_with_another_attention_or_remat(tmp_path, cache):
+  """Which compute the same but for rounding."""
+  other = dataclasses.replace(
+    CONFIG, attention_implementation="pallas_tpu", remat_policy="full"
+  )
   mesh = mesh_lib.make_mesh({"data": -1})
   first, second = (
     run_identity.make_record(
@@ -119,6 +121,14 @@ def test_a_run_may_go_on_with_another_attention(tmp_path, cache):
   )
   assert first == second
   assert type(CONFIG)(**first["model_config"]) == CONFIG
+
+
+def test_a_run_out_of_memory_goes_on_with_remat(tmp_path):
+  folder = tmp_path / "run"
+  for steps, policy in enumerate(("none", "full"), start=1):
+    config = dataclasses.replace(CONFIG, remat_policy=policy)
+    train.run(make_run(folder, model_config=config, train_steps=steps))
+  assert manager.find_checkpoint(folder).name == "2"
 
 
 def test_another_optimizer_or_rate_is_refused(own_model_dir):

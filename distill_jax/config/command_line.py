@@ -1,4 +1,4 @@
-"""Flags of a command: help ends with 0, a mistake with the user's exit code.
+"""Flags of a command: --help ends with 0, a mistake with the user's code.
 
 Layer 1; imports errors. absl by itself ends with 1 after both.
 """

@@ -35,7 +35,7 @@ _ATTENTION_PLATFORMS = {
 GPU_ATTENTION = ("cudnn", "tokamax")
 # How a model is computed, but not what: same parameters, same results but for
 # rounding.
-COMPUTATION_FIELDS = ("attention_implementation",)
+COMPUTATION_FIELDS = ("attention_implementation", "remat_policy")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from distill_jax.config import command_line, console_logging, gin_bindings
 from distill_jax.errors import UserError
@@ -244,15 +244,8 @@ def run() -> None:
   console_logging.set_up()
   # As `python -m` does: a user's own tasks may be a module in this folder.
   sys.path.append(os.getcwd())
-  sys.argv = gin_bindings.rewrite_arguments(sys.argv)
-  if command_line.asks_for_help(sys.argv):
-    _print_help()
-    return
-  try:
-    app.run(main, flags_parser=command_line.parse_flags)
-  except UserError as error:
-    print(f"distill-jax: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+  arguments = gin_bindings.rewrite_arguments(sys.argv)
+  command_line.run("distill-jax", main, arguments, _print_help)
 
 
 def _use_compilation_cache() -> None:

@@ -69,7 +69,7 @@ import benchmark_measures
 import benchmark_training
 import jax
 import optax
-from absl import app, flags
+from absl import flags
 
 from distill_jax import infer, train
 from distill_jax.config import command_line, console_logging, gin_bindings
@@ -472,11 +472,4 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
   console_logging.set_up()
   arguments = gin_bindings.rewrite_arguments(sys.argv)
-  if command_line.asks_for_help(arguments):
-    app.usage(shorthelp=True, writeto_stdout=True)
-    sys.exit()
-  try:
-    app.run(main, arguments, flags_parser=command_line.parse_flags)
-  except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
+  command_line.run("benchmark.py", main, arguments)

@@ -24,10 +24,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import httpx2
-from absl import app, flags
+from absl import flags
 
 from distill_jax.config import command_line, console_logging
-from distill_jax.errors import UserError
 from distill_jax.teacher import client
 from distill_jax.teacher.exchange import Request
 
@@ -186,11 +185,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  if command_line.asks_for_help(sys.argv):
-    app.usage(shorthelp=True, writeto_stdout=True)
-    sys.exit()
-  try:
-    app.run(main, flags_parser=command_line.parse_flags)
-  except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
+  command_line.run("benchmark_teacher.py", main, sys.argv)

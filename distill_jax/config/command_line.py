@@ -1,36 +1,50 @@
-"""Flags of a command: --help ends with 0, a mistake with the user's code.
+"""How a command starts: --help ends with 0, a user's mistake with its code.
 
-Layer 1; imports errors. absl by itself ends with 1 after both.
+Layer 1; imports errors. absl by itself ends with 1 after either.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from absl import flags
+from absl import app, flags
 
 from distill_jax.errors import UserError
 
 
-def asks_for_help(arguments: Sequence[str]) -> bool:
-  """Whether the program is to explain itself.
+def run(
+  name: str,
+  main_fn: Callable[[list[str]], Any],
+  arguments: Sequence[str],
+  show_help_fn: Callable[[], None] | None = None,
+) -> None:
+  """Parses absl's flags and calls the program, or explains it.
 
   Args:
+    name: of the program, before what it says of a mistake.
+    main_fn: takes what is no flag, the program's name first.
     arguments: the program's, its name first.
-  """
-  return not {"--help", "-h", "-help"}.isdisjoint(arguments[1:])
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-  """Gives absl's flags their values; for `app.run`.
-
-  Args:
-    arguments: the program's, its name first.
-
-  Returns:
-    What is no flag, the program's name first.
+    show_help_fn: prints what --help asks for; None: the docstring of the module
+      that is run, and its flags, as absl does.
 
   Raises:
-    UserError: absl takes no such flag or value; says which.
+    SystemExit: the program has ended; with a `UserError`'s code after telling
+      it, which a flag or value that absl does not take is too.
   """
+  if not {"--help", "-h", "-help"}.isdisjoint(arguments[1:]):
+    if show_help_fn is None:
+      app.usage(shorthelp=True, writeto_stdout=True)
+    else:
+      show_help_fn()
+    return
+  try:
+    app.run(main_fn, list(arguments), flags_parser=_parse_flags)
+  except UserError as error:
+    print(f"{name}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _parse_flags(arguments: list[str]) -> list[str]:
   try:
     return flags.FLAGS(arguments)
   except flags.Error as error:

@@ -1,44 +1,73 @@
-"""Tests of command_line.py: who asks for help, and what a wrong flag says."""
+"""Tests of command_line.py: how commands end, and what they say."""
+
+import subprocess
+import sys
 
 import pytest
+
+_PROGRAM = '''"""What it is for."""
+
+import sys
 from absl import flags
-
 from distill_jax.config import command_line
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError
+
+_NUM_ROWS = flags.DEFINE_integer("num_rows", 1, "Rows.")
 
 
-@pytest.fixture(name="flag")
-def fixture_flag(monkeypatch):
-  values = flags.FlagValues()
-  monkeypatch.setattr(flags, "FLAGS", values)
-  return flags.DEFINE_integer("num_rows", 1, "Rows.", flag_values=values)
+def main(arguments):
+  if not _NUM_ROWS.value:
+    raise LostProcessError("No rows came.")
+  print(_NUM_ROWS.value, arguments[1:])
+
+
+command_line.run("program", main, sys.argv)
+'''
+
+
+@pytest.fixture(name="run")
+def fixture_run(tmp_path):
+  """(arguments) -> the finished process."""
+  program = tmp_path / "program.py"
+  program.write_text(_PROGRAM)
+
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, str(program), *arguments],
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
+
+  return run
 
 
 @pytest.mark.parametrize("argument", ["--help", "-h", "-help"])
-def test_help_is_asked_for(argument):
-  assert command_line.asks_for_help(["program", "--num_rows=2", argument])
+def test_help_teaches(run, argument):
+  process = run("--num_rows=2", argument)
+  assert process.returncode == 0
+  assert "What it is for." in process.stdout
+  assert "--num_rows: Rows." in process.stdout
+  assert not process.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["program", "help"]])
-def test_help_is_not_asked_for(arguments):
-  assert not command_line.asks_for_help(arguments)
-
-
-def test_flags_get_their_values(flag):
-  rest = command_line.parse_flags(["program", "--num_rows=2", "more"])
-  assert rest == ["program", "more"]
-  assert flag.value == 2
+def test_flags_get_their_values(run):
+  process = run("--num_rows=2", "help")
+  assert (process.returncode, process.stdout) == (0, "2 ['help']\n")
 
 
 @pytest.mark.parametrize(
-  "argument, told",
+  "argument, code, told",
   [
-    ("--num_row=2", "Unknown command line flag 'num_row'.*num_rows"),
-    ("--num_rows=two", "--num_rows=two: invalid literal"),
+    ("--num_row=2", 2, "Unknown command line flag 'num_row'. Did you mean:"),
+    ("--num_rows=two", 2, "flag --num_rows=two: invalid literal"),
+    ("--num_rows=0", 75, "No rows came."),
   ],
 )
-@pytest.mark.usefixtures("flag")
-def test_mistakes_are_told(argument, told):
-  with pytest.raises(UserError, match=told) as caught:
-    command_line.parse_flags(["program", argument])
-  assert str(caught.value).endswith("See --help.")
+def test_mistakes_are_told(run, argument, code, told):
+  process = run(argument)
+  assert process.returncode == code
+  assert process.stderr.startswith(f"program: {told}")
+  assert "Traceback" not in process.stderr
+  if code == 2:
+    assert process.stderr.endswith("See --help.\n")

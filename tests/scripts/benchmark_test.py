@@ -171,7 +171,7 @@ def test_training_without_prefetch_is_the_same(run):
 def test_mistakes_are_explained(run, arguments, told):
   process = run(*arguments)
   assert process.returncode == 2
-  assert process.stderr.strip().startswith(told)
+  assert process.stderr.strip().startswith(f"benchmark.py: {told}")
 
 
 def test_help_teaches(run):

@@ -286,7 +286,7 @@ def test_long_hostile_outputs_take_no_time(dataset, mode):
   for fragment in ("(", "(a", " ", "so, ", "So the answer is ", "\nAnswer: "):
     _parse("The answer is " + fragment * 50_000, dataset, mode)
     _parse(fragment * 50_000, dataset, mode)
-  # A quadratic step would need 6 seconds at least.
+  # A quadratic step needs some 3 seconds a text.
   assert time.process_time() - start < 4
 
 

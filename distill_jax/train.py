@@ -22,12 +22,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from distill_jax import prepare
 from distill_jax.checkpoint import manager
 from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, vocab
+from distill_jax.data import pipeline, shards, vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
@@ -206,6 +207,10 @@ def run(
   resumes = distributed.share(
     "MODEL_DIR", lambda: model_dir.check(folder, record, overwrite)
   )
+  holders = sharding.find_holders(
+    mesh, settings.feed.num_shards, settings.feed.batch_rows
+  )
+  made = _list_made(holders)
   with contextlib.ExitStack() as stack:
     batches = stack.enter_context(
       contextlib.closing(
@@ -216,6 +221,7 @@ def run(
           put_fn=lambda batch: sharding.to_global(
             batch_lib.split_example_ids(batch)[0], mesh
           ),
+          shards=made,
         )
       )
     )
@@ -264,7 +270,7 @@ def run(
       )
       _log.info("Resuming from the checkpoint of step %d", start_step)
       data.set_state(data_state)
-    _log.info("%s", _describe(settings, folder, record))
+    _log.info("%s", _describe(settings, folder, record, made))
     if start_step >= settings.train_steps:
       _log.info("Step %d is reached already; nothing to train.", start_step)
       return state
@@ -297,17 +303,48 @@ def run(
       state,
       batches,
       step_fn,
-      _make_hooks(settings, folder, start_step, evaluate_fn, checkpoints, data),
+      _make_hooks(
+        settings,
+        folder,
+        start_step,
+        evaluate_fn,
+        checkpoints,
+        data,
+        _find_told_rows(settings.feed, holders),
+      ),
       start_step,
       settings.train_steps,
       end_together.end_with,
     )
 
 
-def _describe(settings: TrainRun, folder, record) -> str:
+def _list_made(holders: list[list[int]]) -> list[int]:
+  """Returns the shards of a batch that this process makes."""
+  here = distributed.process_index()
+  return [shard for shard, held in enumerate(holders) if here in held]
+
+
+def _find_told_rows(
+  feed: pipeline.FeedConfig, holders: list[list[int]]
+) -> np.ndarray | None:
+  """Returns the rows of a batch that are this process's to tell process 0.
+
+  Each row is told by one: the first of those that make it. None: no other
+  process need be told.
+  """
+  if feed.num_shards == 1 or distributed.process_count() == 1:
+    return None
+  here = distributed.process_index()
+  told = [shard for shard, held in enumerate(holders) if held[0] == here]
+  return shards.list_rows(told, feed.num_shards, feed.batch_rows)
+
+
+def _describe(settings: TrainRun, folder, record, made: list[int]) -> str:
   """One line of what was decided for the user."""
   feed, microbatches = settings.feed, settings.num_microbatches
   layout = "packed" if feed.packed else "one example a row"
+  if feed.num_shards > 1:
+    layout += f", {len(made)} of {feed.num_shards} shards made here"
   return (
     f"{folder}: {record.num_params:,} parameters on {record.mesh};"
     f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
@@ -322,7 +359,7 @@ def _with_sharding(leaf, leaf_sharding):
 
 
 def _make_hooks(
-  settings, folder, start_step, evaluate_fn, checkpoints, data
+  settings, folder, start_step, evaluate_fn, checkpoints, data, told_rows
 ) -> list[loop.Hook]:
   """Makes the hooks; those that write and show are of process 0."""
   train_steps = settings.train_steps
@@ -333,17 +370,21 @@ def _make_hooks(
     settings.max_skipped_steps,
     start_step,
     is_primary,
+    told_rows,
   )
-  files = log = None
+  files = reporter = log = None
   if is_primary:
     files = metric_files.MetricFiles(folder, start_step)
+    reporter = progress.ProgressReporter(train_steps, start_step)
+  if is_primary or told_rows is not None:
     log = hooks.LogHook(
       files,
-      progress.ProgressReporter(train_steps, start_step),
+      reporter,
       settings.learning_rate,
       settings.log_period,
       train_steps,
       watch,
+      told_rows,
     )
   paused_fn = log.paused if log is not None else contextlib.nullcontext
   evaluation = hooks.EvalHook(

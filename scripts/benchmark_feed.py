@@ -23,7 +23,7 @@ from typing import Any
 
 import benchmark_data
 
-from distill_jax.data import pipeline, token_cache
+from distill_jax.data import batch_counts, pipeline, token_cache
 
 
 def measure(
@@ -51,7 +51,7 @@ def measure(
     started = time.perf_counter()
     turn = [next(batches) for _ in range(options.batches)]
     seconds = time.perf_counter() - started
-    counts = [pipeline.measure_padding(batch)["num_segments"] for batch in turn]
+    counts = [batch_counts.count(batch).segments for batch in turn]
     rates.append(sum(counts) / seconds)
     num_segments += int(sum(counts))
   batches.close()

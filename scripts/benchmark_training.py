@@ -12,7 +12,7 @@ import benchmark_measures
 import jax
 
 from distill_jax import train
-from distill_jax.data import pipeline, token_cache
+from distill_jax.data import batch_counts, pipeline, token_cache
 from distill_jax.model import flops
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
@@ -73,7 +73,9 @@ class Layout:
     started = time.perf_counter()
     self.compiled = step_fn.lower(abstract, self._device_batch).compile()
     self.compile_seconds = time.perf_counter() - started
-    self.seconds, self._counts = [], []
+    self.seconds: list[float] = []
+    self._counts = batch_counts.BatchCounts()
+    self._num_flops = self._num_steps = 0
 
   def compile_init(self) -> None:
     """Compiles what makes the first state, which is not made."""
@@ -103,22 +105,15 @@ class Layout:
     jax.block_until_ready(self._metrics)
     self.seconds.append((time.perf_counter() - started) / num_steps)
     for batch in batches:
-      self._counts.append(
-        pipeline.measure_padding(batch)
-        | {
-          "num_examples": pipeline.count_examples(batch),
-          "flops": benchmark_data.count_example_flops(self._config, batch),
-        }
-      )
+      self._counts += batch_counts.count(batch)
+      self._num_flops += benchmark_data.count_example_flops(self._config, batch)
+      self._num_steps += 1
 
   def report(self, peak: benchmark_measures.Peak) -> dict[str, Any]:
     """Returns what was measured."""
     seconds = statistics.median(self.seconds)
     lengths = self.feed.feature_lengths
-    mean = {
-      key: statistics.mean(counts[key] for counts in self._counts)
-      for key in self._counts[0]
-    }
+    counts, num_steps = self._counts, self._num_steps
     num_flops = flops.count_train_flops(
       self._config, self.feed.batch_rows, lengths["inputs"], lengths["targets"]
     )
@@ -126,17 +121,17 @@ class Layout:
       "layout": self.name,
       "rows": self.feed.batch_rows,
       "row_lengths": dict(lengths),
-      "examples_per_step": mean["num_examples"],
-      "steps": len(self._counts),
+      "examples_per_step": counts.examples / num_steps,
+      "steps": num_steps,
       "seconds_per_step": seconds,
       "steps_per_second": 1 / seconds,
-      "examples_per_second": mean["num_examples"] / seconds,
-      "sequences_per_second": mean["num_segments"] / seconds,
-      "tokens_per_second": mean["num_tokens"] / seconds,
-      "padding_share": mean["padding_share"],
+      "examples_per_second": counts.examples / num_steps / seconds,
+      "sequences_per_second": counts.segments / num_steps / seconds,
+      "tokens_per_second": counts.tokens / num_steps / seconds,
+      "padding_share": counts.padding_share,
       **benchmark_measures.compute_rates("model", num_flops, seconds, peak),
       **benchmark_measures.compute_rates(
-        "example", mean["flops"], seconds, peak
+        "example", self._num_flops / num_steps, seconds, peak
       ),
       "peak_flops_per_second": peak.flops_per_second,
       "peak_flops_source": peak.source,

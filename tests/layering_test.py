@@ -32,7 +32,8 @@ _LAYERS = {
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
     config.model_gin
-    data.packing data.token_cache data.vocab data.word_problems
+    data.batch_counts data.packing data.shards data.token_cache data.vocab
+    data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.dot_product model.embedding
     model.encoder model.linear
@@ -47,8 +48,7 @@ _LAYERS = {
     teacher.guarded_http teacher.journal teacher.journal_lines
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.rate_limits teacher.replies teacher.voting
-    training.metric_files training.nonfinite training.progress
-    training.run_record
+    training.metric_files training.progress training.run_record
   """,
   2: """
     checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
@@ -66,7 +66,7 @@ _LAYERS = {
     teacher.session teacher.tally teacher.template_files teacher.templates
     teacher.variants
     training.accumulate training.data_guard training.end_together
-    training.model_dir training.state training.step
+    training.model_dir training.nonfinite training.state training.step
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations

@@ -26,6 +26,12 @@ class KeyValueStore:
       self.values[key] = value
       self._changed.notify_all()
 
+  def key_value_delete(self, key):
+    with self._changed:
+      self._check()
+      for found in [name for name in self.values if name.startswith(key)]:
+        del self.values[found]
+
   def blocking_key_value_get(self, key, timeout_in_ms):
     deadline = time.monotonic() + timeout_in_ms / 1000
     with self._changed:

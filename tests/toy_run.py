@@ -18,7 +18,7 @@ from distill_jax.model.config import T5Config
 from distill_jax.optim import factory, schedules
 
 
-def make_run(model_dir, train_steps, **changes) -> train.TrainRun:
+def make_run(model_dir, train_steps, num_shards=1, **changes) -> train.TrainRun:
   """Returns settings of a run whose losses fall within 30 steps."""
   schedule: optax.Schedule = schedules.linear_decay(1e-2, 60, warmup_steps=5)
   settings = {
@@ -36,7 +36,7 @@ def make_run(model_dir, train_steps, **changes) -> train.TrainRun:
     "model_dir": str(model_dir),
     "train_steps": train_steps,
     "data": DataSettings(vocab_path="bytes"),
-    "feed": FeedConfig({"inputs": 24, "targets": 16}, 8),
+    "feed": FeedConfig({"inputs": 24, "targets": 16}, 8, num_shards=num_shards),
     "objective": Objective(),
     "learning_rate": schedule,
     "optimizer": factory.adamw(schedule),

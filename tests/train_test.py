@@ -32,7 +32,7 @@ from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import metric_files, run_identity
+from distill_jax.training import hooks, metric_files, run_identity
 from distill_jax.training import step as step_lib
 
 WORD_PROBLEMS = pathlib.Path(prepare.__file__).parent.joinpath(
@@ -390,15 +390,14 @@ def test_too_many_skipped_steps_end_the_run(tmp_path):
 
 @pytest.mark.usefixtures("quick_start")
 def test_data_changed_under_the_run_stops_it(tmp_path, cache):
-  calls, to_global = [], sharding.to_global
+  save = hooks.CheckpointHook.save
 
-  def change(batch, mesh):
-    calls.append(batch)
-    if len(calls) == 3:
+  def change(hook, step, *arguments):
+    if step == 3:
       (cache.path / "toy_label-train.array_record").unlink()
-    return to_global(batch, mesh)
+    save(hook, step, *arguments)
 
-  with mock.patch.object(sharding, "to_global", change):
+  with mock.patch.object(hooks.CheckpointHook, "save", change):
     with pytest.raises(UserError, match="changed under the running job"):
       train.run(make_long_run(tmp_path / "run"))
   assert manager.find_checkpoint(tmp_path / "run").name == "2"

@@ -57,6 +57,23 @@ def split_example_ids(
   return arrays, batch.get(EXAMPLE_IDS)
 
 
+def take_rows(
+  batch: Mapping[str, Any], rows: np.ndarray | slice
+) -> dict[str, Any]:
+  """Returns some rows of a batch, and the ids of their examples if it has any.
+
+  Args:
+    batch: [batch, length] arrays, and maybe `EXAMPLE_IDS`.
+    rows: [num_rows] their numbers, or a slice of them.
+  """
+  arrays, example_ids = split_example_ids(batch)
+  taken: dict[str, Any] = {key: value[rows] for key, value in arrays.items()}
+  if example_ids is not None:
+    numbers = np.arange(len(example_ids))[rows]
+    taken[EXAMPLE_IDS] = [example_ids[number] for number in numbers]
+  return taken
+
+
 def make_empty_batch(
   batch_rows: int, encoder_length: int, decoder_length: int
 ) -> Batch:

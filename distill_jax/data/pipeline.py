@@ -1,10 +1,10 @@
 """From a token cache to batches: shuffle, pair or mix, trim, pack, prefetch.
 
-Layer 2; imports data.token_cache, data.packing. Built on Grain, whose iterator
-state goes into the checkpoint. Every host computes the same global batches and
-hands its devices their slices (`partitioning.sharding.to_global`), so that the
-order of examples does not depend on how many hosts there are, and a run may
-resume on another topology.
+Layer 2; imports data.token_cache, data.packing, data.shards. Built on Grain,
+whose iterator state goes into the checkpoint. A host makes global batches, or
+those of their shards that its devices need, and hands its devices their slices
+(`partitioning.sharding.to_global`). The order of examples does not depend on
+how many hosts there are, so a run may resume on another topology.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import numpy as np
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import packing
+from distill_jax.data import shards as shards_lib
 from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
 from distill_jax.data.token_table import TokenRow, TokenTable
 from distill_jax.errors import UserError
@@ -36,6 +37,9 @@ class FeedConfig:
     packed: several examples a row; False pads each row instead.
     max_examples_per_batch: see `packing.PackingConfig`.
     seed: order of the examples.
+    num_shards: parts of a batch that are packed by themselves, each from every
+      `num_shards`th example, so that hosts can share the work; see
+      `data.shards`. Rows and `max_examples_per_batch` divide by it.
   """
 
   feature_lengths: Mapping[str, int]
@@ -44,6 +48,7 @@ class FeedConfig:
   packed: bool = True
   max_examples_per_batch: int | None = None
   seed: int = 0
+  num_shards: int = 1
 
   def __post_init__(self):
     if set(self.feature_lengths) != {"inputs", "targets"}:
@@ -55,6 +60,7 @@ class FeedConfig:
       ("TASK_FEATURE_LENGTHS['inputs']", self.feature_lengths["inputs"]),
       ("TASK_FEATURE_LENGTHS['targets']", self.feature_lengths["targets"]),
       ("BATCH_SIZE", self.batch_rows),
+      ("DATA_SHARDS", self.num_shards),
     ):
       if not isinstance(value, int) or value < 1:
         raise UserError(f"{name} is {value!r}; it must be a whole number >= 1.")
@@ -63,6 +69,15 @@ class FeedConfig:
       raise UserError(
         f"MAX_EXAMPLES_PER_BATCH is {limit!r}; it must be a whole number >= 1."
       )
+    for name, value in (
+      ("BATCH_SIZE", self.batch_rows),
+      ("MAX_EXAMPLES_PER_BATCH", limit),
+    ):
+      if value is not None and value % self.num_shards:
+        raise UserError(
+          f"{name} is {value} and DATA_SHARDS {self.num_shards}; the shards of"
+          f" a batch are equal, so {name} must divide by their number."
+        )
     if not isinstance(self.seed, int) or self.seed < 0:
       raise UserError(f"SEED is {self.seed!r}; it must be a whole number >= 0.")
     if self.pairing not in ("paired", "mixed"):
@@ -72,13 +87,16 @@ class FeedConfig:
 
   @property
   def packing(self) -> packing.PackingConfig:
-    """The shape of a batch."""
+    """The shape of what is packed at once: a batch, or a shard of it."""
+    limit = self.max_examples_per_batch
     return packing.PackingConfig(
-      batch_rows=self.batch_rows,
+      batch_rows=self.batch_rows // self.num_shards,
       encoder_length=self.feature_lengths["inputs"],
       decoder_length=self.feature_lengths["targets"],
       max_segments_per_row=None if self.packed else 1,
-      max_examples_per_batch=self.max_examples_per_batch,
+      max_examples_per_batch=None
+      if limit is None
+      else limit // self.num_shards,
     )
 
 
@@ -88,6 +106,7 @@ def make_train_iterator(
   split: str = "train",
   with_example_ids: bool = False,
   put_fn: Callable[[batch_lib.Batch], Any] | None = None,
+  shards: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
   """Returns an endless iterator of training batches.
 
@@ -101,12 +120,15 @@ def make_train_iterator(
       arrays: for each row the ids of its segments; padding has none.
     put_fn: puts a batch on the devices. It runs in the prefetching thread, two
       batches ahead, so that a transfer overlaps the steps before it.
+    shards: of `config.num_shards`, those to make; None: all. The other rows of
+      a batch are padding.
 
   Returns:
     A Grain iterator of numpy batches (`data.batch`), [batch_rows, length]
     each, or with `put_fn` of pairs (batch, what `put_fn` returned for it).
     `get_state` and `set_state` resume it exactly, after the last batch taken,
-    whatever was prefetched.
+    whatever was prefetched. With several shards the state has an entry for each
+    that is made, and may be set from one that has more.
 
   Raises:
     UserError: "paired" was asked for with a mixture that has not exactly one
@@ -114,13 +136,25 @@ def make_train_iterator(
       pair cannot fit in a batch.
   """
   if config.pairing == "paired":
-    units = _paired_units(cache, config, split)
+    streams, rates = [_paired_units(cache, config, split)], [1.0]
   else:
-    units = _mixed_units(cache, config, split)
+    streams, rates = _task_units(cache, config, split)
   # Threads of Grain's would read ahead what is in memory, one by one.
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  dataset = units.to_iter_dataset(options)
-  dataset = packing.PackIterDataset(dataset, config.packing, with_example_ids)
+
+  def pack(units: Sequence[grain.MapDataset]) -> grain.IterDataset:
+    dataset = _mix(units, rates).to_iter_dataset(options)
+    return packing.PackIterDataset(dataset, config.packing, with_example_ids)
+
+  if config.num_shards == 1:
+    dataset = pack(streams)
+  else:
+    # Each task by itself: every `num_shards`th of a mixture may be of one task.
+    made = {
+      shard: pack([stream[shard :: config.num_shards] for stream in streams])
+      for shard in (range(config.num_shards) if shards is None else shards)
+    }
+    dataset = shards_lib.ShardsIterDataset(made, config.num_shards)
   if put_fn is not None:
     dataset = dataset.map(lambda batch: (batch, put_fn(batch)))
   dataset = grain.experimental.ThreadPrefetchIterDataset(
@@ -169,41 +203,6 @@ def take(examples: Sequence[Example], limit: int | None) -> list[Example]:
   """Returns the first `limit` examples, all of them for None."""
   count = len(examples) if limit is None else min(limit, len(examples))
   return [examples[index] for index in range(count)]
-
-
-def measure_padding(batch: batch_lib.Batch) -> dict[str, float]:
-  """Counts what a batch holds.
-
-  Args:
-    batch: one batch.
-
-  Returns:
-    `num_tokens` (both sides, not padding), `padding_share` (of all token
-    places of both sides, 0..1) and `num_segments`.
-  """
-  segment_ids = (
-    batch[batch_lib.ENCODER_SEGMENT_IDS],
-    batch[batch_lib.DECODER_SEGMENT_IDS],
-  )
-  num_tokens = sum(int(np.count_nonzero(ids)) for ids in segment_ids)
-  num_places = sum(ids.size for ids in segment_ids)
-  return {
-    "num_tokens": num_tokens,
-    "padding_share": 1 - num_tokens / num_places,
-    "num_segments": int(segment_ids[1].max(axis=1).sum()),
-  }
-
-
-def count_examples(batch: batch_lib.Batch) -> int:
-  """Returns how many label segments a batch holds, else all its segments.
-
-  A pair counts once, so figures in examples/s compare between methods.
-  """
-  starts = batch[batch_lib.DECODER_SEGMENT_IDS] > 0
-  starts &= batch[batch_lib.DECODER_POSITIONS] == 0
-  task_ids = batch[batch_lib.DECODER_TASK_IDS]
-  num_labels = int(np.sum(starts & (task_ids == batch_lib.LABEL_TASK_ID)))
-  return num_labels or int(np.sum(starts))
 
 
 def _to_segment(
@@ -287,10 +286,11 @@ def _paired_units(
       f" has {label_tasks} and {rationale_tasks}. Bind pairing = 'mixed' to"
       " draw by mixture rates."
     )
-  if rationale_tasks and config.batch_rows == 1 and not config.packed:
+  shard_rows = config.packing.batch_rows
+  if rationale_tasks and shard_rows == 1 and not config.packed:
     raise UserError(
-      "BATCH_SIZE is 1 and rows are not packed: a label row and its rationale"
-      " row need two. Give BATCH_SIZE >= 2."
+      f"{_describe_rows(config)} and rows are not packed: a label row and its"
+      f" rationale row need two. Give BATCH_SIZE >= {2 * config.num_shards}."
     )
   pairs = _PairSource(
     cache.load_tokens(label_tasks[0], split),
@@ -301,7 +301,7 @@ def _paired_units(
       + (rationale_tasks or label_tasks)[:1]
     ),
   )
-  if config.batch_rows == 1 and rationale_tasks:
+  if shard_rows == 1 and rationale_tasks:
     _check_pairs_fit(pairs, config)
   dataset = grain.MapDataset.source(pairs).seed(config.seed)
   return dataset.shuffle().repeat()
@@ -315,15 +315,27 @@ def _check_pairs_fit(pairs: _PairSource, config: FeedConfig) -> None:
     num_targets = sum(len(segment.targets) for segment in unit)
     if num_inputs > lengths["inputs"] or num_targets > lengths["targets"]:
       raise UserError(
-        f"BATCH_SIZE is 1 and a pair of {num_inputs} input and {num_targets}"
-        f" target tokens does not fit one row of {dict(lengths)}. Give"
-        " BATCH_SIZE >= 2 or longer TASK_FEATURE_LENGTHS."
+        f"{_describe_rows(config)} and a pair of {num_inputs} input and"
+        f" {num_targets} target tokens does not fit one row of {dict(lengths)}."
+        f" Give BATCH_SIZE >= {2 * config.num_shards} or longer"
+        " TASK_FEATURE_LENGTHS."
       )
 
 
-def _mixed_units(
+def _describe_rows(config: FeedConfig) -> str:
+  """Says that one row is packed at once, and why."""
+  if config.num_shards == 1:
+    return "BATCH_SIZE is 1"
+  return (
+    f"BATCH_SIZE is {config.batch_rows}, one row for each of DATA_SHARDS ="
+    f" {config.num_shards},"
+  )
+
+
+def _task_units(
   cache: TokenCache, config: FeedConfig, split: str
-) -> grain.MapDataset:
+) -> tuple[list[grain.MapDataset], list[float]]:
+  """Returns the units of each task, and the tasks' rates."""
   datasets, rates = [], []
   for task, info in cache.tasks.items():
     make_segment = _segment_maker(info, config)
@@ -334,6 +346,12 @@ def _mixed_units(
       dataset.map(lambda example, make=make_segment: [make(example)])
     )
     rates.append(info.rate)
+  return datasets, rates
+
+
+def _mix(
+  datasets: Sequence[grain.MapDataset], rates: Sequence[float]
+) -> grain.MapDataset:
   if len(datasets) == 1:
     return datasets[0]
   total = math.fsum(rates)

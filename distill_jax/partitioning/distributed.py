@@ -239,6 +239,31 @@ def gather(
   ]
 
 
+def collect(name: str, value: Any) -> list[Any] | None:
+  """Tells process 0 a value; nobody but process 0 waits.
+
+  Args:
+    name: of what is collected.
+    value: JSON.
+
+  Returns:
+    Every process's value in process 0, None in the others.
+  """
+  if process_count() == 1:
+    return [json.loads(json.dumps(value))]
+  key = _make_key(name)
+  if not is_primary():
+    client().key_value_set(f"{key}/{process_index()}", json.dumps(value))
+    return None
+  values = [value] + [
+    json.loads(_wait_for(f"{key}/{index}", name, index, None))
+    for index in range(1, process_count())
+  ]
+  # As often as a run logs, so nothing is left behind.
+  client().key_value_delete(f"{key}/")
+  return values
+
+
 def share(name: str, make_fn: Callable[[], T]) -> T:
   """Returns what process 0 makes, to all.
 

@@ -171,12 +171,36 @@ def _state_spec(fields, state_shape, param_shape, param_spec):
   return PartitionSpec()
 
 
+def find_holders(
+  mesh: Mesh, num_shards: int, batch_rows: int
+) -> list[list[int]]:
+  """Finds whose devices hold the rows of each shard of a batch.
+
+  Args:
+    mesh: the mesh.
+    num_shards: equal parts of the rows, in order; see `data.shards`.
+    batch_rows: rows of a batch.
+
+  Returns:
+    For each shard the processes, ascending: several where their devices hold
+    copies, or where its rows lie on both.
+  """
+  shard_rows = batch_rows // num_shards
+  holders: list[set[int]] = [set() for _ in range(num_shards)]
+  indices = batch_sharding(mesh).devices_indices_map((batch_rows,))
+  for device, (rows,) in indices.items():
+    start, stop, _ = rows.indices(batch_rows)
+    for shard in range(start // shard_rows, -(-stop // shard_rows)):
+      holders[shard].add(device.process_index)
+  return [sorted(processes) for processes in holders]
+
+
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
   """Puts a batch on the mesh, rows divided over the data and fsdp axes.
 
   Args:
-    batch: [batch, length] numpy arrays, the same global batch on every host;
-      each host hands its devices just their rows.
+    batch: [batch, length] numpy arrays, of which each host hands its devices
+      just their rows; a host's other rows may hold anything.
     mesh: the mesh.
 
   Returns:

@@ -1,10 +1,11 @@
 """The place in the data, and that the data is still what it was.
 
-Layer 2; imports data.token_cache and errors. A token cache is verified byte by
-byte when it is opened. While a run goes on, `DataGuard` compares size, time and
-inode of its files whenever the place in the data is saved, and reads them again
-only if those changed. What is saved names the bytes, so that a run resumed on
-other data is refused, whatever it is called.
+Layer 2; imports data.shards, data.token_cache, partitioning.distributed and
+errors. A token cache is verified byte by byte when it is opened. While a run
+goes on, `DataGuard` compares size, time and inode of its files whenever the
+place in the data is saved, and reads them again only if those changed. What is
+saved names the bytes, so that a run resumed on other data is refused, whatever
+it is called.
 """
 
 import contextlib
@@ -15,8 +16,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from distill_jax.data.shards import SHARDS
 from distill_jax.data.token_cache import TokenCache
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +59,19 @@ class DataGuard:
   def get_state(self) -> dict[str, Any]:
     """Returns the place in the data, with the name of its bytes.
 
+    Where several processes make shards of a batch, all call it, and process 0
+    learns the place of every shard; so another number of them may go on.
+
     Raises:
       UserError: the files were changed since the run started.
     """
     self.check()
-    return {_ITERATOR: self._batches.get_state(), _TOKEN_CACHE: self.sha256}
+    place = self._batches.get_state()
+    if SHARDS in place:
+      places = distributed.collect("place in the data", place) or [place]
+      shards = [item for each in places for item in each[SHARDS].items()]
+      place = {SHARDS: dict(sorted(shards))}
+    return {_ITERATOR: place, _TOKEN_CACHE: self.sha256}
 
   def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes to a place in the data.

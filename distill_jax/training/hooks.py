@@ -1,21 +1,25 @@
 """What happens between steps: logging, evaluation, checkpoints.
 
-Layer 3; imports checkpoint.manager, data.pipeline, training.metric_files,
-training.nonfinite and training.progress. Signals are `training.preemption`'s.
-Each hook is given callables and knows neither gin nor a file
-format. Order matters: evaluation comes before the checkpoint that stores its
-metrics.
+Layer 3; imports checkpoint.manager, data.batch, data.batch_counts,
+partitioning.distributed, training.metric_files, training.nonfinite and
+training.progress. Signals are `training.preemption`'s. Each hook is given
+callables and knows neither gin nor a file format. Order matters: evaluation
+comes before the checkpoint that stores its metrics.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from distill_jax.checkpoint.manager import Checkpoints
-from distill_jax.data import pipeline
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import batch_counts
+from distill_jax.partitioning import distributed
 from distill_jax.training.metric_files import MetricFiles
 from distill_jax.training.nonfinite import NonfiniteHook
 from distill_jax.training.progress import ProgressReporter
@@ -26,28 +30,36 @@ PausedFn = Callable[[Any], contextlib.AbstractContextManager[None]]
 
 
 class LogHook:
-  """Writes metrics every `log_period` steps, with rates since the last time."""
+  """Writes metrics every `log_period` steps, with rates since the last time.
+
+  Where several processes make a batch between them, each has this hook: process
+  0 writes, and the others tell it what their rows hold.
+  """
 
   def __init__(
     self,
-    files: MetricFiles,
-    progress: ProgressReporter,
+    files: MetricFiles | None,
+    progress: ProgressReporter | None,
     learning_rate: Callable[[int], Any],
     log_period: int,
     train_steps: int,
     nonfinite: NonfiniteHook,
+    told_rows: np.ndarray | None = None,
   ):
     """Starts the clock.
 
     Args:
-      files: where metrics are written.
-      progress: where they are shown.
+      files: where metrics are written; None: another process does that.
+      progress: where they are shown; None likewise.
       learning_rate: schedule, of the number of updates made before.
       log_period: steps.
       train_steps: the last step, which is logged whatever the period.
       nonfinite: a hook called before this one; it ends the run where a loss
         that was logged must.
+      told_rows: [num_rows] the rows of a batch that are this process's to
+        count; None: all, and nobody else counts.
     """
+    self._told_rows = told_rows
     self._nonfinite = nonfinite
     self._files, self._progress = files, progress
     self._learning_rate = learning_rate
@@ -56,8 +68,7 @@ class LogHook:
 
   def _forget(self) -> None:
     self._since = time.perf_counter()
-    self._examples = self._tokens = self._steps = 0
-    self._padding_share = 0.0
+    self._counts = batch_counts.BatchCounts()
 
   @contextlib.contextmanager
   def paused(self, metrics: PyTree) -> Iterator[None]:
@@ -74,16 +85,23 @@ class LogHook:
 
   def after_step(self, step, state, batch, metrics) -> None:
     """See `loop.Hook`."""
-    counts = pipeline.measure_padding(batch)
-    self._examples += pipeline.count_examples(batch)
-    self._tokens += counts["num_tokens"]
-    self._padding_share += counts["padding_share"]
-    self._steps += 1
+    if self._told_rows is not None:
+      batch = batch_lib.take_rows(batch, self._told_rows)
+    self._counts += batch_counts.count(batch)
     if step % self._log_period and step != self._train_steps:
       return
+    if self._files is not None and self._progress is not None:
+      self._write(step, metrics, self._files, self._progress)
+    else:
+      self._collect_counts()
+    self._nonfinite.check()
+    self._forget()
+
+  def _write(self, step, metrics, files, progress) -> None:
     # Waits for the device; between two logs it runs ahead of this process.
     values = {k: float(v) for k, v in jax.device_get(dict(metrics)).items()}
     seconds = time.perf_counter() - self._since
+    counts = self._collect_counts()
     skipped = self._nonfinite.metrics()
     num_updates = step - int(skipped.get("skipped_steps", 0))
     # optax computes some schedules on a device, and sends the number there.
@@ -91,22 +109,31 @@ class LogHook:
       learning_rate = float(self._learning_rate(max(num_updates - 1, 0)))
     values |= {
       "learning_rate": learning_rate,
-      "padding_share": self._padding_share / self._steps,
-      "examples_per_second": self._examples / seconds,
-      "tokens_per_second": self._tokens / seconds,
+      "padding_share": counts.padding_share,
+      "examples_per_second": counts.examples / seconds,
+      "tokens_per_second": counts.tokens / seconds,
       **skipped,
     }
-    self._files.write(step, "train", values)
+    files.write(step, "train", values)
     shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
              "tokens_per_second")  # fmt: skip
-    self._progress.update(step, {name: values[name] for name in shown})
-    self._nonfinite.check()
-    self._forget()
+    progress.update(step, {name: values[name] for name in shown})
+
+  def _collect_counts(self) -> batch_counts.BatchCounts:
+    """Returns what all rows held since the last time; to process 0 alone."""
+    if self._told_rows is None:
+      return self._counts
+    told = distributed.collect("counts", dataclasses.asdict(self._counts)) or []
+    return sum(
+      (batch_counts.BatchCounts(**counts) for counts in told),
+      start=batch_counts.BatchCounts(),
+    )
 
   def close(self) -> None:
     """See `loop.Hook`."""
-    self._progress.close()
-    self._files.close()
+    for closed in (self._progress, self._files):
+      if closed is not None:
+        closed.close()
 
 
 class EvalHook:

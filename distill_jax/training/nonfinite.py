@@ -1,22 +1,28 @@
 """Losses that are no number: told of, with the batch they came from.
 
-Layer 1; imports data.batch, errors and free_name. Nothing waits for a device
-because of it: losses are looked at when they have arrived, at the latest before
-anything is logged or saved, so that no checkpoint comes after a loss not looked
-at.
+Layer 2; imports data.batch, errors, free_name and partitioning.distributed.
+Nothing waits for a device because of it: losses are looked at when they have
+arrived, at the latest before anything is logged or saved, so that no checkpoint
+comes after a loss not looked at.
 
 What is kept of such a step is `nonfinite/<step>.json`, with the ids of its
 examples, and `nonfinite/<step>.npz`, the batch as the step saw it. These files
 are also the count of skipped steps, which so survives a restart.
+
+Where several processes make a batch between them, each has the rows it made.
+They tell process 0 when they `settle`, which all do after the same steps: in
+between they may be steps apart, and one that waits could not be told.
 """
 
+import base64
 import collections
+import io
 import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +30,7 @@ import numpy as np
 from distill_jax import free_name
 from distill_jax.data import batch as batch_lib
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +56,7 @@ class NonfiniteHook:
     max_skipped_steps: int,
     start_step: int = 0,
     is_primary: bool = True,
+    told_rows: np.ndarray | None = None,
   ):
     """Counts what earlier runs skipped.
 
@@ -59,14 +67,18 @@ class NonfiniteHook:
       start_step: files of later steps are renamed, since those are made again.
       is_primary: whether this process writes the files and ends the run; of
         several that see the same losses, one does.
+      told_rows: [num_rows] the rows of a batch that are this process's to tell;
+        None: process 0 has all of them.
 
     Raises:
       UserError: the folder cannot be written.
     """
     self._folder = pathlib.Path(model_dir) / FOLDER
     self._policy, self._max_skipped_steps = policy, max_skipped_steps
-    self._is_primary = is_primary
+    self._is_primary, self._told_rows = is_primary, told_rows
     self._pending = collections.deque()
+    # Found, and not told or kept yet.
+    self._found: list[tuple[int, Mapping[str, Any], dict[str, float]]] = []
     self._first_stopping: tuple[int, dict[str, float]] | None = None
     self.num_skipped = 0
     for path in sorted(self._folder.glob("*.json")):
@@ -88,12 +100,16 @@ class NonfiniteHook:
     """See `training.loop.Hook`."""
     del state
     self._look(is_waiting=False)
+    if self._told_rows is None:
+      self._keep_found()
     self._raise_if_over()
     watched = {name: metrics[name] for name in WATCHED if name in metrics}
     self._pending.append((step, batch, watched))
 
   def settle(self) -> int:
     """Looks at every step made so far; waits for those under way.
+
+    Where several processes make a batch, all do it after the same steps.
 
     Returns:
       `num_skipped`.
@@ -102,6 +118,7 @@ class NonfiniteHook:
       UserError: what is to be kept of a step cannot be written.
     """
     self._look(is_waiting=True)
+    self._keep_found()
     return self.num_skipped
 
   def check(self) -> None:
@@ -128,8 +145,30 @@ class NonfiniteHook:
         return
       self._pending.popleft()
       values = {name: float(value) for name, value in watched.items()}
-      if not self._is_primary or all(map(math.isfinite, values.values())):
-        continue
+      if not all(map(math.isfinite, values.values())):
+        self._note(step, batch, values)
+
+  def _note(self, step: int, batch: Mapping[str, Any], values) -> None:
+    limit = self._max_skipped_steps if self._policy == "skip" else 0
+    # More of them end the run anyway; and all processes note the same ones.
+    if len(self._found) > limit:
+      return
+    if self._told_rows is not None:
+      batch = batch_lib.take_rows(batch, self._told_rows)
+    elif not self._is_primary:
+      return
+    self._found.append((step, batch, values))
+
+  def _keep_found(self) -> None:
+    """Keeps what was found, in process 0; the others tell it theirs."""
+    for step, batch, values in self._found:
+      if self._told_rows is not None:
+        told = distributed.collect(
+          f"batch of step {step}", _encode(batch, self._told_rows)
+        )
+        if told is None:
+          continue
+        batch = _merge(told)
       self._keep(step, batch, values)
       if self._policy == "skip":
         self.num_skipped += 1
@@ -142,6 +181,7 @@ class NonfiniteHook:
         is_over = True
       if is_over and self._first_stopping is None:
         self._first_stopping = step, values
+    self._found.clear()
 
   def _keep(self, step: int, batch: Mapping[str, Any], values) -> None:
     arrays, example_ids = batch_lib.split_example_ids(batch)
@@ -188,6 +228,35 @@ class NonfiniteHook:
       "ON_NONFINITE_LOSS=\"'skip'\" goes on without such steps. The ids of its"
       f" examples are in {path}; the checkpoints so far are intact."
     )
+
+
+def _encode(batch: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
+  """Returns rows of a batch as JSON values."""
+  arrays, example_ids = batch_lib.split_example_ids(batch)
+  file, keywords = io.BytesIO(), dict[str, Any](arrays)
+  np.savez_compressed(file, **keywords)
+  return {
+    "rows": rows.tolist(),
+    "arrays": base64.b64encode(file.getvalue()).decode("ascii"),
+    "example_ids": example_ids,
+  }
+
+
+def _merge(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Returns the batch whose rows were told, each by one process."""
+  batch: dict[str, Any] = {}
+  example_ids: dict[int, list[str]] = {}
+  num_rows = sum(len(part["rows"]) for part in told)
+  for part in told:
+    file = io.BytesIO(base64.b64decode(part["arrays"]))
+    for key, value in np.load(file, allow_pickle=False).items():
+      shape = (num_rows, *value.shape[1:])
+      batch.setdefault(key, np.zeros(shape, value.dtype))[part["rows"]] = value
+    if part["example_ids"] is not None:
+      example_ids |= zip(part["rows"], part["example_ids"], strict=True)
+  if example_ids:
+    batch[batch_lib.EXAMPLE_IDS] = [example_ids[row] for row in range(num_rows)]
+  return batch
 
 
 def _is_ready(value) -> bool:

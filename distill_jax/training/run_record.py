@@ -27,6 +27,8 @@ _PACKAGES = (
   "grain",
   "numpy",
 )
+# What runs did before these settings of the identity were there.
+_BEFORE = {"feed.num_shards": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,8 @@ def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:
   lines = []
   for key in sorted(found.keys() | wanted.keys()):
     path = f"{name}.{key}" if name else key
-    lines += _describe_differences(path, found.get(key), wanted.get(key))
+    before = found.get(key, _BEFORE.get(path))
+    lines += _describe_differences(path, before, wanted.get(key))
   return lines
 
 

@@ -189,28 +189,18 @@ def test_eval_batches_hold_each_example_once_in_order(tmp_path):
   assert num_rows == [4, 3]
 
 
-def test_padding_and_examples_are_counted(tmp_path):
-  cache = make_cache(tmp_path, num_examples=20)
-  (batch,), _ = take_batches(cache, pipeline.FeedConfig(LENGTHS, 4), 1)
-  counts = pipeline.measure_padding(batch)
-  num_tokens = sum(
-    (batch[key] > 0).sum()
-    for key in ("encoder_input_tokens", "decoder_target_tokens")
-  )
-  assert counts["num_tokens"] == num_tokens
-  assert counts["padding_share"] == pytest.approx(
-    1 - num_tokens / (4 * (24 + 16))
-  )
-  assert pipeline.count_examples(batch) == len(segment_tags(batch, 1))
-  assert counts["num_segments"] == 2 * pipeline.count_examples(batch)
-
-
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
     ({"feature_lengths": {"inputs": 4}}, "TASK_FEATURE_LENGTHS"),
     ({"batch_rows": 0}, "BATCH_SIZE"),
     ({"pairing": "both"}, "pairing"),
+    ({"num_shards": 0}, "DATA_SHARDS is 0"),
+    ({"num_shards": 3}, "BATCH_SIZE is 4 and DATA_SHARDS 3"),
+    (
+      {"num_shards": 2, "max_examples_per_batch": 3},
+      "MAX_EXAMPLES_PER_BATCH is 3 and DATA_SHARDS 2",
+    ),
   ],
 )
 def test_bad_settings_are_named(changes, message):
@@ -223,6 +213,9 @@ def test_a_pair_needs_two_rows_when_rows_hold_one_example(tmp_path):
   cache = make_cache(tmp_path, num_examples=4)
   config = pipeline.FeedConfig(LENGTHS, 1, packed=False)
   with pytest.raises(UserError, match="need two"):
+    pipeline.make_train_iterator(cache, config)
+  config = pipeline.FeedConfig(LENGTHS, 4, packed=False, num_shards=4)
+  with pytest.raises(UserError, match="BATCH_SIZE is 4, one row .* 4.*>= 8"):
     pipeline.make_train_iterator(cache, config)
 
 

@@ -7,6 +7,7 @@ two and two.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -26,7 +27,9 @@ from synthetic_cache import make_cache
 
 from distill_jax import prepare, train
 from distill_jax.checkpoint import manager
-from distill_jax.data import token_cache
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import pipeline, token_cache
+from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import metric_files
@@ -80,6 +83,8 @@ class _Pair:
     train_steps=TRAIN_STEPS,
     step_seconds=0,
     full_disk_of=None,
+    changes=None,
+    broken_of=None,
     **told_other,
   ):
     """Starts them.
@@ -90,6 +95,8 @@ class _Pair:
       train_steps: of the run.
       step_seconds: the least a step takes.
       full_disk_of: the process that has no room for checkpoints, if any.
+      changes: of the settings of the run.
+      broken_of: batches without a finite loss, by the process that makes them.
       **told_other: `cache` or `steps` of process 1, where they differ.
     """
     with socket.socket() as probe:
@@ -119,6 +126,8 @@ class _Pair:
           "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
           "STEP_SECONDS": str(step_seconds),
           "FULL_DISK": "1" if full_disk_of == index else "",
+          "CHANGES": json.dumps(changes or {}),
+          "BROKEN_BATCHES": json.dumps((broken_of or {}).get(index, [])),
         },
       )
       for index, own in enumerate((told, told | told_other))
@@ -396,3 +405,126 @@ def test_data_changed_under_one_process_ends_both(cache_folder, tmp_path):
     for path in (tmp_path / "run" / "checkpoints").iterdir()
     if path.name.isdigit()
   ]
+
+
+SHARDED = {"num_shards": 4}
+
+
+@pytest.fixture(name="sharded_alone", scope="module")
+def fixture_sharded_alone(cache_folder, tmp_path_factory):
+  """One process makes all shards of the data."""
+  model_dir = tmp_path_factory.mktemp("sharded_alone") / "run"
+  run_here(cache_folder, model_dir, **SHARDED)
+  return model_dir
+
+
+def read_place(model_dir, step):
+  path = model_dir / "checkpoints" / str(step) / "data_iterator" / "metadata"
+  return json.loads(path.read_text())
+
+
+def test_hosts_make_their_shards_of_the_data(
+  sharded_alone, alone, cache_folder, tmp_path
+):
+  """Each half of them, of the batches that one process makes alone."""
+  pair = _Pair(cache_folder, tmp_path / "run", changes=SHARDED)
+  codes, said = pair.finish()
+  assert codes == [0, 0], said
+  assert "2 of 4 shards made here" in said[0]
+  found, expected = read_losses(pair.model_dir), read_losses(sharded_alone)
+  # Counts of padding are of all rows, and exact.
+  assert [row["padding_share"] for row in found.values()] == [
+    row["padding_share"] for row in expected.values()
+  ]
+  assert_close(found, expected)
+  assert found[1] != pytest.approx(read_losses(alone)[1])
+  for task in ("toy_label", "toy_rationale"):
+    split = f"validation/{task}"
+    assert_close(
+      read_losses(pair.model_dir, split), read_losses(sharded_alone, split)
+    )
+  for step in (8, 16):
+    place = read_place(pair.model_dir, step)
+    assert place == read_place(sharded_alone, step)
+    assert sorted(place["iterator"]["shards"]) == ["0", "1", "2", "3"]
+
+
+def test_other_hosts_go_on_with_shards_of_the_data(
+  sharded_alone, cache_folder, tmp_path
+):
+  """Two processes, stopped by a signal; then one; then two."""
+  model_dir = tmp_path / "run"
+  pair = _Pair(cache_folder, model_dir, step_seconds=0.3, changes=SHARDED)
+  pair.wait_for_step(2)
+  pair.processes[1].send_signal(signal.SIGTERM)
+  codes, said = pair.finish()
+  assert codes == [143, 143], said
+  step = max(read_losses(model_dir))
+  assert 2 <= step < 8
+  run_here(cache_folder, model_dir, 8, **SHARDED)
+  codes, said = _Pair(cache_folder, model_dir, changes=SHARDED).finish()
+  assert codes == [0, 0], said
+  assert "Resuming from the checkpoint of step 8" in said[0]
+  assert_close(read_losses(model_dir), read_losses(sharded_alone))
+  assert read_place(model_dir, 16) == read_place(sharded_alone, 16)
+  # The number of shards is of the run, that of hosts is not.
+  with pytest.raises(UserError, match="feed.num_shards: 4 before, 2 now"):
+    run_here(cache_folder, model_dir, num_shards=2)
+
+
+@pytest.mark.parametrize("log_period", [1, 5])
+def test_a_broken_batch_is_kept_whole_wherever_it_was_made(
+  cache_folder, tmp_path, log_period
+):
+  """Process 1 made the rows that break the loss, and process 0 writes them."""
+  changes = SHARDED | {"log_period": log_period}
+  pair = _Pair(
+    cache_folder, tmp_path / "run", changes=changes, broken_of={1: [3, 4]}
+  )
+  codes, said = pair.finish()
+  assert codes == [2, 2], said
+  assert "gradient norm is nan at step 3" in said[0]
+  assert "Traceback" not in said[0] + said[1]
+  assert_is_whole(cache_folder, pair.model_dir, 3)
+  assert sorted(os.listdir(pair.model_dir / "nonfinite")) == ["3.json", "3.npz"]
+  saved = os.listdir(pair.model_dir / "checkpoints")
+  assert not [name for name in saved if name.isdigit()]
+
+
+def test_broken_batches_are_skipped_by_all(cache_folder, tmp_path):
+  changes = SHARDED | {"on_nonfinite_loss": "skip", "log_period": 5}
+  pair = _Pair(
+    cache_folder,
+    tmp_path / "run",
+    changes=changes,
+    broken_of={0: [2], 1: [4, 9]},
+  )
+  codes, said = pair.finish()
+  assert codes == [0, 0], said
+  rows = [
+    row
+    for row in metric_files.read_metrics(pair.model_dir)
+    if row["split"] == "train"
+  ]
+  assert [row["skipped_steps"] for row in rows] == [2, 3, 3, 3]
+  for step in (2, 4, 9):
+    assert_is_whole(cache_folder, pair.model_dir, step)
+
+
+def assert_is_whole(cache_folder, model_dir, step):
+  """What is kept of a step is its batch, as one process makes it."""
+  (path,) = token_cache.list_caches(cache_folder, "toy_distill")
+  feed = toy_run.make_run(model_dir, 1, **SHARDED).feed
+  iterator = pipeline.make_train_iterator(
+    token_cache.TokenCache(path), feed, with_example_ids=True
+  )
+  *_, batch = itertools.islice(iterator, step)
+  iterator.close()
+  arrays, example_ids = batch_lib.split_example_ids(batch)
+  record = json.loads((model_dir / "nonfinite" / f"{step}.json").read_text())
+  assert record["example_ids"] == example_ids
+  assert all(example_ids)
+  with np.load(model_dir / "nonfinite" / f"{step}.npz") as found:
+    assert set(found.files) == arrays.keys()
+    for key, value in arrays.items():
+      np.testing.assert_array_equal(found[key], value)

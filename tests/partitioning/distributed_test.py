@@ -84,6 +84,7 @@ def test_one_process_joins_nobody_and_agrees_with_itself(monkeypatch):
   assert not distributed.join(distributed.Launch(), 1, 1)
   assert not distributed.join(distributed.Launch("a:1", 1, 0), 1, 1)
   assert distributed.gather("x", {"a": 1}) == [{"a": 1}]
+  assert distributed.collect("x", {"a": 1}) == [{"a": 1}]
   assert distributed.share("x", lambda: 3) == 3
   distributed.agree("x", None)
   distributed.check_equal("x", "same")
@@ -146,6 +147,22 @@ def test_values_are_gathered_in_order_as_often_as_wanted(together):
     return [distributed.gather("x", index * factor) for factor in (1, 2)]
 
   assert together(run) == [[[0, 1, 2], [0, 2, 4]]] * 3
+
+
+def test_values_are_collected_by_process_0_while_others_go_on(together):
+  others_are_gone = threading.Barrier(3)
+
+  def run(index):
+    if index == 0:
+      others_are_gone.wait(10)
+    found = [distributed.collect("x", index * factor) for factor in (1, 2)]
+    if index:
+      others_are_gone.wait(10)
+    return found
+
+  assert together(run) == [[[0, 1, 2], [0, 2, 4]], [None] * 2, [None] * 2]
+  # It may be done at every step, and leaves nothing behind.
+  assert not distributed.client().values
 
 
 def test_process_0_makes_and_all_have(together):

@@ -123,6 +123,45 @@ def test_a_batch_is_divided_by_rows(mesh):
   assert sharding.count_batch_shards(mesh) == 4
 
 
+@dataclasses.dataclass(frozen=True)
+class _Device:
+  """A device of one of several processes, of which there is one here."""
+
+  id: int
+  process_index: int
+  platform: str = "cpu"
+  device_kind: str = "cpu"
+
+
+@pytest.mark.parametrize(
+  "process_of,shape,num_shards,expected",
+  [
+    # Four devices each, in order.
+    ("00001111", (8, 1, 1), 1, [[0, 1]]),
+    ("00001111", (8, 1, 1), 2, [[0], [1]]),
+    ("00001111", (2, 2, 2), 4, [[0], [0], [1], [1]]),
+    # More shards than groups of devices.
+    ("00001111", (1, 2, 4), 4, [[0], [0], [1], [1]]),
+    # Every device holds all rows.
+    ("00001111", (1, 1, 8), 2, [[0, 1], [0, 1]]),
+    # Copies of the rows on two hosts.
+    ("00001111", (1, 4, 2), 1, [[0, 1]]),
+    ("01010101", (4, 1, 2), 4, [[0, 1]] * 4),
+    # A host's devices need not lie side by side, as in a torus.
+    ("00110011", (8, 1, 1), 2, [[0, 1], [0, 1]]),
+    ("00110011", (8, 1, 1), 4, [[0], [1], [0], [1]]),
+    # A shard may end within a device's rows.
+    ("0123", (4, 1, 1), 3, [[0, 1], [1, 2], [2, 3]]),
+  ],
+)
+def test_who_holds_the_rows_of_a_shard(process_of, shape, num_shards, expected):
+  devices = [_Device(i, int(process)) for i, process in enumerate(process_of)]
+  mesh = jax.sharding.Mesh(
+    np.array(devices).reshape(shape), ("data", "fsdp", "model")
+  )
+  assert sharding.find_holders(mesh, num_shards, 24) == expected
+
+
 def test_an_activation_is_pinned(mesh):
   constrain = sharding.make_constrain_fn(mesh)
   pinned = jax.jit(lambda x: constrain(x, ("batch", "length", "mlp")))(

@@ -9,7 +9,7 @@ from script_import import import_script
 from synthetic_cache import make_cache
 
 from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline
+from distill_jax.data import batch_counts, pipeline
 from distill_jax.model import flops
 from distill_jax.model.config import T5Config
 
@@ -59,7 +59,7 @@ def test_layouts_and_the_exported_file_hold_the_same_examples(cache, tmp_path):
     ):
       found = {name for row_ids in ids for name in row_ids}
       assert found == {name for name, _ in of_step}
-      assert pipeline.measure_padding(batch)["num_segments"] == len(of_step)
+      assert batch_counts.count(batch).segments == len(of_step)
 
 
 def test_exported_tokens_are_those_of_the_cache(cache, tmp_path):
@@ -89,7 +89,7 @@ def test_packed_rows_are_as_few_as_do(cache, row):
   assert feed.batch_rows <= 2 * _NUM_EXAMPLES
   fewer = dataclasses.replace(feed, batch_rows=feed.batch_rows - 1)
   segments = [
-    [pipeline.measure_padding(batch)["num_segments"] for batch, _ in taken]
+    [batch_counts.count(batch).segments for batch, _ in taken]
     for taken in (_take(cache, feed, 20), _take(cache, fewer, 20))
   ]
   assert segments[0] != segments[1]
@@ -122,6 +122,6 @@ def test_drawn_examples_fill_rows(tmp_path):
   assert benchmark_data.count_longer(cache, _ROW) == 0
   feed = benchmark_data.make_feed(cache, "padded", 2, {})
   ((batch, _),) = _take(cache, feed, 1)
-  assert pipeline.measure_padding(batch)["padding_share"] == 0
+  assert batch_counts.count(batch).padding_share == 0
   assert batch[batch_lib.ENCODER_INPUT_TOKENS].shape == (4, 24)
   assert np.all(batch[batch_lib.ENCODER_INPUT_TOKENS] < 48)

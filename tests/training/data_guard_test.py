@@ -1,14 +1,17 @@
 """Tests of training/data_guard.py: the same data, or none."""
 
+import collections
 import itertools
 import os
 import shutil
 
+import process_fakes
 import pytest
 from synthetic_cache import make_cache
 
 from distill_jax.data import pipeline
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 from distill_jax.training import data_guard
 
 _CONFIG = pipeline.FeedConfig({"inputs": 24, "targets": 16}, 4)
@@ -53,6 +56,21 @@ def test_a_place_saved_before_data_was_named_is_accepted(cache):
   place = _Place()
   data_guard.DataGuard(cache, place).set_state({"at": 3})
   assert place.state == {"at": 3}
+
+
+def test_places_of_shards_are_told_to_process_0(cache, monkeypatch):
+  store = process_fakes.KeyValueStore()
+  places = []
+  for index in (1, 0):
+    process_fakes.join(monkeypatch, distributed, index, 2, store)
+    # A process each, so each counts for itself.
+    monkeypatch.setattr(distributed, "_uses", collections.Counter())
+    place = _Place()
+    place.state = {"shards": {str(index): {"at": index}}}
+    places.append(data_guard.DataGuard(cache, place).get_state()["iterator"])
+    assert place.state == {"shards": {str(index): {"at": index}}}
+  # Process 0 writes.
+  assert places[1] == {"shards": {"0": {"at": 0}, "1": {"at": 1}}}
 
 
 def test_a_copy_of_the_data_elsewhere_is_the_same(cache, tmp_path):

@@ -1,13 +1,17 @@
 """Tests of training/hooks.py: when hooks act, and on what."""
 
+import collections
 import math
 import types
 
 import jax.numpy as jnp
+import numpy as np
+import process_fakes
 import pytest
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 from distill_jax.training import hooks
 
 _METRICS = {"loss": 3.0, "label_loss": 1.0, "rationale_loss": 2.0}
@@ -27,15 +31,15 @@ class _Watch:
   """Stands for the hook that knows the losses."""
 
   def __init__(self, ends_at=None, skipped=None):
-    self._ends_at, self._skipped, self._calls = ends_at, skipped, 0
+    self._ends_at, self._skipped, self.calls = ends_at, skipped, 0
 
   def metrics(self):
     return {} if self._skipped is None else {"skipped_steps": self._skipped}
 
   def check(self):
-    self._calls += 1
-    if self._calls == self._ends_at:
-      raise UserError(f"ended by call {self._calls}")
+    self.calls += 1
+    if self.calls == self._ends_at:
+      raise UserError(f"ended by call {self.calls}")
 
 
 def _make_batch():
@@ -141,6 +145,37 @@ def test_skipped_steps_are_logged_and_made_no_update(clock):
     (call[3]["skipped_steps"], call[3]["learning_rate"]) for call in files.calls
   ]
   assert found == [(3, 0), (3, 5)]
+
+
+def _make_rows(num_rows):
+  batch = _make_batch()
+  return {key: np.repeat(value, num_rows, 0) for key, value in batch.items()}
+
+
+def test_rows_of_other_processes_are_told_to_process_0(clock, monkeypatch):
+  """Of four rows process 0 has one, process 1 two, process 2 one."""
+  store = process_fakes.KeyValueStore()
+  files = _Recorder()
+  metrics = {name: jnp.float32(value) for name, value in _METRICS.items()}
+  for index, rows in ((1, [0, 2]), (2, [3]), (0, [1])):
+    process_fakes.join(monkeypatch, distributed, index, 3, store)
+    monkeypatch.setattr(distributed, "_uses", collections.Counter())
+    written = files if index == 0 else None
+    watch = _Watch()
+    hook = hooks.LogHook(
+      written, written, lambda step: 0, 2, 9, watch, np.array(rows)
+    )
+    for step in range(1, 5):
+      clock.seconds += 1
+      hook.after_step(step, None, _make_rows(4), metrics)
+    hook.close()
+    # All look at their losses after the same steps.
+    assert watch.calls == 2
+  lines = [call[3] for call in files.calls if call[0] == "write"]
+  assert [line["examples_per_second"] for line in lines] == [4.0, 4.0]
+  assert [line["tokens_per_second"] for line in lines] == [44.0, 44.0]
+  assert [line["padding_share"] for line in lines] == [5 / 16, 5 / 16]
+  assert not store.values
 
 
 def test_log_closes_what_it_writes_to(clock):

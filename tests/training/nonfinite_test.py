@@ -1,14 +1,17 @@
 """Tests of training/nonfinite.py: found, kept, counted, ended."""
 
+import collections
 import json
 import math
 
 import jax.numpy as jnp
 import numpy as np
+import process_fakes
 import pytest
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.errors import UserError
+from distill_jax.partitioning import distributed
 from distill_jax.training import nonfinite
 
 
@@ -167,6 +170,48 @@ def test_one_of_several_processes_writes_and_ends_the_run(tmp_path):
   # Nor does the other rename what will be made again.
   nonfinite.NonfiniteHook(tmp_path, "skip", 3, is_primary=False)
   assert _list(tmp_path) == ["2.json", "2.npz"]
+
+
+@pytest.mark.parametrize(
+  "policy,limit", [("stop", 10), ("skip", 10), ("skip", 1)]
+)
+def test_a_batch_is_kept_whole_by_several_processes(
+  tmp_path, monkeypatch, policy, limit
+):
+  """Each has its rows; the others' are padding to it."""
+  store = process_fakes.KeyValueStore()
+  losses = [1.0, math.nan, 1.0, math.nan, math.nan]
+  for index in (1, 0):
+    process_fakes.join(monkeypatch, distributed, index, 2, store)
+    monkeypatch.setattr(distributed, "_uses", collections.Counter())
+    hook = nonfinite.NonfiniteHook(
+      tmp_path, policy, limit, 0, index == 0, np.array([index])
+    )
+    for step, loss in enumerate(losses, start=1):
+      batch = _make_batch(step)
+      batch["encoder_input_tokens"][0 if index else 1] = 0
+      batch[batch_lib.EXAMPLE_IDS] = (
+        [[], [f"b-{step}"]] if index else [[f"a-{step}"], []]
+      )
+      hook.after_step(step, None, batch, {"loss": loss})
+    # Until all have come to the same step nothing is told, nor waited for.
+    assert not _list(tmp_path)
+    if index == 0 and (policy == "stop" or limit == 1):
+      with pytest.raises(UserError):
+        hook.check()
+    else:
+      hook.check()
+  kept = {"stop": [2], "skip": [2, 4, 5][: limit + 1]}[policy]
+  assert [int(name[:-5]) for name in _list(tmp_path) if "json" in name] == kept
+  for step in kept:
+    record = json.loads((tmp_path / "nonfinite" / f"{step}.json").read_text())
+    assert record["example_ids"] == [[f"a-{step}"], [f"b-{step}"]]
+    found = np.load(tmp_path / "nonfinite" / f"{step}.npz")
+    arrays, _ = batch_lib.split_example_ids(_make_batch(step))
+    assert set(found.files) == set(arrays)
+    for key, value in arrays.items():
+      np.testing.assert_array_equal(found[key], value)
+  assert not store.values
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -41,6 +41,10 @@ def test_the_mesh_and_the_number_of_steps_make_no_other_run(cache):
     ({"seed": 1}, "seed: 0 before, 1 now"),
     ({"num_microbatches": 2}, "num_microbatches: 1 before, 2 now"),
     (
+      {"feed": toy_run.make_run("/run", 4, num_shards=2).feed},
+      "feed.num_shards: 1 before, 2 now",
+    ),
+    (
       {"optimizer": factory.adafactor(schedules.constant(1e-2))},
       "optimizer_updates",
     ),
@@ -51,4 +55,13 @@ def test_what_decides_the_losses_does(cache, changes, message):
   found = make_record(cache, {"data": 8})
   wanted = make_record(cache, {"data": 8}, **changes)
   with pytest.raises(UserError, match=message):
+    run_record.check_resumable(found, wanted, "/run")
+
+
+def test_a_run_of_before_there_were_shards_had_one(cache):
+  found, wanted = (make_record(cache, {"data": 8}) for _ in range(2))
+  del found.identity["feed"]["num_shards"]
+  run_record.check_resumable(found, wanted, "/run")
+  wanted.identity["feed"]["num_shards"] = 2
+  with pytest.raises(UserError, match="feed.num_shards: 1 before, 2 now"):
     run_record.check_resumable(found, wanted, "/run")

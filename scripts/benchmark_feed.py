@@ -3,6 +3,7 @@
   python scripts/benchmark_feed.py
   python scripts/benchmark_feed.py --row_inputs=512 --row_targets=192 \\
     --examples=384 --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123
+  python scripts/benchmark_feed.py --rows=512 --data_shards=4 --hosts=4
 
 A device that trains faster than this waits for its batches. Examples come from
 --token_cache, or are drawn with lengths like CQA's. Prints a JSON object for
@@ -10,6 +11,11 @@ packed and one for padded rows: `sequences_per_second` counts segments (a pair
 of label and rationale is two), `load_seconds` is until the first batch. The
 median of --turns of --batches batches counts. Inputs and targets longer than a
 packed row lose their end. Needs no TensorFlow.
+
+With --rows packed rows alone are timed, that many a batch and as full as they
+get. With --hosts this process makes what host --host would, of a batch in
+--data_shards; `sequences_per_second` is what it makes itself, and
+`all_hosts_sequences_per_second` that of all, each being as fast.
 """
 
 import argparse
@@ -23,7 +29,8 @@ from typing import Any
 
 import benchmark_data
 
-from distill_jax.data import batch_counts, pipeline, token_cache
+from distill_jax.data import batch as batch_lib
+from distill_jax.data import batch_counts, pipeline, shards, token_cache
 
 
 def measure(
@@ -36,33 +43,47 @@ def measure(
     layout: "packed" or "padded".
     options: the command line's.
   """
-  feed = benchmark_data.make_feed(
-    cache,
-    layout,
-    options.examples,
-    {"inputs": options.row_inputs, "targets": options.row_targets},
-  )
+  row_lengths = {"inputs": options.row_inputs, "targets": options.row_targets}
+  if options.rows is None:
+    feed = benchmark_data.make_feed(
+      cache, layout, options.examples, row_lengths
+    )
+  else:
+    feed = pipeline.FeedConfig(
+      row_lengths, options.rows, num_shards=options.data_shards
+    )
+  # As hosts hold rows: side by side, and equally many.
+  of_host = feed.num_shards // options.hosts
+  made = range(options.host * of_host, (options.host + 1) * of_host)
+  rows = shards.list_rows(made, feed.num_shards, feed.batch_rows)
   started = time.perf_counter()
-  batches = pipeline.make_train_iterator(cache, feed)
+  batches = pipeline.make_train_iterator(cache, feed, shards=made)
   next(batches)
   load_seconds = time.perf_counter() - started
-  rates, num_segments = [], 0
+  rates, counts = [], batch_counts.BatchCounts()
   for _ in range(options.turns):
     started = time.perf_counter()
     turn = [next(batches) for _ in range(options.batches)]
     seconds = time.perf_counter() - started
-    counts = [batch_counts.count(batch).segments for batch in turn]
-    rates.append(sum(counts) / seconds)
-    num_segments += int(sum(counts))
+    of_turn = sum(
+      (batch_counts.count(batch_lib.take_rows(b, rows)) for b in turn),
+      start=batch_counts.BatchCounts(),
+    )
+    rates.append(of_turn.segments / seconds)
+    counts += of_turn
   batches.close()
   rate = statistics.median(rates)
   return {
     "layout": layout,
     "rows": feed.batch_rows,
     "row_lengths": dict(feed.feature_lengths),
-    "examples_per_batch": options.examples,
-    "sequences": num_segments,
+    "examples_per_batch": options.examples if options.rows is None else None,
+    "data_shards": feed.num_shards,
+    "hosts": options.hosts,
+    "sequences": counts.segments,
+    "padding_share": counts.padding_share,
     "sequences_per_second": rate,
+    "all_hosts_sequences_per_second": rate * options.hosts,
     "slowest_and_fastest_turn": [min(rates), max(rates)],
     "load_seconds": load_seconds,
     "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs",
@@ -76,11 +97,22 @@ def parse_options() -> argparse.Namespace:
   )
   parser.add_argument("--token_cache", help="a token cache's folder")
   parser.add_argument("--examples", type=int, default=64, help="pairs a batch")
+  parser.add_argument("--rows", type=int, help="packed rows a batch, filled")
+  parser.add_argument("--data_shards", type=int, default=1, help="of --rows")
+  parser.add_argument("--hosts", type=int, default=1, help="that share them")
+  parser.add_argument("--host", type=int, default=0, help="which this one is")
   parser.add_argument("--row_inputs", type=int, default=256)
   parser.add_argument("--row_targets", type=int, default=128)
   parser.add_argument("--batches", type=int, default=20, help="of a turn")
   parser.add_argument("--turns", type=int, default=5)
-  return parser.parse_args()
+  options = parser.parse_args()
+  if options.rows is None and options.data_shards > 1:
+    parser.error("--data_shards is of a batch of --rows; give them")
+  if options.hosts < 1 or options.data_shards % options.hosts:
+    parser.error("--data_shards must divide by --hosts")
+  if not 0 <= options.host < options.hosts:
+    parser.error("--host must be from 0 to --hosts - 1")
+  return options
 
 
 def main() -> None:
@@ -92,7 +124,7 @@ def main() -> None:
       cache = token_cache.TokenCache(path)
     else:
       cache = benchmark_data.draw_cache(folder, 32128, None)
-    for layout in ("packed", "padded"):
+    for layout in ("packed", "padded")[: 1 if options.rows else 2]:
       print(json.dumps(measure(cache, layout, options)), flush=True)
 
 

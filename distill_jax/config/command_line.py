@@ -3,6 +3,7 @@
 Layer 1; imports errors. absl by itself ends with 1 after either.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,10 +33,15 @@ def run(
       it, which a flag or value that absl does not take is too.
   """
   if not {"--help", "-h", "-help"}.isdisjoint(arguments[1:]):
-    if show_help_fn is None:
-      app.usage(shorthelp=True, writeto_stdout=True)
-    else:
-      show_help_fn()
+    try:
+      if show_help_fn is None:
+        app.usage(shorthelp=True, writeto_stdout=True)
+      else:
+        show_help_fn()
+      sys.stdout.flush()
+    except BrokenPipeError:  # Whoever reads it has read enough, as `head` does.
+      # Python would flush it once more at its end, and tell of it.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return
   try:
     app.run(main_fn, list(arguments), flags_parser=_parse_flags)

@@ -137,16 +137,17 @@ def join(
   """
   if launch.process_count == 1 or launch == Launch():
     return False
-  if launch.coordinator_address is not None:
-    rendezvous.meet(
-      launch.coordinator_address,
-      launch.process_count or 1,
-      launch.process_index or 0,
-      timeout_seconds,
-    )
   # Signals are `training.preemption`'s, for several processes too.
   jax.config.update("jax_enable_preemption_service", False)
   try:
+    found = launch if launch.coordinator_address else _detect(timeout_seconds)
+    if found.coordinator_address and (found.process_count or 1) > 1:
+      rendezvous.meet(
+        found.coordinator_address,
+        found.process_count or 1,
+        found.process_index or 0,
+        timeout_seconds,
+      )
     jax.distributed.initialize(
       launch.coordinator_address,
       launch.process_count,
@@ -183,6 +184,20 @@ def join(
       ", ".join(describe(index) for index in range(len(_hosts))),
     )
   return True
+
+
+def _detect(timeout_seconds: int) -> Launch:
+  """Returns what JAX finds of a cluster, if anything."""
+  # Not public, and what `jax.distributed.initialize` itself asks.
+  from jax._src import clusters
+
+  # Which devices are this process's, JAX finds out by itself.
+  address, count, index, _ = (
+    clusters.ClusterEnv.auto_detect_unset_distributed_params(
+      None, None, None, (), None, timeout_seconds
+    )
+  )
+  return Launch(address, count, index)
 
 
 def process_count() -> int:

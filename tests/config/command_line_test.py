@@ -1,5 +1,6 @@
 """Tests of command_line.py: how commands end, and what they say."""
 
+import os
 import subprocess
 import sys
 
@@ -49,6 +50,23 @@ def test_help_teaches(run, argument):
   assert "What it is for." in process.stdout
   assert "--num_rows: Rows." in process.stdout
   assert not process.stderr
+
+
+def test_help_may_be_read_in_part(tmp_path):
+  """As `head` does, which then closes the pipe."""
+  program = tmp_path / "program.py"
+  program.write_text(_PROGRAM)
+  read, write = os.pipe()
+  os.close(read)
+  process = subprocess.run(
+    [sys.executable, str(program), "--help"],
+    stdout=write,
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=60,
+  )
+  os.close(write)
+  assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_flags_get_their_values(run):

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import logging
+import socket
 import threading
 
 import process_fakes
 import pytest
 
-from distill_jax.errors import UserError
+from distill_jax.errors import LostProcessError, UserError
 from distill_jax.partitioning import distributed
 
 _TOLD = {
@@ -102,6 +103,43 @@ def test_no_cluster_detected_is_one_process(monkeypatch):
   asked = distributed.Launch(detects=True, is_several=True)
   with pytest.raises(UserError, match="detects no cluster. Give --coordin"):
     distributed.join(asked, 1, 1)
+
+
+@pytest.fixture(name="slurm")
+def fixture_slurm(monkeypatch):
+  """(index) -> this process is that one of two tasks of `srun`."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+
+  def be(index):
+    for name, value in {
+      "JAX_COORDINATOR_PORT": port,
+      "SLURM_JOB_ID": 7,
+      "SLURM_STEP_NODELIST": "localhost,south",
+      "SLURM_NTASKS": 2,
+      "SLURM_PROCID": index,
+      "SLURM_LOCALID": 0,
+    }.items():
+      monkeypatch.setenv(name, str(value))
+    return distributed.read_launch({})
+
+  monkeypatch.setattr(distributed.jax.distributed, "initialize", None)
+  return be
+
+
+@pytest.mark.parametrize(
+  "index,message",
+  [
+    (0, "1 of 2 processes did not come to the .*localhost:.* 1 seconds: 1"),
+    (1, "Process 1 on .* could not reach .* process 0 at localhost:"),
+  ],
+)
+def test_who_is_missing_is_named_where_jax_detects_the_cluster(
+  slurm, index, message
+):
+  with pytest.raises(LostProcessError, match=message):
+    distributed.join(slurm(index), 1, 1)
 
 
 @pytest.fixture(name="together")

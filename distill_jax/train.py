@@ -13,9 +13,11 @@ Several processes run all of this alike; process 0 decides and writes where only
 one may, and tells the others (`partitioning.distributed`).
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Mapping
@@ -210,7 +212,6 @@ def run(
   holders = sharding.find_holders(
     mesh, settings.feed.num_shards, settings.feed.batch_rows
   )
-  made = _list_made(holders)
   with contextlib.ExitStack() as stack:
     batches = stack.enter_context(
       contextlib.closing(
@@ -221,7 +222,7 @@ def run(
           put_fn=lambda batch: sharding.to_global(
             batch_lib.split_example_ids(batch)[0], mesh
           ),
-          shards=made,
+          shards=shards.list_made(holders, distributed.process_index()),
         )
       )
     )
@@ -270,7 +271,7 @@ def run(
       )
       _log.info("Resuming from the checkpoint of step %d", start_step)
       data.set_state(data_state)
-    _log.info("%s", _describe(settings, folder, record, made))
+    _log.info("%s", _describe(settings, folder, record, holders))
     if start_step >= settings.train_steps:
       _log.info("Step %d is reached already; nothing to train.", start_step)
       return state
@@ -318,33 +319,26 @@ def run(
     )
 
 
-def _list_made(holders: list[list[int]]) -> list[int]:
-  """Returns the shards of a batch that this process makes."""
-  here = distributed.process_index()
-  return [shard for shard, held in enumerate(holders) if here in held]
-
-
 def _find_told_rows(
   feed: pipeline.FeedConfig, holders: list[list[int]]
 ) -> np.ndarray | None:
   """Returns the rows of a batch that are this process's to tell process 0.
 
-  Each row is told by one: the first of those that make it. None: no other
-  process need be told.
+  None: process 0 has all of them.
   """
   if feed.num_shards == 1 or distributed.process_count() == 1:
     return None
-  here = distributed.process_index()
-  told = [shard for shard, held in enumerate(holders) if held[0] == here]
+  told = shards.list_told(holders, distributed.process_index())
   return shards.list_rows(told, feed.num_shards, feed.batch_rows)
 
 
-def _describe(settings: TrainRun, folder, record, made: list[int]) -> str:
+def _describe(settings: TrainRun, folder, record, holders) -> str:
   """One line of what was decided for the user."""
   feed, microbatches = settings.feed, settings.num_microbatches
   layout = "packed" if feed.packed else "one example a row"
   if feed.num_shards > 1:
-    layout += f", {len(made)} of {feed.num_shards} shards made here"
+    most = max(collections.Counter(itertools.chain(*holders)).values())
+    layout += f", at most {most} of {feed.num_shards} shards by a process"
   return (
     f"{folder}: {record.num_params:,} parameters on {record.mesh};"
     f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
@@ -388,7 +382,7 @@ def _make_hooks(
     )
   paused_fn = log.paused if log is not None else contextlib.nullcontext
   evaluation = hooks.EvalHook(
-    evaluate_fn, files, settings.eval_period, train_steps, paused_fn
+    evaluate_fn, files, settings.eval_period, train_steps, watch, paused_fn
   )
   checkpoint = hooks.CheckpointHook(
     checkpoints,

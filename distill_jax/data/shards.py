@@ -5,7 +5,7 @@ batch, in order, and is packed from a stream of its own. So a batch depends on
 K, and not on how many hosts make it, nor on which of them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -28,6 +28,29 @@ def list_rows(
     batch_rows: rows of a batch, which divide by `num_shards`.
   """
   return np.arange(batch_rows).reshape(num_shards, -1)[sorted(shards)].ravel()
+
+
+def list_made(holders: Sequence[Sequence[int]], process: int) -> list[int]:
+  """Returns the shards that a process makes: those whose rows it holds.
+
+  Args:
+    holders: for each shard the processes whose devices hold its rows,
+      ascending; see `partitioning.sharding.find_holders`.
+    process: which one.
+  """
+  return [shard for shard, held in enumerate(holders) if process in held]
+
+
+def list_told(holders: Sequence[Sequence[int]], process: int) -> list[int]:
+  """Returns the shards that a process tells others of.
+
+  Of those that make a shard the first one does, so that each is told once.
+
+  Args:
+    holders: see `list_made`.
+    process: which one.
+  """
+  return [shard for shard, held in enumerate(holders) if held[0] == process]
 
 
 class ShardsIterDataset(grain.IterDataset):

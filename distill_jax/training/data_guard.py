@@ -70,7 +70,7 @@ class DataGuard:
     if SHARDS in place:
       places = distributed.collect("place in the data", place) or [place]
       shards = [item for each in places for item in each[SHARDS].items()]
-      place = {SHARDS: dict(sorted(shards))}
+      place = {SHARDS: dict(sorted(shards, key=lambda item: int(item[0])))}
     return {_ITERATOR: place, _TOKEN_CACHE: self.sha256}
 
   def set_state(self, state: Mapping[str, Any]) -> None:

@@ -145,6 +145,7 @@ class EvalHook:
     files: MetricFiles | None,
     eval_period: int,
     train_steps: int,
+    nonfinite: NonfiniteHook,
     paused_fn: PausedFn = contextlib.nullcontext,
   ):
     """Remembers what to call.
@@ -154,8 +155,10 @@ class EvalHook:
       files: where metrics are written; None: another process does that.
       eval_period: steps.
       train_steps: the last step.
+      nonfinite: looks at every loss before parameters are evaluated.
       paused_fn: `LogHook.paused`.
     """
+    self._nonfinite = nonfinite
     self._evaluate_fn, self._files = evaluate_fn, files
     self._eval_period, self._train_steps = eval_period, train_steps
     self._paused_fn = paused_fn
@@ -166,6 +169,7 @@ class EvalHook:
     del batch
     if step % self._eval_period and step != self._train_steps:
       return
+    self._nonfinite.check()
     with self._paused_fn(metrics):
       results = self._evaluate_fn(state.params, step)
     if self._files is not None:

@@ -2,8 +2,8 @@
 
 Layer 2; imports data.batch, errors, free_name and partitioning.distributed.
 Nothing waits for a device because of it: losses are looked at when they have
-arrived, at the latest before anything is logged or saved, so that no checkpoint
-comes after a loss not looked at.
+arrived, at the latest when anything is logged, evaluated or saved, so that no
+checkpoint comes after a loss not looked at.
 
 What is kept of such a step is `nonfinite/<step>.json`, with the ids of its
 examples, and `nonfinite/<step>.npz`, the batch as the step saw it. These files

@@ -16,6 +16,29 @@ def test_an_empty_batch_is_valid_and_all_padding():
 
 
 @pytest.mark.parametrize(
+  "rows,expected",
+  [
+    (slice(1, None), [1, 2]),
+    (np.array([2, 0]), [2, 0]),
+    (np.array([], np.int64), []),
+    (slice(None), [0, 1, 2]),
+  ],
+)
+def test_rows_are_taken_with_the_ids_of_their_examples(rows, expected):
+  batch = batch_lib.make_empty_batch(3, 5, 2)
+  batch["encoder_positions"][:] = np.arange(3)[:, None]
+  ids = [["a"], ["b", "c"], []]
+  for has_ids in (False, True):
+    given = batch | {batch_lib.EXAMPLE_IDS: ids} if has_ids else batch
+    arrays, found_ids = batch_lib.split_example_ids(
+      batch_lib.take_rows(given, rows)
+    )
+    batch_lib.validate(arrays)
+    assert arrays["encoder_positions"][:, 4].tolist() == expected
+    assert found_ids == ([ids[row] for row in expected] if has_ids else None)
+
+
+@pytest.mark.parametrize(
   ("change", "message"),
   [
     (lambda b: b.pop("decoder_task_ids"), "missing"),

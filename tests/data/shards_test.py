@@ -72,6 +72,23 @@ def test_rows_of_shards():
   assert shards.list_rows(range(4), 4, 8).tolist() == list(range(8))
 
 
+@pytest.mark.parametrize(
+  "holders,made,told",
+  [
+    ([[0], [0], [1], [1]], [[0, 1], [2, 3]], [[0, 1], [2, 3]]),
+    # Copies of all rows; a shard that lies on two; one that tells nothing.
+    ([[0, 1], [0, 1]], [[0, 1], [0, 1]], [[0, 1], []]),
+    ([[0, 1], [1, 2]], [[0], [0, 1], [1]], [[0], [1], []]),
+  ],
+)
+def test_every_shard_is_made_where_it_is_held_and_told_once(
+  holders, made, told
+):
+  processes = range(len(made))
+  assert [shards.list_made(holders, process) for process in processes] == made
+  assert [shards.list_told(holders, process) for process in processes] == told
+
+
 def test_shards_share_an_epoch_and_no_example_twice(cache):
   """Twenty-four examples in four shards of two rows, each one pair a batch."""
   config = pipeline.FeedConfig(LENGTHS, 8, packed=False, num_shards=4)
@@ -132,8 +149,6 @@ def test_examples_of_a_batch_are_limited_over_all_shards(cache):
 
 
 def test_one_shard_is_no_shard(cache):
-  """Its batches and its place are those of a run that knows no shards."""
-  config = pipeline.FeedConfig(LENGTHS, 16)
-  assert config.num_shards == 1
-  _, place = take(cache, config, 3)
-  assert shards.SHARDS not in place
+  """Its place is that of a run from before there were shards."""
+  _, place = take(cache, pipeline.FeedConfig(LENGTHS, 16), 3)
+  assert place.keys() == {"next_index"}

@@ -111,7 +111,7 @@ def test_rates_leave_out_evaluations_and_checkpoints(clock):
     save=take_long, raise_if_failed=lambda: None
   )
   # After steps that are logged, and after others.
-  evaluation = hooks.EvalHook(take_long, files, 1, 9, log.paused)
+  evaluation = hooks.EvalHook(take_long, files, 1, 9, _Watch(), log.paused)
   checkpoint = hooks.CheckpointHook(
     checkpoints, dict, evaluation, 1, 9, _Watch(), log.paused
   )
@@ -190,14 +190,15 @@ _RESULTS = {
 }
 
 
-def _make_eval_hook(files, results=_RESULTS):
+def _make_eval_hook(files, results=_RESULTS, watch=None):
   asked = []
 
   def evaluate(params, step):
     asked.append((params, step))
     return results
 
-  return hooks.EvalHook(evaluate, files, 4, 10), asked
+  watch = watch or _Watch()
+  return hooks.EvalHook(evaluate, files, 4, 10, watch), asked
 
 
 def test_evaluation_comes_each_period_and_at_the_last_step():
@@ -210,6 +211,15 @@ def test_evaluation_comes_each_period_and_at_the_last_step():
     for task, metrics in _RESULTS.items()
   ]
   assert hook.latest == (10, _RESULTS["toy_label"])
+
+
+def test_a_broken_state_is_not_evaluated():
+  files = _Recorder()
+  hook, asked = _make_eval_hook(files, watch=_Watch(ends_at=2))
+  with pytest.raises(UserError, match="ended by call 2"):
+    _run(hook, range(1, 11))
+  assert asked == [("params", 4)]
+  assert {call[1] for call in files.calls} == {4}
 
 
 def test_a_process_that_writes_nothing_evaluates_all_the_same():

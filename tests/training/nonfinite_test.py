@@ -1,6 +1,7 @@
 """Tests of training/nonfinite.py: found, kept, counted, ended."""
 
 import collections
+import contextlib
 import json
 import math
 
@@ -43,6 +44,10 @@ def _take(hook, losses, first_step=1, norm=1.0, scalar=jnp.float32):
 
 def _list(folder):
   return sorted(path.name for path in (folder / "nonfinite").glob("*"))
+
+
+def _list_steps(folder):
+  return sorted(int(path.stem) for path in folder.glob("nonfinite/*.json"))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -173,26 +178,41 @@ def test_one_of_several_processes_writes_and_ends_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "policy,limit", [("stop", 10), ("skip", 10), ("skip", 1)]
+  "policy,limit,kept",
+  [("stop", 10, [2]), ("skip", 10, [2, 4, 5]), ("skip", 1, [2, 4])],
+)
+def test_no_more_than_ends_the_run_is_kept(tmp_path, policy, limit, kept):
+  """Of steps that arrive together."""
+  hook = nonfinite.NonfiniteHook(tmp_path, policy, limit)
+  losses = [1.0, math.nan, 1.0, math.nan, math.nan]
+  _take(hook, losses, scalar=_Late)
+  with contextlib.suppress(UserError):
+    hook.check()
+  assert _list_steps(tmp_path) == kept
+
+
+@pytest.mark.parametrize(
+  "policy,limit,kept",
+  [("stop", 10, [2]), ("skip", 10, [2, 4, 5]), ("skip", 1, [2, 4])],
 )
 def test_a_batch_is_kept_whole_by_several_processes(
-  tmp_path, monkeypatch, policy, limit
+  tmp_path, monkeypatch, policy, limit, kept
 ):
-  """Each has its rows; the others' are padding to it."""
+  """Each has its rows, and the third has none; others' are padding to it."""
   store = process_fakes.KeyValueStore()
   losses = [1.0, math.nan, 1.0, math.nan, math.nan]
-  for index in (1, 0):
-    process_fakes.join(monkeypatch, distributed, index, 2, store)
+  for index in (1, 2, 0):
+    process_fakes.join(monkeypatch, distributed, index, 3, store)
     monkeypatch.setattr(distributed, "_uses", collections.Counter())
-    hook = nonfinite.NonfiniteHook(
-      tmp_path, policy, limit, 0, index == 0, np.array([index])
-    )
+    rows = np.array([index][: 2 - index], np.int64)
+    hook = nonfinite.NonfiniteHook(tmp_path, policy, limit, 0, index == 0, rows)
     for step, loss in enumerate(losses, start=1):
-      batch = _make_batch(step)
-      batch["encoder_input_tokens"][0 if index else 1] = 0
-      batch[batch_lib.EXAMPLE_IDS] = (
-        [[], [f"b-{step}"]] if index else [[f"a-{step}"], []]
-      )
+      batch, ids = _make_batch(step), [[], []]
+      others = np.setdiff1d([0, 1], rows)
+      batch["encoder_input_tokens"][others] = 0
+      for row in rows:
+        ids[row] = [f"{row}-{step}"]
+      batch[batch_lib.EXAMPLE_IDS] = ids
       hook.after_step(step, None, batch, {"loss": loss})
     # Until all have come to the same step nothing is told, nor waited for.
     assert not _list(tmp_path)
@@ -201,11 +221,10 @@ def test_a_batch_is_kept_whole_by_several_processes(
         hook.check()
     else:
       hook.check()
-  kept = {"stop": [2], "skip": [2, 4, 5][: limit + 1]}[policy]
-  assert [int(name[:-5]) for name in _list(tmp_path) if "json" in name] == kept
+  assert _list_steps(tmp_path) == kept
   for step in kept:
     record = json.loads((tmp_path / "nonfinite" / f"{step}.json").read_text())
-    assert record["example_ids"] == [[f"a-{step}"], [f"b-{step}"]]
+    assert record["example_ids"] == [[f"0-{step}"], [f"1-{step}"]]
     found = np.load(tmp_path / "nonfinite" / f"{step}.npz")
     arrays, _ = batch_lib.split_example_ids(_make_batch(step))
     assert set(found.files) == set(arrays)

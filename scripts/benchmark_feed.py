@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from typing import Any
@@ -31,6 +32,7 @@ import benchmark_data
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import batch_counts, pipeline, shards, token_cache
+from distill_jax.errors import UserError
 
 
 def measure(
@@ -116,15 +118,25 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-  """Measures both layouts."""
+  """Measures the layouts."""
   options = parse_options()
+  try:
+    _measure_layouts(options)
+  except UserError as error:
+    print(f"benchmark_feed.py: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _measure_layouts(options: argparse.Namespace) -> None:
+  # Padded rows are as many as the examples, so --rows is of packed ones.
+  layouts = ("packed", "padded") if options.rows is None else ("packed",)
   with tempfile.TemporaryDirectory() as folder:
     if options.token_cache:
       path = os.path.expanduser(options.token_cache)
       cache = token_cache.TokenCache(path)
     else:
       cache = benchmark_data.draw_cache(folder, 32128, None)
-    for layout in ("packed", "padded")[: 1 if options.rows else 2]:
+    for layout in layouts:
       print(json.dumps(measure(cache, layout, options)), flush=True)
 
 

@@ -50,7 +50,7 @@ class LogHook:
 
     Args:
       files: where metrics are written; None: another process does that.
-      progress: where they are shown; None likewise.
+      progress: where they are shown; None: nowhere.
       learning_rate: schedule, of the number of updates made before.
       log_period: steps.
       train_steps: the last step, which is logged whatever the period.
@@ -90,18 +90,21 @@ class LogHook:
     self._counts += batch_counts.count(batch)
     if step % self._log_period and step != self._train_steps:
       return
-    if self._files is not None and self._progress is not None:
-      self._write(step, metrics, self._files, self._progress)
-    else:
-      self._collect_counts()
+    counts = self._collect_counts()
+    if counts is not None:
+      self._write(step, metrics, counts)
     self._nonfinite.check()
     self._forget()
 
-  def _write(self, step, metrics, files, progress) -> None:
+  def _write(
+    self,
+    step: int,
+    metrics: Mapping[str, Any],
+    counts: batch_counts.BatchCounts,
+  ) -> None:
     # Waits for the device; between two logs it runs ahead of this process.
     values = {k: float(v) for k, v in jax.device_get(dict(metrics)).items()}
     seconds = time.perf_counter() - self._since
-    counts = self._collect_counts()
     skipped = self._nonfinite.metrics()
     num_updates = step - int(skipped.get("skipped_steps", 0))
     # optax computes some schedules on a device, and sends the number there.
@@ -114,16 +117,20 @@ class LogHook:
       "tokens_per_second": counts.tokens / seconds,
       **skipped,
     }
-    files.write(step, "train", values)
+    if self._files is not None:
+      self._files.write(step, "train", values)
     shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
              "tokens_per_second")  # fmt: skip
-    progress.update(step, {name: values[name] for name in shown})
+    if self._progress is not None:
+      self._progress.update(step, {name: values[name] for name in shown})
 
-  def _collect_counts(self) -> batch_counts.BatchCounts:
-    """Returns what all rows held since the last time; to process 0 alone."""
+  def _collect_counts(self) -> batch_counts.BatchCounts | None:
+    """Returns what all rows held since the last line; None: not process 0."""
     if self._told_rows is None:
       return self._counts
-    told = distributed.collect("counts", dataclasses.asdict(self._counts)) or []
+    told = distributed.collect("counts", dataclasses.asdict(self._counts))
+    if told is None:
+      return None
     return sum(
       (batch_counts.BatchCounts(**counts) for counts in told),
       start=batch_counts.BatchCounts(),

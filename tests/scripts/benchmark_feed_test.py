@@ -67,9 +67,12 @@ def test_hosts_make_all_of_a_batch_between_them():
   [
     (["--data_shards=2", "--hosts=3"], "must divide by --hosts"),
     (["--host=1"], "--host must be from 0"),
+    (["--data_shards=3"], "BATCH_SIZE is 8 and DATA_SHARDS 3"),
+    (["--token_cache=/nowhere"], "/nowhere"),
   ],
 )
 def test_hosts_that_do_not_fit(flags, message):
   code, _, told = run_sharded(*flags)
   assert code == 2
   assert message in told
+  assert "Traceback" not in told

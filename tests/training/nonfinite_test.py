@@ -30,6 +30,13 @@ class _Late:
     return self._value
 
 
+# Of steps 2, 4 and 5, found together: no more than end the run.
+_KEPT_OF_THREE = pytest.mark.parametrize(
+  "policy,limit,kept",
+  [("stop", 10, [2]), ("skip", 10, [2, 4, 5]), ("skip", 1, [2, 4])],
+)
+
+
 def _make_batch(step):
   arrays = batch_lib.make_empty_batch(2, 3, 4)
   arrays["encoder_input_tokens"][:] = step
@@ -177,10 +184,7 @@ def test_one_of_several_processes_writes_and_ends_the_run(tmp_path):
   assert _list(tmp_path) == ["2.json", "2.npz"]
 
 
-@pytest.mark.parametrize(
-  "policy,limit,kept",
-  [("stop", 10, [2]), ("skip", 10, [2, 4, 5]), ("skip", 1, [2, 4])],
-)
+@_KEPT_OF_THREE
 def test_no_more_than_ends_the_run_is_kept(tmp_path, policy, limit, kept):
   """Of steps that arrive together."""
   hook = nonfinite.NonfiniteHook(tmp_path, policy, limit)
@@ -191,10 +195,7 @@ def test_no_more_than_ends_the_run_is_kept(tmp_path, policy, limit, kept):
   assert _list_steps(tmp_path) == kept
 
 
-@pytest.mark.parametrize(
-  "policy,limit,kept",
-  [("stop", 10, [2]), ("skip", 10, [2, 4, 5]), ("skip", 1, [2, 4])],
-)
+@_KEPT_OF_THREE
 def test_a_batch_is_kept_whole_by_several_processes(
   tmp_path, monkeypatch, policy, limit, kept
 ):

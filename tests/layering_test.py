@@ -16,8 +16,9 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 _LAYERS = {
   0: """
     free_name
+    answers.arithmetic answers.equality
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
-    data.answer_choices data.arithmetic data.batch data.records data.settings
+    data.answer_choices data.batch data.records data.settings
     data.splits data.task_kinds data.token_table data.word_problem_templates
     evaluation.length_buckets
     model.config model.constraint model.flops model.layer_stack

@@ -16,8 +16,8 @@ import operator
 import pathlib
 from collections.abc import Callable, Sequence
 
+from distill_jax.answers.arithmetic import equations_equal
 from distill_jax.data import official, splits, word_problems
-from distill_jax.data.arithmetic import equations_equal
 from distill_jax.data.records import Record, read_records
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError

@@ -1,6 +1,6 @@
 """Scores of predicted text against target text.
 
-Layer 1; imports `data.arithmetic` and knows neither models, tokens nor files.
+Layer 1; imports `answers` and knows neither models, tokens nor files.
 Everything takes lists of plain strings and returns numbers that JSON can hold.
 Predictions are a model's: they are compared and counted, never executed.
 """
@@ -15,7 +15,7 @@ import scipy.stats
 import sklearn.metrics
 from rouge_score import rouge_scorer
 
-from distill_jax.data import arithmetic
+from distill_jax.answers import arithmetic
 from distill_jax.errors import UserError
 
 LabelMetric = Literal["exact_match", "equation"]
@@ -103,7 +103,7 @@ def label_metrics(
   )
   if metric == "equation":
     num_unparsed = sum(
-      math.isnan(arithmetic.evaluate_equation(prediction))
+      arithmetic.evaluate_equation(prediction) is None
       for prediction in predictions
     )
   elif label_set is None:

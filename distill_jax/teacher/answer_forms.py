@@ -1,6 +1,6 @@
 """The forms of an answer, and how the label of each is read.
 
-Layer 1; imports data.arithmetic only. Takes what stands in an answer's place;
+Layer 1; imports `answers` only. Takes what stands in an answer's place;
 `parsing` finds that place. Text is untrusted: nothing in it raises.
 """
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from distill_jax.data import arithmetic
+from distill_jax.answers import arithmetic
 
 AnswerForm = Literal["choice_letter", "closed_set", "equation", "free_text"]
 

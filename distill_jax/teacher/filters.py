@@ -1,7 +1,7 @@
 """Which of a teacher's answers are worth training on.
 
 Owns the filters, each a small function, and their order. Layer 2; imports
-errors, data.arithmetic, data.records, prompts and the filters of all records
+errors, answers.arithmetic, data.records, prompts and the filters of all records
 beside it. Reads no file. Takes time linear in the records and their texts.
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from distill_jax.data import arithmetic
+from distill_jax.answers import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher import answer_forms, prompts
@@ -329,10 +329,10 @@ def _is_number(value: object) -> bool:
 def _is_result_of(equation: str, rationale: str) -> bool:
   results = _RESULT.findall(rationale)
   value = arithmetic.evaluate_equation(equation)
-  if not results or math.isnan(value):
+  if not results or value is None:
     return True
   result = float(results[-1].replace(",", ""))
-  return math.isclose(result, value, rel_tol=_RESULT_TOLERANCE)
+  return math.isclose(result, float(value), rel_tol=_RESULT_TOLERANCE)
 
 
 def _find_named(text: str, options: Sequence[str]) -> set[tuple[str, ...]]:

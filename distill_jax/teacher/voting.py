@@ -1,7 +1,7 @@
 """One label out of several answers: samples of a teacher, several teachers.
 
 Owns when two answers are the same, what a vote weighs, which answer's rationale
-is kept and how a tie ends. Layer 1; imports data.arithmetic, data.records,
+is kept and how a tie ends. Layer 1; imports answers.arithmetic, data.records,
 answer_forms and parsing. Knows no prompt and asks no teacher.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from distill_jax.data import arithmetic
+from distill_jax.answers import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.teacher import answer_forms, parsing
 
@@ -201,8 +201,7 @@ def _make_key(
   if parsed.label is None or parsed.status not in _VOTING_STATUSES:
     return None
   if answer_form == "equation":
-    value = arithmetic.evaluate_equation(parsed.label)
-    return None if math.isnan(value) else value
+    return arithmetic.evaluate_equation(parsed.label)
   if answer_form == "free_text":
     return " ".join(parsed.label.casefold().split()).removesuffix(".").rstrip()
   return parsed.label

@@ -7,7 +7,8 @@ import numpy as np
 import official_release
 import pytest
 
-from distill_jax.data import arithmetic, official
+from distill_jax.answers import arithmetic
+from distill_jax.data import official
 from distill_jax.errors import UserError
 
 

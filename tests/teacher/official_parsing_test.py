@@ -6,7 +6,7 @@ import pytest
 from hostile_outputs import OUTPUTS
 from hypothesis import given
 
-from distill_jax.data import arithmetic
+from distill_jax.answers import arithmetic
 from distill_jax.data.records import STATUSES
 from distill_jax.teacher.official_parsing import FORMATS, parse_output
 from distill_jax.teacher.parsing import ParsedOutput

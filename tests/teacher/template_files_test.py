@@ -6,7 +6,8 @@ import re
 import pytest
 import toy_template
 
-from distill_jax.data import arithmetic, official, word_problems
+from distill_jax.answers import arithmetic
+from distill_jax.data import official, word_problems
 from distill_jax.data.answer_choices import read_choices
 from distill_jax.errors import UserError
 from distill_jax.teacher import (

@@ -284,7 +284,18 @@ def _import_tasks(name: str, task_module: str):
   except ImportError as error:
     raise UserError(
       f"There is no token cache for {name} with these settings, and it cannot"
-      f" be built here: {error}. Run --run_mode=prepare where SeqIO and"
-      f" {task_module} can be imported, and copy the cache's folder here."
+      f" be built here: {error}. {_explain_import(error, task_module)} Or run"
+      " --run_mode=prepare on another machine, and copy the cache's folder"
+      " into CACHE_DIR here."
     ) from error
   return seqio_cache
+
+
+def _explain_import(error: ImportError, task_module: str) -> str:
+  package = (error.name or "").partition(".")[0]
+  if package == task_module.partition(".")[0] != "distill_jax":
+    return (
+      f"MIXTURE_OR_TASK_MODULE is {task_module!r}: run the command in the"
+      " folder that holds that module, or install it."
+    )
+  return "Install what tokenizes: pip install 'distill_jax[data]'."

@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
-set_up_environment "[teacher]"
+set_up_environment "[data]"
 
 model=${MODEL:-smollm2} num_questions=${QUESTIONS:-200} port=${PORT:-8091}
 folder=runs/local_teacher_$model

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/environment.sh
 . scripts/environment.sh
-set_up_environment ""
+set_up_environment "[data]"
 .venv/bin/distill-jax --run_mode=sweep \
   --gin_file=gin/models/t5_1_1/tiny.gin \
   --gin_file=gin/experiments/word_problems.gin \

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,22 @@ def installed(tmp_path_factory):
   with zipfile.ZipFile(wheel) as archive:
     archive.extractall(unpacked)
   return unpacked
+
+
+def _requirements(installed, extra=None):
+  """Returns the names of what the wheel, or one of its extras, requires."""
+  (metadata,) = installed.glob("*.dist-info/METADATA")
+  lines = metadata.read_text(encoding="utf-8").splitlines()
+  found = set()
+  for line in lines:
+    if line.startswith("Requires-Dist: "):
+      requirement, _, condition = line.removeprefix(
+        "Requires-Dist: "
+      ).partition(";")
+      wanted = f'extra == "{extra}"' if extra else ""
+      if condition.strip() == wanted:
+        found.add(re.split(r"[<>=\[~! ]", requirement)[0].lower())
+  return found
 
 
 def run(installed, folder, *arguments):
@@ -89,3 +106,25 @@ def test_tasks_register_from_the_wheel(installed, tmp_path):
   )
   assert process.returncode == 0, process.stderr
   assert process.stdout.startswith(str(installed))
+
+
+def test_tensorflow_and_seqio_are_an_extra(installed):
+  heavy = {"tensorflow", "tensorflow-datasets", "seqio"}
+  base = _requirements(installed)
+  assert not heavy & base
+  assert {"jax", "flax", "openai"} <= base
+  assert heavy <= _requirements(installed, "data")
+
+
+@pytest.mark.tf
+def test_tasks_are_importable_where_the_checkout_shadows_the_package(tmp_path):
+  # `python -m t5x.main` in a checkout finds `distill_jax` there first.
+  for name in ("distill_jax", "tasks"):
+    shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
+  process = run(
+    tmp_path, tmp_path, "-c", "import distill_jax.tasks as t;print(t.__file__)"
+  )
+  assert process.returncode == 0, process.stderr
+  assert process.stdout.strip() == str(
+    tmp_path / "distill_jax" / "tasks" / "__init__.py"
+  )

@@ -30,7 +30,7 @@ try:
 except ImportError as import_error:
   raise UserError(
     f"A teacher is asked through the openai package ({import_error}): pip"
-    " install 'distill_jax[teacher]'."
+    " install openai httpx2."
   ) from import_error
 
 _log = logging.getLogger(__name__)

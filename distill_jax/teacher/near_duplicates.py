@@ -44,7 +44,7 @@ def drop_near_duplicates(
   except ImportError as error:
     raise UserError(
       "near_duplicate_threshold is given, and datasketch, which finds them, is"
-      " not installed: pip install 'distill_jax[teacher]'."
+      " not installed: pip install datasketch."
     ) from error
   index: Any = datasketch.MinHashLSH(
     num_perm=_NUM_PERMUTATIONS,

@@ -21,6 +21,14 @@ _FRAGMENTS = st.sampled_from(
     "\n",
     "Q:",
     "Premise:",
+    "\n**Answer:** ",
+    "\nHypothesis: ",
+    "\\boxed{",
+    "}",
+    "<think>",
+    "</think>",
+    "1,234",
+    " = ",
     " ",
   ]
 )

@@ -16,14 +16,14 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 _LAYERS = {
   0: """
     free_name
-    answers.arithmetic answers.equality
+    answers.arithmetic answers.equality answers.numerals
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     data.answer_choices data.batch data.records data.settings
     data.splits data.task_kinds data.token_table data.word_problem_templates
     evaluation.length_buckets
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
-    teacher.exchange
+    teacher.answer_markers teacher.exchange teacher.markup
     training.gpu_random training.stop_agreement
   """,
   1: """
@@ -46,6 +46,7 @@ _LAYERS = {
     teacher.answer_forms teacher.append_file teacher.batch_api
     teacher.batch_calls teacher.batch_replies teacher.batch_state
     teacher.class_balance teacher.client teacher.config teacher.connection
+    teacher.equation_answers
     teacher.guarded_http teacher.journal teacher.journal_lines
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.rate_limits teacher.replies teacher.voting

@@ -1,19 +1,36 @@
 """The forms of an answer, and how the label of each is read.
 
-Layer 1; imports `answers` only. Takes what stands in an answer's place;
-`parsing` finds that place. Text is untrusted: nothing in it raises.
+Layer 1; imports `answers` and, of its own folder, equation_answers and markup.
+Takes what stands in an answer's place; `parsing` finds that place. Text is
+untrusted: nothing in it raises.
 """
 
 import re
 from collections.abc import Callable
 from typing import Literal
 
-from distill_jax.answers import arithmetic
+from distill_jax.answers import arithmetic, equality
+from distill_jax.teacher import equation_answers, markup
 
 AnswerForm = Literal["choice_letter", "closed_set", "equation", "free_text"]
 
 _MIN_PREFIX_CHARACTERS = 3
-_PUNCTUATION = ".,;:!?*\"'()"
+_PUNCTUATION = ".,;:!?*_`\"'()“”‘’"
+_CLAUSE_END = re.compile(r"[.,;:!?](?=\s)|\s[-–—]\s")
+# "B.", "B)", "[B]", "B: bank", "option B" and "B, bank".
+_LETTER = re.compile(
+  r"""[\s"'*_`(\[]*
+  (?P<named>(?:the\s)?(?:(?:correct|right|best)\s)?
+    (?:option|choice|letter)\s(?:is\s)?["'*_`(\[]{0,4})?
+  (?P<letter>[a-z])
+  (?:(?P<closed>[.):*_`\]]|\s[-–—]\s|$)|(?P<comma>,)|\s|(?=[^\w]))""",
+  re.IGNORECASE | re.VERBOSE,
+)
+_LETTERS = re.compile(
+  r"(?:either\s)?[a-z](?:(?:,|\s?/|\s?&|,?\s(?:or|and))\s?[a-z])+"
+)
+_OR_LETTER = re.compile(r"\W{0,4}(?:or|and|/|&)\s(?:option\s)?[a-z](?!\w)")
+_CLOSED_LETTERS = re.compile(r"(?<!\w)([a-z])\)")
 
 
 def read_label(
@@ -23,9 +40,9 @@ def read_label(
 
   Args:
     answer: what a teacher wrote in its place.
-    form: "choice_letter", a letter in parentheses that names an option;
-      "equation", something `evaluate_equation` can read; "closed_set", a word
-      of `labels` or an unmistakable beginning of one; "free_text", any line.
+    form: "choice_letter", a letter that names an option; "equation", what
+      `equation_answers` can read; "closed_set", a word of `labels` or an
+      unmistakable beginning of one; "free_text", any line.
     labels: the options in the order of their letters, or the closed set.
     is_cut: the output broke off somewhere.
 
@@ -33,6 +50,11 @@ def read_label(
     The label, None where there is none, and one of `data.records.STATUSES`.
   """
   return _READERS[form](answer, labels, is_cut)
+
+
+def get_metric(form: AnswerForm) -> equality.LabelMetric:
+  """Returns by which labels of a form are the same, see `equality`."""
+  return "equation" if form == "equation" else "exact_match"
 
 
 def get_option(letter: str, options: tuple[str, ...]) -> str | None:
@@ -49,63 +71,87 @@ def is_evaluable(equation: str) -> bool:
 def _read_choice_letter(
   answer: str, options: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the first letter; two different ones make it ambiguous."""
-  letters = re.findall(r"\(([a-z])\)", answer.lower())
+  """Takes the first letter.
+
+  Two different ones make it ambiguous, and so does the text of another option
+  beside it.
+  """
+  lowered = markup.unwrap(answer).lower()
+  letters = re.findall(r"\(([a-z])\)", lowered)
   if not letters:
-    return _read_bare_choice(answer, options, is_cut)
+    return _read_bare_choice(markup.unwrap(answer), options, is_cut)
   option = get_option(letters[0], options)
   if option is None:
     return None, "outside_label_set"
-  return option, "ok" if len(set(letters)) == 1 else "ambiguous"
+  before, _, after = lowered.partition(f"({letters[0]})")
+  is_certain = len(set(letters)) == 1 and not (
+    _names_other(after, option, options)
+    or _names_other(before, option, options)
+  )
+  return option, "ok" if is_certain else "ambiguous"
+
+
+def _names_other(text: str, option: str, options: tuple[str, ...]) -> bool:
+  """Tells whether a text, or its first clause, is another option's."""
+  said = _list_said(text)
+  if _strip(option) in said:
+    return False
+  return any(_strip(other) in said for other in options)
+
+
+def _list_said(text: str) -> set[str]:
+  """Returns a text and its first clause, bare; neither where they are blank."""
+  return {_strip(text), _strip(_CLAUSE_END.split(text, maxsplit=1)[0])} - {""}
 
 
 def _read_bare_choice(
   answer: str, options: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes "b", "B." and "b) bank", or the very text of an option."""
-  bare = answer.strip(_PUNCTUATION + " ").lower()
-  said = [o for o in options if o.strip(_PUNCTUATION + " ").lower() == bare]
+  """Takes "b", "B.", "b) bank", "option B", or the very text of an option."""
+  bare = _strip(answer)
+  said = [o for o in options if _strip(o) == bare]
   if said:
     return said[0], "ok" if len(set(said)) == 1 else "ambiguous"
-  # "a" before a blank is an article.
-  letter = re.match(r"[\"'*]*([a-z])(?:[.):*]|$)", answer.lower())
-  option = get_option(letter[1], options) if letter else None
-  if option is not None:
-    return option, "ok"
-  return None, "truncated" if is_cut else "outside_label_set"
+  unread = None, "truncated" if is_cut else "outside_label_set"
+  if _LETTERS.fullmatch(bare):
+    letters = re.findall(r"(?<!\w)[a-z](?!\w)", bare)
+    is_read = all(get_option(letter, options) for letter in letters)
+    return (None, "ambiguous") if is_read else unread
+  if (match := _LETTER.match(answer)) is None:
+    return unread
+  letter, after = match["letter"], answer[match.end() :].lower()
+  option = get_option(letter.lower(), options)
+  if option is None:
+    return unread
+  names_own = _strip(option) in _list_said(after)
+  # "a" before a blank is an article, and one before a comma may be.
+  is_letter = (
+    match["named"] is not None
+    or match["closed"] is not None
+    or (match["comma"] is not None and letter.isupper())
+    or (names_own and letter != "a")
+  )
+  if not is_letter:
+    return unread
+  others = set(_CLOSED_LETTERS.findall(after)) - {letter.lower()}
+  is_one_of_two = _OR_LETTER.match(after) is not None
+  if others or is_one_of_two or _names_other(after, option, options):
+    return option, "ambiguous"
+  return option, "ok"
 
 
-_SIGNS = str.maketrans(
-  {"×": "*", "÷": "/", "−": "-", "–": "-", "$": "", ",": ""}
-)
-_UNIT = re.compile(r"\s+[A-Za-z][A-Za-z '-]*")
+def _strip(text: str) -> str:
+  return text.strip(_PUNCTUATION + " ").lower()
 
 
 def _read_equation(
   answer: str, _: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the whole line, without full stop, currency and thousands marks.
-
-  A value may follow ("84 / 2 = 42") where it is right, and a unit ("42 miles").
-  """
-  # Two stars are bold print, one is a product.
-  plain = answer.replace("**", " ").strip().removesuffix(".").translate(_SIGNS)
-  equation, equals, value = (part.strip() for part in plain.partition("="))
-  if equals and not arithmetic.equations_equal(
-    _remove_unit(equation), _remove_unit(value)
-  ):
-    # Neither side is more the answer than the other.
-    return None, "truncated" if is_cut else "not_evaluable"
-  equation = _remove_unit(equation)
-  if is_evaluable(equation):
+  """Takes the whole line, see `equation_answers.read_equation`."""
+  equation = equation_answers.read_equation(answer)
+  if equation is not None:
     return equation, "ok"
   return None, "truncated" if is_cut else "not_evaluable"
-
-
-def _remove_unit(equation: str) -> str:
-  """Returns what precedes words at the end, if only words are there."""
-  start = max((equation.rfind(mark) for mark in "0123456789)"), default=-1) + 1
-  return equation[:start] if _UNIT.fullmatch(equation[start:]) else equation
 
 
 def _read_closed_set(
@@ -115,7 +161,8 @@ def _read_closed_set(
 
   The word must be a label or begin exactly one, and no other label be named.
   """
-  said = answer.strip(_PUNCTUATION + " ").lower()
+  answer = markup.unwrap(answer)
+  said = _strip(answer)
   named = [label for label in labels if _names(said, label.lower())]
   if len(named) > 1 and said not in (label.lower() for label in labels):
     return None, "ambiguous"
@@ -136,8 +183,8 @@ def _names(text: str, label: str) -> bool:
 def _read_free_text(
   answer: str, _: tuple[str, ...], is_cut: bool
 ) -> tuple[str | None, str]:
-  """Takes the whole line."""
-  if answer:
+  """Takes the whole line without the marks around it."""
+  if answer := markup.unwrap(answer):
     return answer, "ok"
   return None, "truncated" if is_cut else "outside_label_set"
 

@@ -2,29 +2,36 @@
 
 Owns the format of each released data set's outputs, and the "strict" reading:
 the authors' rules to the letter, blanks and flaws included. "tolerant" is
-`parsing`'s one rule with these formats. Layer 1; imports answer_forms and
-parsing. Outputs are untrusted: every step is linear in their length and nothing
-in them raises.
+`parsing`'s one rule with these formats. Layer 1; imports answer_forms,
+answer_markers and parsing. Outputs are untrusted: every step is linear in
+their length and nothing in them raises.
 """
 
 import re
 from collections.abc import Callable, Sequence
 
-from distill_jax.teacher import answer_forms, parsing
+from distill_jax.teacher import answer_forms, answer_markers, parsing
 from distill_jax.teacher.parsing import OutputFormat, ParsedOutput
 
-_ANSWER_FIELD = re.compile(r"\banswer:", re.IGNORECASE)
-_THE_ANSWER_IS = parsing.compile_marker("The answer is")
+_ANSWER_FIELD = answer_markers.compile_marker("Answer:")
+_THE_ANSWER_IS = answer_markers.compile_marker("The answer is")
+_NLI_FIELDS = ("Premise:", "Hypothesis:")
 _NLI_LABELS = ("entailment", "neutral", "contradiction")
 
 FORMATS = {
-  "cqa": OutputFormat("choice_letter", _THE_ANSWER_IS, "\nQ:"),
-  "svamp": OutputFormat("equation", _THE_ANSWER_IS, "\nQ:"),
-  "asdiv": OutputFormat("equation", _THE_ANSWER_IS, "\nQ:"),
+  "cqa": OutputFormat("choice_letter", _THE_ANSWER_IS, "\nQ:", fields=("Q:",)),
+  "svamp": OutputFormat("equation", _THE_ANSWER_IS, "\nQ:", fields=("Q:",)),
+  "asdiv": OutputFormat("equation", _THE_ANSWER_IS, "\nQ:", fields=("Q:",)),
   "anli1": OutputFormat(
-    "closed_set", _THE_ANSWER_IS, "\nPremise:", _NLI_LABELS
+    "closed_set",
+    _THE_ANSWER_IS,
+    "\nPremise:",
+    _NLI_LABELS,
+    fields=_NLI_FIELDS,
   ),
-  "esnli": OutputFormat("closed_set", _ANSWER_FIELD, "\nPremise:", _NLI_LABELS),
+  "esnli": OutputFormat(
+    "closed_set", _ANSWER_FIELD, "\nPremise:", _NLI_LABELS, fields=_NLI_FIELDS
+  ),
 }
 
 

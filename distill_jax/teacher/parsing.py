@@ -3,7 +3,8 @@
 Owns the tolerant reading of a raw continuation: one rule driven by an
 `OutputFormat`, which a prompt template or a released data set gives
 (`official_parsing`, which also has the authors' strict rules). Layer 1; imports
-answer_forms only; knows no file, template, model or framework.
+answers.equality, answer_forms, answer_markers and markup; knows no file,
+template, model or framework.
 
 A teacher goes on past its answer into an invented next question until its
 budget ends, so all readings first cut at the text that opens one. Outputs are
@@ -13,9 +14,10 @@ untrusted: every step is linear in their length and nothing in them raises.
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from distill_jax.teacher import answer_forms
+from distill_jax.answers import equality
+from distill_jax.teacher import answer_forms, answer_markers, markup
 from distill_jax.teacher.answer_forms import AnswerForm
 
 Order = Literal["rationale_first", "label_first"]
@@ -48,12 +50,14 @@ class OutputFormat:
     stop: what opens the next, invented question; of several, whichever comes
       first.
     labels: the closed set.
-    order: "rationale_first", the answer is what follows the last marker;
-      "label_first", the answer opens the output, with or without the marker,
-      and the rest argues for it.
+    order: "rationale_first", the answer is what follows the last marker of
+      the first item that has an answer; "label_first", the answer opens the
+      output, with or without the marker, and the rest argues for it.
     answer_end: what the prompt's own answers end in, no part of a free text.
     rationale_prefixes: field names that an output may repeat before its
       rationale, no part of it.
+    fields: names before the parts of a question. Behind an answer they open
+      another, invented item, which does not count.
   """
 
   answer_form: AnswerForm
@@ -63,9 +67,28 @@ class OutputFormat:
   order: Order = "rationale_first"
   answer_end: str = ""
   rationale_prefixes: tuple[str, ...] = ()
+  fields: tuple[str, ...] = ()
 
 
-_THE_ANSWER_IS = re.compile(r"(?:\bso,? )?\bthe answer is\b:?", re.IGNORECASE)
+_LIST_ITEM = re.compile(r"[0-9]{1,2}[.)]\s")
+# Why an output ended, as servers say it, in lower case.
+_ENDED = frozenset(("stop", "end_turn", "stop_sequence", "eos", "eos_token"))
+_BUDGET = frozenset(("length", "max_tokens", "model_length"))
+_BROKEN = frozenset(
+  """
+  error content_filter refusal safety recitation prohibited_content blocklist
+  spii abort cancelled insufficient_system_resource malformed_function_call
+  """.split()
+)
+
+
+def is_broken(finish_reason: str | None) -> bool:
+  """Tells whether a server ended an output itself: an error, or a filter.
+
+  Whatever stands in such an output then is no answer, not even where it looks
+  like one.
+  """
+  return (finish_reason or "").lower() in _BROKEN
 
 
 def parse_with_format(
@@ -81,42 +104,30 @@ def parse_with_format(
     output_format: how it was asked for.
     choices: as for `parse_output`.
     finish_reason: why the server says the output ended: "length", the budget;
-      "stop", by itself or at a stop string, which servers then leave out. Of
-      anything else, None included, the text decides.
+      "stop", by itself or at a stop string, which servers then leave out;
+      "error" or "content_filter", see `is_broken`. Of anything else, None
+      included, the text decides.
 
   Returns:
     Rationale, label and status. In "label_first" order "truncated" may come
-    with a label: then the rationale is what broke off.
+    with a label: then the rationale is what broke off. What a server broke off
+    is "truncated" with neither.
 
   Raises:
     ValueError: choices are missing. No text raises.
   """
   labels = get_labels(output_format, choices)
-  return _parse_tolerant(text, output_format, labels, finish_reason)
-
-
-def compile_marker(words: str) -> re.Pattern[str]:
-  """Makes the pattern of a marker as a prompt writes it.
-
-  Args:
-    words: such as "So the answer is", "Answer:" or "####"; not blank.
-
-  Returns:
-    A pattern without regard to case and kind of white space, with or without
-    a colon at the end. Of "the answer is" the "so" is optional: teachers use
-    both whatever the prompt does.
-  """
-  words = words.strip().removesuffix(":").rstrip() or words.strip()
-  if words.lower() in ("the answer is", "so the answer is"):
-    return _THE_ANSWER_IS
-  pattern = r"\s+".join(re.escape(word) for word in words.split())
-  # A field's name without its colon is a word of any sentence.
-  is_sentence = " " in words or not words[-1].isalnum()
-  colon = ":?" if is_sentence else ":"
-  # Only between letters is there a boundary to be kept.
-  before = r"(?<!\w)" if words[0].isalnum() else ""
-  after = r"(?!\w)" if words[-1].isalnum() else ""
-  return re.compile(f"{before}{pattern}{after}{colon}", re.IGNORECASE)
+  if is_broken(finish_reason):
+    return ParsedOutput(None, None, "truncated")
+  text, is_thinking_cut = markup.remove_thinking(text)
+  shown, is_cut = cut_at(text, output_format.stop, finish_reason)
+  is_over_budget = (finish_reason or "").lower() in _BUDGET
+  output = _Output(
+    shown, output_format, labels, is_cut or is_thinking_cut, is_over_budget
+  )
+  if output_format.order == "label_first":
+    return _parse_label_first(output)
+  return _parse_rationale_first(output)
 
 
 def get_labels(
@@ -137,81 +148,249 @@ def get_labels(
   return tuple(choices)
 
 
-def _parse_tolerant(
-  text: str,
-  output_format: OutputFormat,
-  labels: tuple[str, ...],
-  finish_reason: str | None,
-) -> ParsedOutput:
-  shown, is_cut = cut_at(text, output_format.stop, finish_reason)
-  if output_format.order == "label_first":
-    return _parse_label_first(shown, output_format, labels, is_cut)
-  markers = list(output_format.marker.finditer(shown))
-  if not markers:
-    # Where reasoning ends is unknown then, so none of it is kept.
-    return ParsedOutput(None, None, "truncated" if is_cut else "no_marker")
-  marker = markers[-1]  # Reasoning may say the words too; the end counts.
-  rationale = _strip_rationale(shown[: marker.start()], output_format)
-  if rationale:
-    rationale = rationale.removesuffix(",") or None
-  answer, has_line_end, _ = shown[marker.end() :].strip().partition("\n")
-  label, status = _read_answer(answer, output_format, labels, is_cut)
+@dataclasses.dataclass(frozen=True)
+class _Output:
+  """What is shown of an output, and how it is read.
+
+  Attributes:
+    text: without thinking, and up to the stop text.
+    format: how it was asked for.
+    labels: see `get_labels`.
+    is_cut: it broke off.
+    is_over_budget: it broke off where its budget ended.
+  """
+
+  text: str
+  format: OutputFormat
+  labels: tuple[str, ...]
+  is_cut: bool
+  is_over_budget: bool
+
+  def read_answer(self, answer: str, is_cut: bool) -> tuple[str | None, str]:
+    """Reads a label from an answer's line."""
+    answer = answer.strip()
+    if lead := answer_markers.THE_ANSWER_IS.match(answer):
+      answer = answer[lead.end() :].strip()
+    if self.format.answer_form == "free_text":
+      answer = answer.removesuffix(self.format.answer_end.strip()).strip()
+    return answer_forms.read_label(
+      answer, self.format.answer_form, self.labels, is_cut
+    )
+
+
+class _Reading(NamedTuple):
+  """An answer, and where what stands before it ends."""
+
+  rationale_end: int
+  label: str | None
+  status: str
+
+
+def _parse_rationale_first(output: _Output) -> ParsedOutput:
+  """Reads the answer behind the last marker of the first item that has one.
+
+  Reasoning may say the marker's words too, so within an item the last marker
+  counts. Chat models have markers of their own, which count where the one that
+  was asked for has no answer.
+  """
+  questions, answers = _find_items(output)
+  ends = sorted([*questions, *answers, len(output.text)])
+  asked = _read_first_item(output, output.format.marker, ends, 0)
+  if asked is not None and _is_answer(asked):
+    return _finish(output, asked)
+  # Its answer may be in another form behind it, or anywhere without it.
+  start = _skip_prefixes(output) if asked is None else asked.rationale_end + 1
+  ends = [*(end for end in questions if end > start), len(output.text)]
+  common = _read_first_item(output, answer_markers.COMMON, ends, start)
+  if common is not None and common.status == "ok":
+    return _finish(output, common)
+  boxed = _parse_box(output, start, ends[0], asked)
+  if boxed is not None:
+    return boxed
+  if asked is not None:
+    return _finish(output, asked)
+  # Where reasoning ends is unknown then, so none of it is kept.
+  return ParsedOutput(None, None, "truncated" if output.is_cut else "no_marker")
+
+
+def _is_answer(reading: _Reading) -> bool:
+  return reading.label is not None or reading.status == "ambiguous"
+
+
+def _finish(output: _Output, reading: _Reading) -> ParsedOutput:
+  """Returns what was read, unless a finished answer before it is another."""
+  form = output.format.answer_form
+  for match in answer_markers.FINISHED_ANSWER.finditer(
+    output.text, 0, reading.rationale_end
+  ):
+    label, status = output.read_answer(match["answer"], is_cut=False)
+    if (
+      label is not None
+      and reading.label is not None
+      and status == "ok"
+      and not equality.labels_equal(
+        label, reading.label, answer_forms.get_metric(form)
+      )
+    ):
+      reading = reading._replace(label=None, status="ambiguous")
+  rationale = _strip_rationale(
+    output.text[: reading.rationale_end], output.format
+  )
+  return with_rationale(rationale, reading.label, reading.status)
+
+
+def _find_items(output: _Output) -> tuple[list[int], list[int]]:
+  """Returns where lines begin that open a question, and an answer to one."""
+  prefixes = tuple(
+    prefix
+    for prefix in output.format.rationale_prefixes
+    if not output.format.marker.search(prefix)
+  )
+  starts = []
+  for names in (output.format.fields, prefixes):
+    # A name without a mark at its end is a word that may begin any line.
+    names = tuple(name for name in names if not name[-1:].isalnum())
+    matches = (
+      answer_markers.compile_fields(names).finditer(output.text)
+      if names
+      else ()
+    )
+    starts.append([match.start() for match in matches])
+  return starts[0], starts[1]
+
+
+def _read_first_item(
+  output: _Output, pattern: re.Pattern[str], ends: list[int], start: int
+) -> _Reading | None:
+  """Reads the answer of the first item that has one, or else of the last.
+
+  Before its answer an item may repeat its question, field by field.
+  """
+  reading = last = None
+  markers = pattern.finditer(output.text, start)
+  marker = next(markers, None)
+  for end in ends:
+    while marker is not None and marker.start() < end:
+      last, marker = marker, next(markers, None)
+    if last is not None:
+      reading = _read_behind(output, last.span(), end)
+      if _is_answer(reading):
+        return reading
+      last = None
+  return reading
+
+
+def _skip_prefixes(output: _Output) -> int:
+  """Returns where an output begins behind its field names."""
+  text = output.text.rstrip()
+  prefixes = output.format.rationale_prefixes
+  return max(0, len(text) - len(_strip_prefixes(text, prefixes)))
+
+
+def _read_behind(
+  output: _Output, marker: tuple[int, int], end: int
+) -> _Reading:
+  start, answer_start = marker
+  behind = output.text[answer_start:end]
+  before = output.text[max(0, start - 8) : start]
+  answer, has_line_end, _ = behind.strip().partition("\n")
+  answer = markup.strip_closing_marks(answer, before)
+  is_cut = output.is_cut and end == len(output.text)
+  if behind.lstrip(" \t").startswith("\n") and _LIST_ITEM.match(answer):
+    answer = ""  # "1. First we add", and not the number one.
+  label, status = output.read_answer(answer, is_cut)
   # "18 - 2" may be the beginning of "18 - 26".
-  is_open = is_cut and finish_reason == "length" and not has_line_end
-  if is_open and output_format.answer_form in ("equation", "free_text"):
+  is_open = is_cut and output.is_over_budget and not has_line_end
+  if is_open and output.format.answer_form in ("equation", "free_text"):
     label, status = None, "truncated"
-  return with_rationale(rationale, label, status)
+  return _Reading(start, label, status)
 
 
-def _parse_label_first(
-  shown: str,
-  output_format: OutputFormat,
-  labels: tuple[str, ...],
-  is_cut: bool,
-) -> ParsedOutput:
+def _parse_box(
+  output: _Output, start: int, end: int, asked: _Reading | None
+) -> ParsedOutput | None:
+  """Reads the last "\\boxed{...}" of an item, if it is certain.
+
+  Without the marker that was asked for it is part of the reasoning, unless it
+  has a line of its own.
+  """
+  text = output.text[:end]
+  box = markup.find_last_box(text)
+  if box is None or box[0] < start:
+    return None
+  box_start, box_end, answer = box
+  label, status = output.read_answer(answer, is_cut=False)
+  if status != "ok":
+    return None
+  line_start = text.rfind("\n", 0, box_start) + 1
+  line_end = text.find("\n", box_end)
+  line_end = len(text) if line_end < 0 else line_end
+  before, after = text[line_start:box_start], text[box_end:line_end]
+  if asked is not None:
+    rationale = text[: asked.rationale_end]
+  elif re.search(r"\w", before + after):
+    rationale = text[:box_start] + markup.unwrap(answer) + after
+  else:
+    rationale = text[:line_start].rstrip()
+    rationale = rationale.removesuffix("\\[").removesuffix("$$")
+  return with_rationale(
+    _strip_rationale(rationale, output.format), label, status
+  )
+
+
+def _parse_label_first(output: _Output) -> ParsedOutput:
   """Reads an answer and then its rationale, on a line of its own or not."""
-  shown = _strip_prefixes(shown, output_format.rationale_prefixes)
-  marker = output_format.marker.match(shown)
-  opened = shown[marker.end() :].strip() if marker else shown
+  text, is_cut = output.text, output.is_cut
+  first = len(text) - len(text.lstrip())
+  if ends := [end for end in _find_items(output)[0] if end > first]:
+    text, is_cut = text[: ends[0]], False
+  shown = _strip_prefixes(text, output.format.rationale_prefixes)
+  marker_end = _match_marker(shown, output.format.marker)
+  opened = shown[marker_end or 0 :].strip()
   answer, separator, rest = opened.partition("\n")
   if not rest.strip():
     # The dot of "3.5" and that of "(a)." differ in what follows.
     answer, separator, rest = opened.partition(". ")
+  answer = markup.strip_closing_marks(answer.strip(), shown[:8])
   # An answer that something follows did not break off.
-  label, status = _read_answer(
-    answer.strip(), output_format, labels, is_cut and not separator
-  )
-  if label is None and marker is None:
+  label, status = output.read_answer(answer, is_cut and not separator)
+  if label is None and marker_end is None:
     return ParsedOutput(None, None, "truncated" if is_cut else "no_marker")
   if label is not None and is_cut and status == "ok":
     status = "truncated"
-  return with_rationale(_strip_rationale(rest, output_format), label, status)
+  return with_rationale(_strip_rationale(rest, output.format), label, status)
+
+
+def _match_marker(text: str, marker: re.Pattern[str]) -> int | None:
+  """Returns where the marker ends that opens a text; None: none does."""
+  start = len(text) - len(text.lstrip("*_#>`- "))
+  for pattern, position in (
+    (marker, 0),
+    (marker, start),
+    (answer_markers.COMMON, 0),
+    (answer_markers.THE_ANSWER_IS, start),
+  ):
+    if match := pattern.match(text, position):
+      return match.end()
+  return None
 
 
 def _strip_rationale(text: str, output_format: OutputFormat) -> str | None:
-  return _strip_prefixes(text, output_format.rationale_prefixes) or None
+  """Returns the rationale without what opens the answer behind it."""
+  text = _strip_prefixes(text, output_format.rationale_prefixes)
+  if output_format.order == "rationale_first":
+    text, _ = markup.strip_opening_marks(text)
+    text = answer_markers.remove_last_heading(text).removesuffix(",")
+  return text or None
 
 
 def _strip_prefixes(text: str, prefixes: tuple[str, ...]) -> str:
   """Returns the text without white space around it and field names before."""
   text = text.strip()
   for prefix in prefixes:
-    text = text.removeprefix(prefix).lstrip()
+    if match := answer_markers.compile_fields((prefix,)).match(text):
+      text = text[match.end() :].lstrip()
   return text
-
-
-def _read_answer(
-  answer: str,
-  output_format: OutputFormat,
-  labels: tuple[str, ...],
-  is_cut: bool,
-) -> tuple[str | None, str]:
-  answer = answer.strip()
-  if output_format.answer_form == "free_text":
-    answer = answer.removesuffix(output_format.answer_end.strip()).strip()
-  return answer_forms.read_label(
-    answer, output_format.answer_form, labels, is_cut
-  )
 
 
 def cut_at(
@@ -227,8 +406,9 @@ def cut_at(
   if starts:
     shown = text[: min(starts)]
     return shown, False
-  if finish_reason in ("stop", "length"):
-    is_finished = finish_reason == "stop"
+  reason = (finish_reason or "").lower()
+  if reason in _ENDED or reason in _BUDGET:
+    is_finished = reason in _ENDED
   else:
     is_finished = text.rstrip().endswith((".", "!", "?", '"', ")"))
   return text, bool(text.strip()) and not is_finished

@@ -2,8 +2,8 @@
 
 Owns what a template is, what may not be in one, and how questions and
 exemplars' answers are written with its field names and markers. Layer 2;
-imports errors, data.answer_choices and, of its own folder, answer_forms and
-parsing. Reads no file and makes no request.
+imports errors, data.answer_choices and, of its own folder, answer_forms,
+answer_markers and parsing. Reads no file and makes no request.
 
 A template describes its parts; both orders and both endpoints are written from
 them. With `order = "rationale_first"`, the parts of one exemplar stand so:
@@ -23,7 +23,7 @@ from typing import get_args
 
 from distill_jax.data.answer_choices import read_choices
 from distill_jax.errors import UserError
-from distill_jax.teacher import answer_forms, parsing
+from distill_jax.teacher import answer_forms, answer_markers, parsing
 
 _MAX_STOPS = 4  # As many as OpenAI's API takes.
 
@@ -95,7 +95,7 @@ class PromptTemplate:
     """How outputs are read; see `parsing.parse_with_format`."""
     return parsing.OutputFormat(
       answer_form=self.answer_form,
-      marker=parsing.compile_marker(self.answer_marker),
+      marker=answer_markers.compile_marker(self.answer_marker),
       stop=self.stop,
       labels=self.labels,
       order=self.order,
@@ -104,6 +104,7 @@ class PromptTemplate:
       rationale_prefixes=tuple(
         filter(None, (self.answer_prefix, self.rationale_marker))
       ),
+      fields=self.fields,
     )
 
   @functools.cached_property

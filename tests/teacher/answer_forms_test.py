@@ -2,6 +2,7 @@
 
 import pytest
 
+from distill_jax.teacher import answer_forms
 from distill_jax.teacher.answer_forms import read_label
 
 _CHOICES = ("bank", "library", "country club", "fitness center", "park.")
@@ -18,9 +19,34 @@ _CHOICES = ("bank", "library", "country club", "fitness center", "park.")
     # An article, and nothing that is an option.
     ("choice_letter", "a bank.", None, "outside_label_set"),
     ("choice_letter", "z)", None, "outside_label_set"),
+    ("choice_letter", "Option B", "library", "ok"),
+    ("choice_letter", "the correct option is (b).", "library", "ok"),
+    ("choice_letter", "B, library", "library", "ok"),
+    ("choice_letter", "B: library", "library", "ok"),
+    ("choice_letter", "b library", "library", "ok"),
+    ("choice_letter", "library (b)", "library", "ok"),
+    ("choice_letter", "A, because it lends", "bank", "ok"),
+    ("choice_letter", "a, because it lends", None, "outside_label_set"),
+    ("choice_letter", "[B]", "library", "ok"),
+    ("choice_letter", r"\boxed{B}", "library", "ok"),
+    ("choice_letter", r"\(\boxed{\text{(b) library}}\).", "library", "ok"),
+    # Its text is no option's, or broke off.
+    ("choice_letter", "(b) librarry", "library", "ok"),
+    ("choice_letter", "(b) the place that lends", "library", "ok"),
+    # Letter and text name different options.
+    ("choice_letter", "(a) library.", "bank", "ambiguous"),
+    ("choice_letter", "(a) library, which lends", "bank", "ambiguous"),
+    ("choice_letter", "A) **library**", "bank", "ambiguous"),
+    ("choice_letter", "A: library", "bank", "ambiguous"),
+    ("choice_letter", "A, library", "bank", "ambiguous"),
+    ("choice_letter", "library (a)", "bank", "ambiguous"),
+    # Several letters.
+    ("choice_letter", "B or C", None, "ambiguous"),
+    ("choice_letter", "option b or c", "library", "ambiguous"),
+    ("choice_letter", "b) library or c) country club", "library", "ambiguous"),
     ("equation", "(3 + 4) = 7.", "(3 + 4)", "ok"),
     ("equation", "(3 + 4) = 8.", None, "not_evaluable"),
-    ("equation", "3 + 4 = 7 = 7.", None, "not_evaluable"),
+    ("equation", "3 + 4 = 7 = 7.", "3 + 4", "ok"),
     ("equation", "**3 × 4**.", "3 * 4", "ok"),
     ("equation", "12 ÷ 4 − 1 miles.", "12 / 4 - 1", "ok"),
     ("equation", "42 miles an hour", "42", "ok"),
@@ -29,6 +55,9 @@ _CHOICES = ("bank", "library", "country club", "fitness center", "park.")
     ("equation", "x.", None, "not_evaluable"),
     ("free_text", "Paris, France", "Paris, France", "ok"),
     ("free_text", "3.5", "3.5", "ok"),
+    ("free_text", "**Paris**", "Paris", "ok"),
+    ("free_text", r"$\boxed{\text{Paris}}$", "Paris", "ok"),
+    ("free_text", "**", "**", "ok"),
     ("free_text", "", None, "outside_label_set"),
   ],
 )
@@ -47,6 +76,10 @@ def test_answers_of_every_form(form, answer, label, status):
     (("Yes", "No", "Nothing"), "**Noth", "Nothing"),
     (("Yes", "No", "Nothing"), "not", "Nothing"),
     (("Yes", "No", "Nothing"), "n", None),
+    (("yes", "no"), "“Yes”.", "yes"),
+    (("yes", "no"), "__Yes__", "yes"),
+    (("yes", "no"), r"\boxed{\text{no}}", "no"),
+    (("yes", "no"), "`no`", "no"),
   ],
 )
 def test_labels_of_a_closed_set(labels, answer, label):
@@ -94,3 +127,26 @@ def test_options_that_differ_in_case_only(answer, label, status):
 def test_what_broke_off_is_said_to_have(form, answer):
   labels = ("entailment", "neutral")
   assert read_label(answer, form, labels, is_cut=True) == (None, "truncated")
+
+
+def test_an_option_is_named_by_its_whole_text():
+  options = ("paris", "paris, france", "river bank", "bank", "bank")
+  for answer, label, status in (
+    ("(b) Paris, France.", "paris, france", "ok"),
+    ("(b) Paris, Texas.", "paris, france", "ambiguous"),
+    ("(c) bank", "river bank", "ambiguous"),
+    ("(d) river bank", "bank", "ambiguous"),
+    ("(d) river banks", "bank", "ok"),
+    # Two options with one text.
+    ("(d) bank", "bank", "ok"),
+    ("(e) bank", "bank", "ok"),
+  ):
+    assert read_label(answer, "choice_letter", options, False) == (
+      label,
+      status,
+    )
+
+
+def test_the_metric_of_a_form():
+  assert answer_forms.get_metric("equation") == "equation"
+  assert answer_forms.get_metric("free_text") == "exact_match"

@@ -94,7 +94,7 @@ def test_well_formed_outputs(dataset, text, rationale, label, mode):
       "cqa",
       "R. So the answer is (a) library.",
       ("R.", "library", "ambiguous"),
-      ("R.", "bank", "ok"),
+      ("R.", "bank", "ambiguous"),
     ),
     (
       "cqa",
@@ -149,6 +149,13 @@ def test_well_formed_outputs(dataset, text, rationale, label, mode):
       "svamp",
       "R. The answer is (175, 5).",
       ("R.", "(175, 5)", "not_evaluable"),
+      ("R.", None, "not_evaluable"),
+    ),
+    # A pair, and no number of four digits.
+    (
+      "svamp",
+      "R. The answer is (14,21).",
+      ("R.", "(14,21)", "not_evaluable"),
       ("R.", None, "not_evaluable"),
     ),
     (

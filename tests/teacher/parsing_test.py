@@ -1,12 +1,14 @@
 """Tests of parsing.py: outputs in the formats that templates give."""
 
+import time
+
 import pytest
 from hostile_outputs import OUTPUTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill_jax.data.records import STATUSES
-from distill_jax.teacher import parsing
+from distill_jax.teacher import answer_markers, parsing, template_files
 
 _CHOICES = ("bank", "library", "country club", "fitness center", "park.")
 
@@ -14,7 +16,7 @@ _CHOICES = ("bank", "library", "country club", "fitness center", "park.")
 def _read(text, form, finish_reason=None, **fields):
   output_format = parsing.OutputFormat(
     form,
-    parsing.compile_marker(fields.pop("marker", "So the answer is")),
+    answer_markers.compile_marker(fields.pop("marker", "So the answer is")),
     fields.pop("stop", ("\nQ:", "\nA:")),
     **fields,
   )
@@ -111,23 +113,6 @@ def test_why_an_output_ended(text, finish_reason, label, status):
   assert _read("So the answer is 18 - 2", "equation", "stop")[1] == "18 - 2"
 
 
-@pytest.mark.parametrize(
-  "words, text, found",
-  [
-    ("Answer:", "answer: x", "answer:"),
-    ("Answer:", "the answer x", None),
-    ("Answer:", "Reanswer: x", None),
-    ("####", "x#### 3", "####"),
-    ("Final  answer", "final\nanswer: 3", "final\nanswer:"),
-    ("So the answer is", "Thus the answer is 3", "the answer is"),
-    ("(.*)", "x", None),
-  ],
-)
-def test_markers(words, text, found):
-  match = parsing.compile_marker(words).search(text)
-  assert (match and match.group()) == found
-
-
 @given(text=OUTPUTS, order=st.sampled_from(["rationale_first", "label_first"]))
 @pytest.mark.parametrize(
   "form", ["choice_letter", "closed_set", "equation", "free_text"]
@@ -139,7 +124,7 @@ def test_no_text_raises_with_any_format(form, text, order):
     )
     assert status in STATUSES
     assert label or status not in ("ok", "empty_rationale")
-    if finish_reason == "stop":
+    if finish_reason == "stop" and "<think>" not in text:
       assert status != "truncated"
 
 
@@ -152,3 +137,148 @@ def test_long_hostile_outputs_end_with_any_format():
           text = f"{marker} 1" + fragment * 50_000
           parsed = _read(text, form, order=order, marker=marker)
           assert parsed[2] in STATUSES
+
+
+def _read_as(template, text, finish_reason="stop", order=None):
+  parsed = parsing.parse_with_format(
+    text,
+    template_files.load_template(template, order).output_format,
+    _CHOICES,
+    finish_reason,
+  )
+  return parsed.rationale, parsed.label, parsed.status
+
+
+@pytest.mark.parametrize("template", ["esnli", "anli1"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "R.\nThe final answer is neutral",
+    "R.\nTherefore, the final answer is **neutral**.",
+    "R.\n**Answer**: neutral",
+    "R.\n\n**Answer:** neutral",
+    "R.\n**Answer: neutral**",
+    "R.\n__Answer:__ neutral",
+    "R.\nAnswer : neutral",
+    "R.\n\nFinal Answer: Neutral.",
+    "R.\n### Answer\nneutral",
+    "R.\n\n## Final Answer\n\n**Neutral**.",
+    "R.\n---\n> **Answer:** `neutral`",
+    "R.\n- Answer: “neutral”",
+    "R.\nAnswer: The answer is neutral.",
+    "R.\nAnswer:\n\nneutral",
+    "R.\n\n\\boxed{neutral}",
+    "R.\nAnswer: \\boxed{\\text{neutral}}",
+    "<think>Answer: entailment</think>\nR.\nAnswer: neutral",
+    "Answer: entailment</think>\nR.\nAnswer: neutral",
+    "R.\nAnswer: neutral\n\nHypothesis: H.\nAnswer: entailment",
+    "R.\nAnswer: neutral\n\n**Hypothesis:** H.\n**Answer:** entailment",
+    "R.\nSo the answer is neutral.\nHypothesis: H.\nThe answer is entailment",
+  ],
+)
+def test_answers_of_chat_models(template, text):
+  assert _read_as(template, text) == ("R.", "neutral", "ok")
+
+
+@pytest.mark.parametrize(
+  "text, rationale, label",
+  [
+    ("So 5 + 3 = \\boxed{8}.", "So 5 + 3 = 8.", "8"),
+    ("R.\n\\[\n\\boxed{5 + 3}\n\\]", "R.", "5 + 3"),
+    ("R. The answer is \\[\n\\boxed{8}\n\\]", "R.", "8"),
+    ("R.\n\n**Final Answer**\n\n$$\\boxed{8}$$", "R.", "8"),
+    ("R. The answer is 8. Hope this helps!", "R.", "8"),
+    ("**R.** The answer is **8**.", "**R.**", "8"),
+    (
+      "R. The answer is 5. No. The answer is 6.",
+      "R. The answer is 5. No.",
+      "6",
+    ),
+  ],
+)
+def test_numbers_of_chat_models(text, rationale, label):
+  assert _read_as("svamp", text) == (rationale, label, "ok")
+
+
+@pytest.mark.parametrize(
+  "text, status",
+  [
+    # The reasoning broke off, and what it says is no answer.
+    ("<think>The answer is 7.", "truncated"),
+    ("R.\n<think>The answer is 7.", "truncated"),
+    ("R.\n\\boxed{many}", "no_marker"),
+    ("R.\n\\boxed{7", "no_marker"),
+    # The first step of a list, and not the number one.
+    ("R. The answer is:\n1. Add the apples", "not_evaluable"),
+  ],
+)
+def test_what_is_no_answer(text, status):
+  assert _read_as("svamp", text)[1:] == (None, status)
+
+
+@pytest.mark.parametrize("order", ["rationale_first", "label_first"])
+@pytest.mark.parametrize("reason", ["error", "content_filter", "SAFETY"])
+def test_what_a_server_broke_off_is_never_ok(order, reason):
+  text = "The answer is neutral.\nSo the answer is neutral."
+  parsed = _read_as("esnli", text, reason, order)
+  assert parsed == (None, None, "truncated")
+
+
+def test_other_words_for_the_end():
+  assert _read_as("svamp", "R. The answer is 8", "end_turn")[1] == "8"
+  assert _read_as("svamp", "R. The answer is 8", "MAX_TOKENS")[1] is None
+
+
+@pytest.mark.parametrize(
+  "text, label, status",
+  [
+    # Reasoning may repeat the question, and say the marker's words.
+    ("Q: q\nThe answer is not easy.\nQ: q\nSo the answer is 3.", None, None),
+    ("Let me see.\nThe answer is hard.\nThe answer is 3.", "3", "ok"),
+    # Two finished answers that differ, of which neither is certain.
+    ("Answer: 3\n\nExample 2\nAnswer: 4", None, "ambiguous"),
+    ("Answer: 3\n\nNext.\nSo the answer is 4.", None, "ambiguous"),
+    ("R.\nAnswer: 3\n\nSo the answer is (1 + 2).", "(1 + 2)", "ok"),
+  ],
+)
+def test_several_answers(text, label, status):
+  _, found, found_status = _read_as("svamp", text)
+  if status is None:
+    assert found_status != "ok"  # The server would have stopped there.
+  else:
+    assert (found, found_status) == (label, status)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "Answer: neutral\nReasonings: R.\n\nHypothesis: H.\nAnswer: entailment",
+    "**Answer:** neutral\n**Reasonings:** R.",
+    "### Answer\nneutral\n\nR.",
+    "The final answer is neutral.\nR.",
+    "<think>entailment</think>neutral\nR.",
+    "\\boxed{neutral}\nR.",
+  ],
+)
+def test_label_first_of_chat_models(text):
+  parsed = _read_as("esnli", text, order="label_first")
+  assert parsed == ("R.", "neutral", "ok")
+
+
+def test_long_answers_of_chat_models_take_no_time():
+  start = time.process_time()
+  for piece in (
+    "<think>",
+    "\\boxed{",
+    "\nAnswer: neutral\n\n",
+    "\nHypothesis: h\nAnswer: ",
+    "\n### Answer\n",
+    "the final answer is ",
+    "- ",
+    "1,",
+  ):
+    for template in ("esnli", "svamp"):
+      for order in ("rationale_first", "label_first"):
+        _read_as(template, "R." + piece * 20_000, order=order)
+  # A quadratic step needs some seconds a text.
+  assert time.process_time() - start < 8

@@ -168,9 +168,9 @@ def find_outcome(
 ) -> Outcome:
   """Finds the answers to a question and makes its record of them.
 
-  A request that failed for good is no answer and has no vote; where all did,
-  the record has neither label, rationale, teacher nor status. Their kinds are
-  in `meta.failures`.
+  A request that failed for good is no answer and has no vote, but lowers the
+  confidence; where all did, the record has neither label, rationale, teacher
+  nor status. Their kinds are in `meta.failures`.
 
   Args:
     variant: the way it was asked, and is read.
@@ -183,7 +183,7 @@ def find_outcome(
   Raises:
     UserError: as `make_requests`, or a journal cannot be read.
   """
-  responses, failures, num_open = [], [], 0
+  responses, failures, failed_teachers, num_open = [], [], [], 0
   for request in make_requests(variant, question):
     key = request.key
     if (response := answers.read_response(key)) is not None:
@@ -192,11 +192,14 @@ def find_outcome(
       failure = answers.read_failure(key)
       assert failure is not None
       failures.append(failure)
+      failed_teachers.append(request.model)
     else:
       num_open += 1
   record = None
   if num_open == 0:
-    record = _make_record(variant, question, responses, failures)
+    record = _make_record(
+      variant, question, responses, failures, failed_teachers
+    )
   return Outcome(record, tuple(responses), tuple(failures), num_open)
 
 
@@ -217,7 +220,9 @@ def read_output(
   choices = None
   if variant.reading.answer_form == "choice_letter":
     choices = prompts.find_options(question.input, question.meta) or ()
-  if variant.parse == STRICT:
+  if parsing.is_broken(response.finish_reason):
+    parsed = parsing.ParsedOutput(None, None, "truncated")
+  elif variant.parse == STRICT:
     parsed = official_parsing.parse_output(
       response.text, variant.template.name, STRICT, choices
     )
@@ -240,8 +245,14 @@ def _make_record(
   question: Record,
   responses: Sequence[tuple[str, exchange.Response]],
   failures: Sequence[journal.Failure],
+  failed_teachers: Sequence[str],
 ) -> Record:
-  meta = dict(question.meta)
+  # A question that was labelled before says nothing of this vote.
+  meta = {
+    name: value
+    for name, value in question.meta.items()
+    if name not in voting.META_FIELDS
+  }
   if failures:
     meta["failures"] = [failure.kind for failure in failures]
   blank = dataclasses.replace(
@@ -261,6 +272,7 @@ def _make_record(
     ],
     variant.reading.answer_form,
     variant.accuracies,
+    failed_teachers,
   )
   return voting.apply_vote(blank, vote)
 

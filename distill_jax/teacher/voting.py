@@ -1,7 +1,7 @@
 """One label out of several answers: samples of a teacher, several teachers.
 
 Owns when two answers are the same, what a vote weighs, which answer's rationale
-is kept and how a tie ends. Layer 1; imports answers.arithmetic, data.records,
+is kept and how a tie ends. Layer 1; imports answers.equality, data.records,
 answer_forms and parsing. Knows no prompt and asks no teacher.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from distill_jax.answers import arithmetic
+from distill_jax.answers import equality
 from distill_jax.data.records import Record
 from distill_jax.teacher import answer_forms, parsing
 
@@ -21,6 +21,10 @@ _VOTING_STATUSES = ("ok", "empty_rationale", "truncated")
 _MIN_ACCURACY = 0.5
 # At 1 the weight would be infinite, and no measurement says 1.
 _MAX_ACCURACY = 0.999
+# Sums of weights are floats, and equal ones may differ in their last digits.
+_TIE_TOLERANCE = 1e-9
+# What `apply_vote` and its caller write into a record's meta.
+META_FIELDS = ("confidence", "is_tie", "votes", "teachers", "failures")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,9 @@ class Vote:
 
   Attributes:
     winner: the answer whose label, rationale and status stand for all.
-    confidence: the winner's share of the weight of all answers, those that
-      could not be read included; 0 where none could.
+    confidence: the winner's share of the weight of all answers asked for, those
+      that could not be read or never came included; 0 where none was read.
+    is_tie: another label has as much weight.
     votes: for each label voted for, the most weight first, `label` as first
       written, `num_votes` and `weight`, its share.
     labels_by_teacher: teacher -> the label of each of its answers in order,
@@ -52,6 +57,7 @@ class Vote:
 
   winner: Answer
   confidence: float
+  is_tie: bool
   votes: tuple[dict[str, Any], ...]
   labels_by_teacher: dict[str, list[str | None]]
 
@@ -86,23 +92,26 @@ def take_vote(
   answers: Sequence[Answer],
   answer_form: answer_forms.AnswerForm,
   accuracies: Mapping[str, float] | None = None,
+  failed_teachers: Sequence[str] = (),
 ) -> Vote:
   """Finds the label with the most weight behind it.
 
-  Equations are the same where their values are; free text without regard to
-  case, white space and a full stop at the end; options and labels of a closed
-  set where they are equal. Of labels with equal weight the one wins that was
-  voted for first, in the order given. The winner is the first answer that
-  voted for that label and whose rationale is whole; where none has one, the
-  first. Where no answer could be read, it is the first with the most frequent
-  status.
+  Which labels are the same, `equality` says; options and labels of a closed
+  set, whose spelling the reading has settled, may differ in case. Of labels
+  with equal weight the one wins that was voted for first, in the order given.
+  The winner is the first answer that voted for that label and whose rationale
+  is whole; where none has one, the first. Where no answer could be read, it is
+  the first with the most frequent status.
 
   Args:
     answers: one or more, in a fixed order: by teacher, then by sample.
     answer_form: of the template they answer.
     accuracies: teacher -> accuracy; each teacher's weight (`compute_weight`)
-      is divided among its answers, and where none is better than half all
-      teachers weigh the same. None: every answer weighs the same.
+      is divided among the answers asked of it, and where none is better than
+      half all teachers weigh the same. None: every answer weighs the same.
+    failed_teachers: the teacher of each answer that was asked for and never
+      came. It has no vote, and counts in the whole of which `confidence` is a
+      share.
 
   Returns:
     The vote.
@@ -115,19 +124,19 @@ def take_vote(
   """
   if not answers:
     raise ValueError("no answers to vote")
-  weights = _weigh(answers, accuracies)
+  asked = [*(answer.teacher for answer in answers), *failed_teachers]
+  weights = _weigh(asked, accuracies)
   ballots: dict[Hashable, list[int]] = {}
-  for index, answer in enumerate(answers):
-    if (key := _make_key(answer.parsed, answer_form)) is not None:
+  for index, key in enumerate(_make_keys(answers, answer_form)):
+    if key is not None:
       ballots.setdefault(key, []).append(index)
-  # fsum: the sum must not depend on the order, or ties would.
+  # fsum: the sum must not depend on the order.
   shares = {
     key: math.fsum(weights[index] for index in indices)
     for key, indices in ballots.items()
   }
-  # Sorting keeps equals in the order in which they were first voted for.
-  ranked = sorted(ballots, key=lambda key: -shares[key])
   total = math.fsum(weights)
+  ranked, is_tie = _rank(shares)
   if ranked:
     winner = _choose(answers, ballots[ranked[0]])
     confidence = min(shares[ranked[0]] / total, 1.0)
@@ -139,6 +148,7 @@ def take_vote(
   return Vote(
     winner=winner,
     confidence=confidence,
+    is_tie=is_tie,
     votes=tuple(
       {
         "label": answers[ballots[key][0]].parsed.label,
@@ -160,9 +170,11 @@ def apply_vote(record: Record, vote: Vote) -> Record:
 
   Returns:
     The record with the winner's rationale, label, teacher and status; `meta`
-    gains `confidence`, `votes` and `teachers` (`Vote.labels_by_teacher`).
+    gains `confidence`, `votes` and `teachers` (`Vote.labels_by_teacher`), and
+    `is_tie` where there is one.
   """
   parsed = vote.winner.parsed
+  tie = {"is_tie": True} if vote.is_tie else {}
   return dataclasses.replace(
     record,
     rationale=parsed.rationale,
@@ -172,6 +184,7 @@ def apply_vote(record: Record, vote: Vote) -> Record:
     meta={
       **record.meta,
       "confidence": vote.confidence,
+      **tie,
       "votes": list(vote.votes),
       "teachers": vote.labels_by_teacher,
     },
@@ -179,32 +192,54 @@ def apply_vote(record: Record, vote: Vote) -> Record:
 
 
 def _weigh(
-  answers: Sequence[Answer], accuracies: Mapping[str, float] | None
+  asked: Sequence[str], accuracies: Mapping[str, float] | None
 ) -> list[float]:
+  """Returns the weight of each answer asked for, by its teacher."""
   if accuracies is None:
-    return [1.0] * len(answers)
-  num_answers = collections.Counter(answer.teacher for answer in answers)
-  if missing := num_answers.keys() - accuracies.keys():
+    return [1.0] * len(asked)
+  num_asked = collections.Counter(asked)
+  if missing := num_asked.keys() - accuracies.keys():
     raise ValueError(f"no accuracy of {', '.join(sorted(missing))}")
-  weights = {name: compute_weight(accuracies[name]) for name in num_answers}
+  weights = {name: compute_weight(accuracies[name]) for name in num_asked}
   if not any(weights.values()):
     weights = dict.fromkeys(weights, 1.0)
+  return [weights[teacher] / num_asked[teacher] for teacher in asked]
+
+
+def _make_keys(
+  answers: Sequence[Answer], answer_form: answer_forms.AnswerForm
+) -> list[Hashable | None]:
+  """Returns what equal answers have in common; None: no vote."""
+  labels = [
+    answer.parsed.label if answer.parsed.status in _VOTING_STATUSES else None
+    for answer in answers
+  ]
+  label_set = None
+  if answer_form in ("choice_letter", "closed_set"):
+    # Members of one set: what only case tells apart is different.
+    label_set = tuple({label: None for label in labels if label is not None})
+  metric = answer_forms.get_metric(answer_form)
   return [
-    weights[answer.teacher] / num_answers[answer.teacher] for answer in answers
+    None if label is None else equality.make_key(label, metric, label_set)
+    for label in labels
   ]
 
 
-def _make_key(
-  parsed: parsing.ParsedOutput, answer_form: answer_forms.AnswerForm
-) -> Hashable | None:
-  """Returns what equal answers have in common; None: no vote."""
-  if parsed.label is None or parsed.status not in _VOTING_STATUSES:
-    return None
-  if answer_form == "equation":
-    return arithmetic.evaluate_equation(parsed.label)
-  if answer_form == "free_text":
-    return " ".join(parsed.label.casefold().split()).removesuffix(".").rstrip()
-  return parsed.label
+def _rank(shares: Mapping[Hashable, float]) -> tuple[list[Hashable], bool]:
+  """Returns the keys, the most weight first, and whether several have it.
+
+  Keys come in the order in which they were first voted for, and of equals the
+  first stays first.
+  """
+  most = max(shares.values(), default=0.0)
+  tied = [
+    key
+    for key, share in shares.items()
+    if math.isclose(share, most, rel_tol=_TIE_TOLERANCE)
+  ]
+  others = [key for key in shares if key not in tied]
+  ranked = [*tied, *sorted(others, key=lambda key: -shares[key])]
+  return ranked, len(tied) > 1
 
 
 def _choose(answers: Sequence[Answer], indices: Sequence[int]) -> Answer:

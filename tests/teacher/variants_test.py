@@ -6,8 +6,9 @@ import pytest
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import journal, template_files, variants
+from distill_jax.teacher import journal, template_files, variants, voting
 from distill_jax.teacher.exchange import Response, TeacherError
+from distill_jax.teacher.parsing import ParsedOutput
 
 QUESTION = Record(
   id="q1",
@@ -137,12 +138,47 @@ def test_an_open_request_leaves_the_question_open(own):
   assert outcome.num_open == 1
 
 
-def test_a_failure_has_no_vote(own):
+def test_a_failure_has_no_vote_and_lowers_the_confidence(own):
   variant = make_variant(num_samples=2, temperature=0.7)
   record = _answer(own, variant, QUESTION, "failed", sum_of(3, 4)).record
   assert record.teacher_label == "(3 + 4)"
-  assert record.meta["confidence"] == 1.0
+  assert record.meta["confidence"] == 0.5
   assert record.meta["failures"] == ["too_large"]
+
+
+def test_one_answer_and_four_failures_agree_little(own):
+  variant = make_variant(num_samples=5, temperature=0.7)
+  texts = [sum_of(3, 4), *["failed"] * 4]
+  record = _answer(own, variant, QUESTION, *texts).record
+  assert record.meta["confidence"] == 0.2
+  assert record.meta["votes"][0]["weight"] == 0.2
+
+
+def test_a_teacher_that_failed_keeps_its_weight(own):
+  texts = "failed", sum_of(3, 4)
+  variant = make_variant(models=("a", "b"), accuracies={"a": 0.9, "b": 0.6})
+  record = _answer(own, variant, QUESTION, *texts).record
+  weight_a, weight_b = map(voting.compute_weight, (0.9, 0.6))
+  assert record.meta["confidence"] == pytest.approx(
+    weight_b / (weight_a + weight_b)
+  )
+
+
+def test_a_tie_is_marked(own):
+  variant = make_variant(num_samples=2, temperature=0.7)
+  record = _answer(own, variant, QUESTION, sum_of(3, 3), sum_of(3, 4)).record
+  assert record.meta["is_tie"] is True
+  record = _answer(own, make_variant(seed=9), QUESTION, sum_of(3, 4)).record
+  assert "is_tie" not in record.meta
+
+
+def test_what_an_earlier_vote_said_is_gone(own):
+  stale = {"is_tie": True, "failures": ["timeout"], "confidence": 1.0}
+  question = dataclasses.replace(QUESTION, meta=stale | {"kept": 1})
+  record = _answer(own, make_variant(), question, sum_of(3, 4)).record
+  assert record.meta.keys() == {"kept", "confidence", "votes", "teachers"}
+  record = _answer(own, make_variant(seed=7), question, "failed").record
+  assert record.meta == {"kept": 1, "failures": ["too_large"]}
 
 
 def test_nothing_but_failures(own):
@@ -204,6 +240,15 @@ def test_the_finish_reason_tells_a_cut_answer():
     make_variant(), make_response(text, "length"), QUESTION
   )
   assert (parsed.label, parsed.status) == (None, "truncated")
+
+
+@pytest.mark.parametrize("parse", ["tolerant", "strict"])
+@pytest.mark.parametrize("reason", ["error", "content_filter", "SAFETY"])
+def test_what_the_server_broke_off_is_no_answer(parse, reason):
+  parsed = variants.read_output(
+    make_variant(parse=parse), make_response(sum_of(3, 4), reason), QUESTION
+  )
+  assert parsed == ParsedOutput(None, None, "truncated")
 
 
 def test_questions_without_options():

@@ -5,7 +5,10 @@ import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from distill_jax.answers import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.teacher import voting
 from distill_jax.teacher.parsing import ParsedOutput
@@ -80,6 +83,11 @@ def test_where_nothing_could_be_read():
     # What does not evaluate equals nothing, itself included.
     ("equation", ("x", "x", "x", "1"), "1", 0.25),
     ("free_text", ("B", "New  York", "new york.", "B x"), "New  York", 0.5),
+    ("free_text", ("Paris", "Rome", '"Paris."', "Rome x"), "Paris", 0.5),
+    # Exact fractions: as floats 1.1 * 3 is not 3.3, and 4 would win.
+    ("equation", ("1.1 * 3", "3.3", "4", "4"), "1.1 * 3", 0.5),
+    ("equation", ("4", "8.8 - 5.2", "3.6"), "8.8 - 5.2", 2 / 3),
+    ("equation", ("0.1 + 0.2", "0.3", "4"), "0.1 + 0.2", 2 / 3),
     # Options may differ in case only.
     ("choice_letter", ("US", "us", "us", "Us"), "us", 0.5),
     ("closed_set", ("42", "84 / 2", "42", "6"), "42", 0.5),
@@ -87,7 +95,106 @@ def test_where_nothing_could_be_read():
 )
 def test_when_answers_are_the_same(form, labels, winner, confidence):
   label, _, share = _vote(_answers(*labels), form)
-  assert (label, share) == (winner, confidence)
+  assert (label, share) == (winner, pytest.approx(confidence))
+
+
+def test_answers_that_never_came_count():
+  vote = voting.take_vote(_answers("yes"), "closed_set", None, ["t"] * 4)
+  assert (vote.confidence, vote.is_tie) == (0.2, False)
+  assert vote.votes == ({"label": "yes", "num_votes": 1, "weight": 0.2},)
+  # The weight of a teacher is divided among what was asked of it.
+  answers = _answers("yes", teacher="x") + _answers("no", "no", teacher="y")
+  vote = voting.take_vote(
+    answers, "closed_set", {"x": 0.8, "y": 0.8}, ["x", "x", "x", "y", "y"]
+  )
+  assert (vote.winner.parsed.label, vote.confidence) == ("no", 0.25)
+  with pytest.raises(ValueError, match="no accuracy of z"):
+    voting.take_vote(answers, "closed_set", {"x": 0.8, "y": 0.8}, ["z"])
+
+
+@pytest.mark.parametrize(
+  "labels, is_tie",
+  [
+    ("ab", True),
+    ("aabb", True),
+    ("aabbc", True),
+    ("aab", False),
+    ("a", False),
+    ("abbc", False),
+  ],
+)
+def test_ties(labels, is_tie):
+  vote = voting.take_vote(_answers(*labels), "closed_set")
+  assert vote.is_tie == is_tie
+  record = voting.apply_vote(Record("1", "Q?"), vote)
+  assert record.meta.get("is_tie", False) == is_tie
+
+
+def test_a_vote_of_none_is_no_tie():
+  vote = voting.take_vote(_answers(None, None), "closed_set")
+  assert not vote.is_tie
+
+
+def test_equal_sums_of_unequal_weights_are_a_tie():
+  answers = [
+    *_answers("a", teacher="x"),
+    *_answers("b", "b", "b", teacher="y"),
+  ]
+  vote = voting.take_vote(answers, "closed_set", {"x": 0.7, "y": 0.7})
+  assert vote.is_tie and vote.winner.parsed.label == "a"
+
+
+_BALLOTS = st.lists(
+  st.tuples(
+    st.sampled_from(["1", "2 / 2", "2", "1.1 * 3", "3.3", "x", None]),
+    st.sampled_from(["ok", "truncated", "ambiguous"]),
+    st.sampled_from("xyz"),
+  ),
+  min_size=1,
+  max_size=8,
+)
+_ACCURACIES = st.none() | st.fixed_dictionaries(
+  {name: st.floats(0, 1) for name in "xyz"}
+)
+
+
+@given(
+  ballots=_BALLOTS,
+  failed=st.lists(st.sampled_from("xyz"), max_size=4),
+  accuracies=_ACCURACIES,
+  rng=st.randoms(use_true_random=False),
+)
+def test_shares_do_not_depend_on_the_order(ballots, failed, accuracies, rng):
+  answers = [
+    answer
+    for label, status, teacher in ballots
+    for answer in _answers((label, status), teacher=teacher)
+  ]
+  vote = voting.take_vote(answers, "equation", accuracies, failed)
+  assert 0 <= vote.confidence <= 1
+  assert sum(ballot["weight"] for ballot in vote.votes) <= 1 + 1e-9
+  shuffled = rng.sample(answers, len(answers))
+  again = voting.take_vote(
+    shuffled, "equation", accuracies, rng.sample(failed, len(failed))
+  )
+  assert _list_shares(again) == _list_shares(vote)
+  assert again.confidence == pytest.approx(vote.confidence)
+  assert again.is_tie == vote.is_tie
+  # Fewer came than were asked.
+  with_one_less = voting.take_vote(answers, "equation", None, [*failed, "x"])
+  without = voting.take_vote(answers, "equation", None, failed)
+  assert with_one_less.confidence <= without.confidence
+
+
+def _list_shares(vote):
+  return sorted(
+    (
+      arithmetic.evaluate_equation(ballot["label"]),
+      ballot["num_votes"],
+      ballot["weight"],
+    )
+    for ballot in vote.votes
+  )
 
 
 def test_weights():

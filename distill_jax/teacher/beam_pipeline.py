@@ -337,6 +337,7 @@ def _split_filters(
   )
   of_all = FilterConfig(
     answer_form=config.answer_form,
+    labels=config.labels,
     balance_by=config.balance_by,
     seed=config.seed,
     **{name: getattr(config, name) for name in _FILTERS_OF_ALL},

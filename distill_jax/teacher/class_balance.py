@@ -1,6 +1,6 @@
 """As many records of one class as of another, or weights to that end.
 
-Layer 1; imports errors and data.records.
+Layer 1; imports errors, answers.equality and data.records.
 """
 
 import collections
@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from distill_jax.answers import equality
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 
@@ -21,8 +22,12 @@ def balance_classes(
   class_balance: Literal["over", "under", "weights"],
   balance_by: str,
   seed: int,
+  metric: equality.LabelMetric = "exact_match",
+  label_set: Sequence[str] | None = None,
 ) -> list[Record]:
   """Balances the classes; records without a class stay as they are.
+
+  Labels that are equal, as `equality` says, are one class.
 
   Args:
     records: any records.
@@ -30,6 +35,9 @@ def balance_classes(
       frequent ones out, "weights" multiplies the records' weights.
     balance_by: the field whose texts are the classes.
     seed: of the draws.
+    metric: of the labels, see `equality.make_key`.
+    label_set: the closed set, where there is one; a text outside it is a class
+      of its own.
 
   Returns:
     The records. The id of a copy is that of its original with "-copy-1" and so
@@ -38,7 +46,8 @@ def balance_classes(
   Raises:
     UserError: there are more classes than any closed set has.
   """
-  classes = [getattr(record, balance_by) for record in records]
+  texts = [getattr(record, balance_by) for record in records]
+  classes = _name_classes(texts, metric, label_set)
   counts = collections.Counter(label for label in classes if label is not None)
   if len(counts) > _MAX_CLASSES:
     raise UserError(
@@ -64,6 +73,26 @@ def balance_classes(
       known_ids.add(copy_id)
       balanced.append(dataclasses.replace(record, id=copy_id))
   return balanced
+
+
+def _name_classes(
+  texts: Sequence[str | None],
+  metric: equality.LabelMetric,
+  label_set: Sequence[str] | None,
+) -> list[str | None]:
+  """Returns for each text its class, by the first of its spellings in order."""
+  keys = {
+    text: (equality.make_key(text, metric, label_set), "")
+    for text in texts
+    if text is not None
+  }
+  keys = {
+    text: (None, text) if key[0] is None else key for text, key in keys.items()
+  }
+  names = {}
+  for text in sorted(keys):
+    names.setdefault(keys[text], text)
+  return [None if text is None else names[keys[text]] for text in texts]
 
 
 def _weigh(

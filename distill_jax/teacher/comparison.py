@@ -96,7 +96,8 @@ def format_table(
     have not and of what they achieved, the best accuracy first; of equals, the
     order given. Costs and tokens are of a labelled question, seconds of a
     request. Questions without an outcome count nowhere but in "answered", which
-    is shown where there are any.
+    is shown where there are any; those whose gold label no answer can be equal
+    to count in no accuracy, and are in "unusable gold", with a warning.
   """
   ranked = sorted(compared, key=lambda pair: -(pair[1]["accuracy"] or 0.0))
   varied, common = {}, []
@@ -114,6 +115,8 @@ def format_table(
     ).rstrip()
     for row in rows
   ]
+  warnings = {describe_unusable_gold(summary): None for _, summary in ranked}
+  lines += [warning for warning in warnings if warning is not None]
   return "\n".join([", ".join(common), *lines] if common else lines)
 
 
@@ -167,6 +170,10 @@ def _describe_results(
     )
     for summary in summaries
   ]
+  if any(summary["num_unusable_gold"] for summary in summaries):
+    columns["unusable gold"] = [
+      str(summary["num_unusable_gold"]) for summary in summaries
+    ]
   if any(summary["num_open"] for summary in summaries):
     columns["answered"] = [
       f"{summary['num_questions'] - summary['num_open']}"
@@ -193,6 +200,19 @@ def format_accuracy(summary: Mapping[str, Any]) -> str:
     return "-"
   low, high = (100 * summary[f"accuracy_{end}"] for end in ("low", "high"))
   return f"{100 * summary['accuracy']:.1f}% ({low:.1f} to {high:.1f})"
+
+
+def describe_unusable_gold(summary: Mapping[str, Any]) -> str | None:
+  """Returns a warning of gold labels that count in no accuracy, if any."""
+  if not summary["num_unusable_gold"]:
+    return None
+  examples = ", ".join(map(repr, summary["unusable_gold"]))
+  return (
+    f"WARNING: {summary['num_unusable_gold']} gold labels, such as {examples},"
+    " are no answer to this prompt (outside its labels or options, or an"
+    " equation without value) and count in no accuracy. Correct them, or"
+    " choose another PROMPT."
+  )
 
 
 def format_cost(summary: Mapping[str, Any]) -> str:

@@ -1,18 +1,17 @@
 """Which of a teacher's answers are worth training on.
 
 Owns the filters, each a small function, and their order. Layer 2; imports
-errors, answers.arithmetic, data.records, prompts and the filters of all records
-beside it. Reads no file. Takes time linear in the records and their texts.
+errors, `answers`, data.records, prompts and the filters of all records beside
+it. Reads no file. Takes time linear in the records and their texts.
 """
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from distill_jax.answers import arithmetic
+from distill_jax.answers import arithmetic, equality, numerals
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher import answer_forms, prompts
@@ -26,13 +25,14 @@ _LABEL_STATUSES = ("ok", "empty_rationale", "truncated")
 _MIN_THRESHOLD = 0.5
 # A rationale repeats its question in runs of so many words.
 _SHINGLE_WORDS = 3
-# Rationales round what they compute.
-_RESULT_TOLERANCE = 0.005
 _MAX_UNSTRIPPED = 3
 
 _WORD = re.compile(r"\w+")
+# A number behind "=", and what makes another number of it. What is computed on
+# is no result.
 _RESULT = re.compile(
-  r"=\s*\$?\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)(?![0-9.]*\s*[-+*/])"
+  r"=\s*\$?\s*(-?[0-9][0-9,]*+(?:\.[0-9]++)?+)(?!\s*[-+*/])"
+  r"(\s?%|\s(?:hundred|thousand|million|billion|dozen|percent)\b)?"
 )
 
 
@@ -219,7 +219,12 @@ def _balance_classes(
 ) -> list[Record]:
   assert config.class_balance is not None
   return balance_classes(
-    records, config.class_balance, config.balance_by, config.seed
+    records,
+    config.class_balance,
+    config.balance_by,
+    config.seed,
+    answer_forms.get_metric(config.answer_form),
+    config.labels or None,
   )
 
 
@@ -244,9 +249,32 @@ def agrees_with_gold(record: Record, config: FilterConfig) -> bool:
     return True
   if record.teacher_label is None:
     return False
-  if config.answer_form == "equation":
-    return arithmetic.equations_equal(record.label, record.teacher_label)
-  return record.label == record.teacher_label
+  return equality.labels_equal(
+    record.label,
+    record.teacher_label,
+    answer_forms.get_metric(config.answer_form),
+    _find_label_set(record, config),
+  )
+
+
+def is_gold_usable(record: Record, config: FilterConfig) -> bool:
+  """Tells whether the gold label is one that an answer can be equal to.
+
+  An equation without value is not, nor is a label outside the closed set or
+  the options: a teacher's label would be wrong whatever it is.
+  """
+  metric = answer_forms.get_metric(config.answer_form)
+  label_set = _find_label_set(record, config)
+  return equality.make_key(record.label or "", metric, label_set) is not None
+
+
+def _find_label_set(
+  record: Record, config: FilterConfig
+) -> Sequence[str] | None:
+  """Returns all labels that the record's may be; None where any text may."""
+  if config.answer_form == "choice_letter":
+    return prompts.find_options(record.input, record.meta)
+  return config.labels or None
 
 
 def has_rationale(record: Record, config: FilterConfig) -> bool:
@@ -327,12 +355,19 @@ def _is_number(value: object) -> bool:
 
 
 def _is_result_of(equation: str, rationale: str) -> bool:
-  results = _RESULT.findall(rationale)
+  """Tells whether a rationale's last result is, or rounds, a value.
+
+  A result that may mean another number ("2,3", "5 dozen") contradicts nothing.
+  """
+  results = _RESULT.findall(rationale.replace("−", "-"))
   value = arithmetic.evaluate_equation(equation)
   if not results or value is None:
     return True
-  result = float(results[-1].replace(",", ""))
-  return math.isclose(result, float(value), rel_tol=_RESULT_TOLERANCE)
+  number, scale = results[-1]
+  number = numerals.remove_thousands_marks(number.rstrip(","))
+  if number is None or scale:
+    return True
+  return numerals.is_written_value(number, value)
 
 
 def _find_named(text: str, options: Sequence[str]) -> set[tuple[str, ...]]:

@@ -146,6 +146,10 @@ def describe(
   if summary["accuracy"] is not None:
     accuracy = comparison.format_accuracy(summary)
     lines.append(f"accuracy {accuracy} of {summary['num_gold']} with a label")
+  if (warning := comparison.describe_unusable_gold(summary)) is not None:
+    lines.append(warning)
+  if summary["num_ties"]:
+    lines.append(f"votes that were a tie (meta.is_tie): {summary['num_ties']}")
   lines.append(
     f"tokens: {summary['prompt_tokens']} in,"
     f" {summary['completion_tokens']} out; cost:"

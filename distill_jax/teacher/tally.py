@@ -12,6 +12,8 @@ from typing import Any
 from distill_jax.teacher import filters, prices
 from distill_jax.teacher.variants import Outcome, Variant
 
+_MAX_EXAMPLES = 3
+
 
 class Tally:
   """Counts of one variant."""
@@ -25,7 +27,7 @@ class Tally:
     """
     self._price_table = price_table
     self._comparison = filters.FilterConfig(
-      answer_form=variant.reading.answer_form
+      answer_form=variant.reading.answer_form, labels=variant.reading.labels
     )
     self._statuses: collections.Counter[str] = collections.Counter()
     self._failures: collections.Counter[str] = collections.Counter()
@@ -36,6 +38,10 @@ class Tally:
     self._num_without_answer = 0
     self._num_gold = 0
     self._num_correct = 0
+    self._num_ties = 0
+    self._num_unusable_gold = 0
+    # The first few in order, so that parts merge to the same.
+    self._unusable_gold: set[str] = set()
     self.num_questions = 0
     self.num_open = 0
 
@@ -64,9 +70,15 @@ class Tally:
       self._num_without_answer += 1
     else:
       self._statuses[record.status] += 1
-    if record.label is not None:
-      self._num_gold += 1
-      self._num_correct += filters.agrees_with_gold(record, self._comparison)
+    self._num_ties += bool(record.meta.get("is_tie"))
+    if record.label is None:
+      return
+    if not filters.is_gold_usable(record, self._comparison):
+      self._num_unusable_gold += 1
+      self._keep_examples({record.label})
+      return
+    self._num_gold += 1
+    self._num_correct += filters.agrees_with_gold(record, self._comparison)
 
   def merge(self, other: "Tally") -> None:
     """Adds what another tally of the same variant has counted."""
@@ -81,8 +93,15 @@ class Tally:
     self._num_without_answer += other._num_without_answer
     self._num_gold += other._num_gold
     self._num_correct += other._num_correct
+    self._num_ties += other._num_ties
+    self._num_unusable_gold += other._num_unusable_gold
+    self._keep_examples(other._unusable_gold)
     self.num_questions += other.num_questions
     self.num_open += other.num_open
+
+  def _keep_examples(self, labels: set[str]) -> None:
+    examples = sorted(self._unusable_gold | labels)
+    self._unusable_gold = set(examples[:_MAX_EXAMPLES])
 
   def summarize(self) -> dict[str, Any]:
     """Returns the numbers, as JSON holds them.
@@ -94,9 +113,12 @@ class Tally:
       questions with an outcome, and `accuracy`, the share whose label is the
       gold one of those that have an outcome and a gold label (what was not read
       is wrong), with 95% Wilson bounds `accuracy_low` and `accuracy_high`;
-      None where there is nothing to count. `num_responses`, `prompt_tokens`,
-      `completion_tokens`, as the servers counted; `num_uncounted_responses`, to
-      which they did not; `cost` and `currency`, None without prices;
+      None where there is nothing to count. `num_unusable_gold`, whose gold
+      label no answer can be equal to and which count in no accuracy, and a few
+      such labels, `unusable_gold`. `num_ties`, whose vote was a tie.
+      `num_responses`, `prompt_tokens`, `completion_tokens`, as the servers
+      counted; `num_uncounted_responses`, to which they did not; `cost` and
+      `currency`, None without prices;
       `latency_seconds_p50` and `_p95`, None without responses.
 
     Raises:
@@ -120,6 +142,7 @@ class Tally:
       "num_without_answer": self._num_without_answer,
       "statuses": dict(self._statuses.most_common()),
       "failures": dict(self._failures.most_common()),
+      "num_ties": self._num_ties,
       "parse_rate": self._statuses["ok"] / num_done if num_done else None,
       **self._summarize_accuracy(),
       "num_responses": len(self._latencies),
@@ -148,6 +171,8 @@ class Tally:
       **dict(zip(names, values, strict=True)),
       "num_gold": self._num_gold,
       "num_correct": self._num_correct,
+      "num_unusable_gold": self._num_unusable_gold,
+      "unusable_gold": sorted(self._unusable_gold),
     }
 
 

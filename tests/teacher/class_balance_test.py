@@ -49,3 +49,21 @@ def test_free_text_is_no_class():
   records = make_records([str(number) for number in range(51)])
   with pytest.raises(UserError, match="51 different values, too many"):
     balance_classes(records, "over", "label", seed=0)
+
+
+def test_equal_labels_are_one_class_whatever_their_order():
+  records = make_records(["Paris", "paris.", "Rome", " PARIS "])
+  balanced = balance_classes(records, "under", "label", seed=0)
+  assert len(balanced) == 2
+  backwards = balance_classes(records[::-1], "under", "label", seed=0)
+  assert {r.label == "Rome" for r in backwards} == {True, False}
+  weighed = balance_classes(records, "weights", "label", seed=0)
+  assert [r.weight for r in weighed] == pytest.approx([2 / 3, 2 / 3, 2, 2 / 3])
+
+
+def test_a_text_outside_the_label_set_is_its_own_class():
+  records = make_records(["yes", "YES", "maybe"])
+  balanced = balance_classes(
+    records, "under", "label", seed=0, label_set=("yes", "no")
+  )
+  assert len(balanced) == 2

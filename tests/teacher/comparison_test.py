@@ -71,6 +71,8 @@ def _summary(accuracy, **fields):
     "latency_seconds_p95": 1.234,
     "num_questions": 10,
     "num_open": 1,
+    "num_unusable_gold": 0,
+    "unusable_gold": [],
   } | fields
 
 
@@ -130,6 +132,16 @@ def test_what_does_not_differ_is_said_once():
   assert "answered" not in heading
   # Without prices, tokens tell what it would cost.
   assert heading.index("tokens in + out") == row.index("100 + 5")
+
+
+def test_gold_labels_that_do_not_count_are_shown():
+  summary = _summary(0.5, num_unusable_gold=2, unusable_gold=["YE", "maybe"])
+  _, heading, row, warning = _compare(("m", 0.7, summary))
+  assert row[heading.index("unusable gold")] == "2"
+  assert warning.startswith("WARNING: 2 gold labels, such as 'YE', 'maybe'")
+  # Once, though it is true of all.
+  *_, before, warning = _compare(("m", 0.7, summary), ("n", 0.7, summary))
+  assert not before.startswith("WARNING")
 
 
 def test_long_names_fit_a_screen_and_stay_apart():

@@ -1,6 +1,7 @@
 """Records out of a journal, whole or not at all."""
 
 import contextlib
+import dataclasses
 
 import pytest
 
@@ -123,6 +124,19 @@ def test_filters(own, path, is_partial_good):
   ]
   assert (summary["num_records"], summary["num_questions"]) == (5, 6)
   assert "label_not_parsed: 6 -> 5" in record_file.describe(summary, path)
+
+
+def test_ties_and_gold_labels_that_do_not_count_are_said(own, path):
+  questions = [
+    dataclasses.replace(question, label="three")
+    for question in _make_questions(1)
+  ]
+  _answer(own, questions)
+  summary = _write(own, path, questions)
+  assert "1 gold labels, such as 'three'" in record_file.describe(summary, path)
+  assert "a tie" not in record_file.describe(summary, path)
+  described = record_file.describe(summary | {"num_ties": 3}, path)
+  assert "votes that were a tie (meta.is_tie): 3" in described
 
 
 def test_filters_of_open_questions(own, path):

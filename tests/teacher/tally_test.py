@@ -89,6 +89,34 @@ def test_labels_that_are_no_equations_are_compared_as_texts():
   assert counts.summarize()["num_correct"] == 1
 
 
+def test_labels_are_equal_as_everywhere():
+  counts = _make_tally(template="esnli")
+  for gold, label in (("Neutral", "neutral"), ("neutral.", "neutral")):
+    counts.add(_make_outcome(_replace(label=gold, teacher_label=label)))
+  assert counts.summarize()["num_correct"] == 2
+  counts = _make_tally()
+  counts.add(_make_outcome(_replace(label="3.6", teacher_label="8.8 - 5.2")))
+  assert counts.summarize()["num_correct"] == 1
+
+
+def test_gold_labels_that_no_answer_equals_are_reported_and_not_scored():
+  counts = _make_tally(template="esnli")
+  for gold in ("maybe", "neutral", "perhaps", "maybe", "unknown", "a"):
+    counts.add(_make_outcome(_replace(label=gold, teacher_label="neutral")))
+  summary = counts.summarize()
+  assert (summary["num_correct"], summary["num_gold"]) == (1, 1)
+  assert summary["accuracy"] == 1.0
+  assert summary["num_unusable_gold"] == 5
+  assert summary["unusable_gold"] == ["a", "maybe", "perhaps"]
+
+
+def test_ties_are_counted():
+  counts = _make_tally()
+  counts.add(_make_outcome(_replace(meta={"is_tie": True})))
+  counts.add(_make_outcome())
+  assert counts.summarize()["num_ties"] == 1
+
+
 def test_tokens_and_cost():
   counts = _make_tally(_TABLE)
   counts.add(_make_outcome(models=("m", "m", "n")))
@@ -111,6 +139,8 @@ def test_parts_are_put_together():
     _make_outcome(_replace(status=None), models=(), kinds=("too_large",)),
     _make_outcome(None, num_open=1, models=("n",), prompt_tokens=None),
     _make_outcome(_replace(label=None), latency_seconds=0.5),
+    *(_make_outcome(_replace(label=label)) for label in "edcba"),
+    _make_outcome(_replace(meta={"is_tie": True})),
   ]
   whole = _make_tally(_TABLE)
   for outcome in outcomes:

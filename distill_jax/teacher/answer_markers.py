@@ -29,13 +29,14 @@ _ANSWER_HEADING = (
 )
 _FLAGS = re.IGNORECASE | re.MULTILINE
 _EMPTY_ANSWER_LINE = re.compile(
-  rf"{_LINE_START}{_ANSWER_FIELD}[ \t]*|{_ANSWER_HEADING}", _FLAGS
+  rf"{_LINE_START}{_ANSWER_FIELD}[ \t]*|{_ANSWER_HEADING}|<answer>", _FLAGS
 )
 
 THE_ANSWER_IS = re.compile(_THE_ANSWER_IS, _FLAGS)
 # What chat models write whatever the prompt asks for.
 COMMON = re.compile(
-  rf"{_THE_ANSWER_IS}|{_LINE_START}{_ANSWER_FIELD}|{_ANSWER_HEADING}", _FLAGS
+  rf"{_THE_ANSWER_IS}|{_LINE_START}{_ANSWER_FIELD}|{_ANSWER_HEADING}|<answer>",
+  _FLAGS,
 )
 # A whole item as prompts write it ends so: "Answer: yes", and a blank line.
 FINISHED_ANSWER = re.compile(

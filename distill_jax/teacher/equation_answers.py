@@ -25,6 +25,7 @@ _CHARACTERS = {
   **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"), " "),
   ord("。"): ".",
   ord("…"): "...",
+  **dict.fromkeys(map(ord, "“”"), '"'),
 }
 _QUOTES = "`_\"'*"
 _CURRENCY = re.compile(r"(?:\b(?:US|CA|AU))?[$€£¥₹]|¢")
@@ -93,6 +94,23 @@ def read_equation(answer: str) -> str | None:
   plain = numerals.remove_thousands_marks(_remove_currency(text))
   if plain is None or _HEXADECIMAL.search(plain):
     return None
+  return _read_checked_remark(plain) or _read_sides(plain)
+
+
+def _read_checked_remark(text: str) -> str | None:
+  """Reads "8 (5 + 3 = 8)"."""
+  start = _find_opening(text) if text.endswith(")") else 0
+  if not start or not _EQUALS.search(text, start):
+    return None
+  equation = _read_sides(text[:start].strip())
+  remark = _read_sides(text[start + 1 : -1].strip())
+  if equation is None or remark is None:
+    return None
+  return remark if arithmetic.equations_equal(equation, remark) else None
+
+
+def _read_sides(plain: str) -> str | None:
+  """Reads a text with or without "="."""
   parts = [part.strip() for part in _EQUALS.split(plain)]
   is_checked = len(parts) > 1
   if is_checked and (not parts[0] or _are_words(f" {parts[0]}", is_name=True)):
@@ -172,8 +190,9 @@ def _read_with_remark(side: str, remark: str) -> str | None:
     return equation
   if not arithmetic.equations_equal(equation, remark):
     return None
+  has_more = numerals.parse_number(remark[1:-1].strip()) is None
   is_result = numerals.parse_number(equation) is not None
-  return remark if is_result else equation
+  return remark if is_result and has_more else equation
 
 
 def _find_opening(side: str) -> int:
@@ -211,7 +230,8 @@ def _are_words(text: str, is_name: bool = False) -> bool:
   if not _WORDS.fullmatch(text):
     return False
   first, *more = _WORD.findall(text)
-  if len(first) == 1 and not is_name and first.lower() not in _LETTER_UNITS:
+  is_unit = first.lower() in _LETTER_UNITS or (first == "a" and more)
+  if len(first) == 1 and not is_name and not is_unit:
     return False
   if len(first) == 1 and first in "KMB":
     return is_name

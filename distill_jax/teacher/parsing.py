@@ -168,7 +168,7 @@ class _Output:
 
   def read_answer(self, answer: str, is_cut: bool) -> tuple[str | None, str]:
     """Reads a label from an answer's line."""
-    answer = answer.strip()
+    answer = answer.partition("</answer>")[0].strip()
     if lead := answer_markers.THE_ANSWER_IS.match(answer):
       answer = answer[lead.end() :].strip()
     if self.format.answer_form == "free_text":

@@ -166,6 +166,8 @@ def _read_as(template, text, finish_reason="stop", order=None):
     "R.\n---\n> **Answer:** `neutral`",
     "R.\n- Answer: “neutral”",
     "R.\nAnswer: The answer is neutral.",
+    "<think>no</think>\nR.\n<answer>neutral</answer>",
+    "R.\n<answer>\nThe answer is neutral.\n</answer>",
     "R.\nAnswer:\n\nneutral",
     "R.\n\n\\boxed{neutral}",
     "R.\nAnswer: \\boxed{\\text{neutral}}",

@@ -201,6 +201,8 @@ def _parse_rationale_first(output: _Output) -> ParsedOutput:
   # Its answer may be in another form behind it, or anywhere without it.
   start = _skip_prefixes(output) if asked is None else asked.rationale_end + 1
   ends = [*(end for end in questions if end > start), len(output.text)]
+  if asked is not None:
+    ends = ends[:1]
   common = _read_first_item(output, answer_markers.COMMON, ends, start)
   if common is not None and common.status == "ok":
     return _finish(output, common)
@@ -264,7 +266,8 @@ def _read_first_item(
 ) -> _Reading | None:
   """Reads the answer of the first item that has one, or else of the last.
 
-  Before its answer an item may repeat its question, field by field.
+  Before its answer an item may repeat its question, field by field. One whose
+  last line holds the marker has ended, whatever its answer is.
   """
   reading = last = None
   markers = pattern.finditer(output.text, start)
@@ -274,7 +277,8 @@ def _read_first_item(
       last, marker = marker, next(markers, None)
     if last is not None:
       reading = _read_behind(output, last.span(), end)
-      if _is_answer(reading):
+      is_last_line = "\n" not in output.text[last.end() : end].strip()
+      if _is_answer(reading) or is_last_line:
         return reading
       last = None
   return reading

@@ -226,6 +226,15 @@ def test_what_a_server_broke_off_is_never_ok(order, reason):
   assert parsed == (None, None, "truncated")
 
 
+@pytest.mark.parametrize("template", ["esnli", "anli1"])
+def test_an_invented_item_does_not_win_over_an_unread_answer(template):
+  text = "R.\nAnswer: maybe\n\nHypothesis: H.\nAnswer: entailment"
+  assert _read_as(template, text)[1] is None
+  # Reasoning that goes on has not ended.
+  text = "The answer: hard.\nSo:\nHypothesis: H.\nAnswer: neutral"
+  assert _read_as("esnli", text)[1:] == ("neutral", "ok")
+
+
 def test_other_words_for_the_end():
   assert _read_as("svamp", "R. The answer is 8", "end_turn")[1] == "8"
   assert _read_as("svamp", "R. The answer is 8", "MAX_TOKENS")[1] is None

@@ -109,7 +109,8 @@ def _read_bare_choice(
 ) -> tuple[str | None, str]:
   """Takes "b", "B.", "b) bank", "option B", or the very text of an option."""
   bare = _strip(answer)
-  said = [o for o in options if _strip(o) == bare]
+  # An option may be nothing but marks.
+  said = [o for o in options if (_strip(o) == bare if bare else o == answer)]
   if said:
     return said[0], "ok" if len(set(said)) == 1 else "ambiguous"
   unread = None, "truncated" if is_cut else "outside_label_set"
@@ -161,6 +162,9 @@ def _read_closed_set(
 
   The word must be a label or begin exactly one, and no other label be named.
   """
+  for label in labels:
+    if answer.strip() in (label, f"{label}."):
+      return label, "ok"  # A label may be nothing but marks.
   answer = markup.unwrap(answer)
   said = _strip(answer)
   named = [label for label in labels if _names(said, label.lower())]

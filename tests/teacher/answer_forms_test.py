@@ -80,6 +80,10 @@ def test_answers_of_every_form(form, answer, label, status):
     (("yes", "no"), "__Yes__", "yes"),
     (("yes", "no"), r"\boxed{\text{no}}", "no"),
     (("yes", "no"), "`no`", "no"),
+    (("*", "**"), "*", "*"),
+    (("*", "**"), "**.", "**"),
+    (("<", ">"), ">.", ">"),
+    (("$x$", "x"), "$x$", "$x$"),
   ],
 )
 def test_labels_of_a_closed_set(labels, answer, label):
@@ -145,6 +149,20 @@ def test_an_option_is_named_by_its_whole_text():
       label,
       status,
     )
+
+
+@pytest.mark.parametrize(
+  "answer, label, status",
+  [
+    ("?", "?", "ok"),
+    ("(b)", "!", "ok"),
+    ("", None, "outside_label_set"),
+    ("...", None, "outside_label_set"),
+  ],
+)
+def test_options_of_nothing_but_marks(answer, label, status):
+  found = read_label(answer, "choice_letter", ("?", "!", "x"), is_cut=False)
+  assert found == (label, status)
 
 
 def test_the_metric_of_a_form():

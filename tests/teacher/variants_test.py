@@ -6,7 +6,13 @@ import pytest
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import journal, template_files, variants, voting
+from distill_jax.teacher import (
+  filters,
+  journal,
+  template_files,
+  variants,
+  voting,
+)
 from distill_jax.teacher.exchange import Response, TeacherError
 from distill_jax.teacher.parsing import ParsedOutput
 
@@ -152,6 +158,8 @@ def test_one_answer_and_four_failures_agree_little(own):
   record = _answer(own, variant, QUESTION, *texts).record
   assert record.meta["confidence"] == 0.2
   assert record.meta["votes"][0]["weight"] == 0.2
+  config = filters.FilterConfig(min_confidence=0.5)
+  assert filters.apply_filters([record], config)[0] == []
 
 
 def test_a_teacher_that_failed_keeps_its_weight(own):

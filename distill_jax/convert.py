@@ -26,7 +26,6 @@ import pathlib
 import re
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,7 +50,7 @@ from distill_jax.checkpoint.stored_model import (
   describe_sizes,
   flatten_params,
 )
-from distill_jax.config import console_logging
+from distill_jax.config import console_logging, interrupts
 from distill_jax.config.model_gin import make_model_gin
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
@@ -173,16 +172,15 @@ def main(arguments: Sequence[str]) -> None:
 def run() -> None:
   """Entry point of the `distill-jax-convert` command."""
   console_logging.set_up()
-  # As for Ctrl-C: what is half-written is removed on the way out.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  interrupts.raise_on_signals()
   try:
     main(sys.argv[1:])
   except UserError as error:
     print(f"distill-jax-convert: {error}", file=sys.stderr)
     sys.exit(2)
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as interrupt:
     print("distill-jax-convert: stopped; nothing was written.", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(interrupts.exit_code(interrupt))
 
 
 def _make_parser() -> argparse.ArgumentParser:

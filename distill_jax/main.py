@@ -31,7 +31,12 @@ from typing import Any
 
 from absl import flags
 
-from distill_jax.config import command_line, console_logging, gin_bindings
+from distill_jax.config import (
+  command_line,
+  console_logging,
+  gin_bindings,
+  interrupts,
+)
 from distill_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -161,7 +166,8 @@ def _run_mode(
     gin_bindings.set_default("MODEL_CONFIG", "None")
   if run_mode != "label":
     _use_compilation_cache()
-  module = importlib.import_module(module_name)
+  with interrupts.deferred():
+    module = importlib.import_module(module_name)
   run_settings = gin_bindings.build(getattr(module, settings_class))
   return module.run(
     run_settings,
@@ -251,7 +257,8 @@ def run() -> None:
 def _use_compilation_cache() -> None:
   """Keeps compiled programs, so that a restart or a sweep compiles once."""
   # Importing JAX is left to here: a wrong flag is reported at once.
-  import jax
+  with interrupts.deferred():
+    import jax
 
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = pathlib.Path("~/.cache/distill_jax/xla").expanduser()

@@ -12,6 +12,7 @@ import logging
 import pathlib
 from typing import Any
 
+from distill_jax.config import interrupts
 from distill_jax.data import datasets, task_kinds, token_cache, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import STATUSES
@@ -279,8 +280,9 @@ def _source_files(tasks, settings) -> list[pathlib.Path] | None:
 def _import_tasks(name: str, task_module: str):
   """Imports SeqIO and the module that registers `name`."""
   try:
-    seqio_cache = importlib.import_module("distill_jax.data.seqio_cache")
-    importlib.import_module(task_module)
+    with interrupts.deferred():
+      seqio_cache = importlib.import_module("distill_jax.data.seqio_cache")
+      importlib.import_module(task_module)
   except ImportError as error:
     raise UserError(
       f"There is no token cache for {name} with these settings, and it cannot"

@@ -246,7 +246,7 @@ def test_stopped_by_a_signal(hf_folder, tmp_path, monkeypatch, capsys):
       convert.run()
   finally:
     signal.signal(signal.SIGTERM, before)
-  assert ended.value.code == 130
+  assert ended.value.code == 143
   assert "nothing was written" in capsys.readouterr().err
   assert sorted(tmp_path.iterdir()) == [hf_folder]
 

@@ -32,7 +32,7 @@ _LAYERS = {
     checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
-    config.model_gin
+    config.interrupts config.model_gin
     data.batch_counts data.packing data.shards data.token_cache data.vocab
     data.word_problems
     evaluation.text_metrics

@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import fault_server
 import pytest
@@ -278,3 +280,33 @@ def test_own_gin_file_and_own_tasks_in_this_folder(tmp_path):
     command=("-P", "-c", "from distill_jax import main; main.run()"),
   )
   _assert_mistake(process, "my_tasks was imported")
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("seconds", [0.7, 2.0, 4.0, 7.0])
+def test_ctrl_c_while_preparing_leaves_nothing_half_built(tmp_path, seconds):
+  """While it imports TensorFlow, and while it tokenizes."""
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "distill_jax.main",
+      "--run_mode=prepare",
+      "--gin_file=gin/runs/prepare.gin",
+      "--gin.MIXTURE_OR_TASK_NAME='word_problems_distill'",
+      "--gin.WORD_PROBLEMS={'num_train_examples': 100000}",
+      f"--gin.CACHE_DIR='{tmp_path}/caches'",
+    ],
+    cwd=tmp_path,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  with process:
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 130, stderr
+  assert "Traceback" not in stderr
+  assert stderr.endswith("distill-jax: stopped.\n")
+  assert not list(tmp_path.glob("caches/.*"))
+  assert not list(tmp_path.glob("caches/*"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from absl import app, flags
 
+from distill_jax.config import interrupts
 from distill_jax.errors import UserError
 
 
@@ -30,7 +31,8 @@ def run(
 
   Raises:
     SystemExit: the program has ended; with a `UserError`'s code after telling
-      it, which a flag or value that absl does not take is too.
+      it, which a flag or value that absl does not take is too; with 130 or 143
+      after Ctrl-C or SIGTERM.
   """
   if not {"--help", "-h", "-help"}.isdisjoint(arguments[1:]):
     try:
@@ -43,11 +45,16 @@ def run(
       # Python would flush it once more at its end, and tell of it.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return
+  interrupts.raise_on_signals()
   try:
     app.run(main_fn, list(arguments), flags_parser=_parse_flags)
   except UserError as error:
     print(f"{name}: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
+  except KeyboardInterrupt as interrupt:
+    # A new line: a progress bar may stand where the cursor is.
+    print(f"\n{name}: stopped.", file=sys.stderr)
+    sys.exit(interrupts.exit_code(interrupt))
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

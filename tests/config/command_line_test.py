@@ -1,6 +1,7 @@
 """Tests of command_line.py: how commands end, and what they say."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -89,3 +90,31 @@ def test_mistakes_are_told(run, argument, code, told):
   assert "Traceback" not in process.stderr
   if code == 2:
     assert process.stderr.endswith("See --help.\n")
+
+
+@pytest.mark.parametrize(
+  "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_an_interrupt_ends_in_one_line(tmp_path, number, code):
+  program = tmp_path / "program.py"
+  program.write_text(
+    _PROGRAM.replace(
+      "  print(_NUM_ROWS.value, arguments[1:])",
+      "  try:\n"
+      "    print('at work', flush=True)\n"
+      "    import time; time.sleep(60)\n"
+      "  finally:\n"
+      "    print('removed')",
+    )
+  )
+  with subprocess.Popen(
+    [sys.executable, str(program)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+  assert (process.returncode, stdout) == (code, "removed\n")
+  assert stderr.strip() == "program: stopped."

@@ -23,7 +23,8 @@ _LAYERS = {
     evaluation.length_buckets
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
-    teacher.answer_markers teacher.exchange teacher.markup
+    teacher.account_errors teacher.answer_markers teacher.exchange
+    teacher.markup teacher.redaction teacher.reply_body
     training.gpu_random training.stop_agreement
   """,
   1: """

@@ -31,7 +31,12 @@ from distill_jax.errors import UserError
 from distill_jax.teacher import batch_replies, client, replies
 from distill_jax.teacher.batch_state import Batch, BatchState
 from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.exchange import Request, Response, TeacherError
+from distill_jax.teacher.exchange import (
+  UNREADABLE,
+  Request,
+  Response,
+  TeacherError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +145,7 @@ class BatchTransport:
     line = self._encode(request)
     await self._reconcile()
     if key in self._unclaimed:
-      return _unwrap(self._unclaimed.pop(key))
+      return self._unwrap(self._unclaimed.pop(key), line)
     if key not in self._waiting:
       self._waiting[key] = asyncio.get_running_loop().create_future()
       if key in self._batch_of_key:
@@ -148,7 +153,7 @@ class BatchTransport:
       else:
         self._collect(request, line)
     # One sender that is cancelled must not cancel another's.
-    return _unwrap(await asyncio.shield(self._waiting[key]))
+    return self._unwrap(await asyncio.shield(self._waiting[key]), line)
 
   async def flush(self) -> None:
     """Submits what is collected; returns before it is answered."""
@@ -316,7 +321,9 @@ class BatchTransport:
       if key in missing:
         missing.discard(key)
         # Who is to ask it again, and when, is for the journal to say.
-        if isinstance(outcome, replies.Failure):
+        if isinstance(outcome, replies.Failure) or (
+          outcome.status == UNREADABLE
+        ):
           to_forget.append(key)
         self._deliver(key, outcome)
 
@@ -335,6 +342,32 @@ class BatchTransport:
         ),
       )
     self._forget(batch, [*to_forget, *missing])
+
+  def _unwrap(self, outcome: Outcome, line: bytes) -> Response:
+    """Returns the answer that an outcome is, or raises what it is instead.
+
+    Args:
+      outcome: of a request.
+      line: that asked it.
+    """
+    if isinstance(outcome, Response):
+      return outcome
+    if isinstance(outcome, UserError):
+      # A new one each time: raised twice, one error would gather two traces.
+      raise UserError(str(outcome))
+    if isinstance(outcome, Exception):
+      raise outcome
+    failure = replies.discount_repetition(outcome, line)
+    advice = self._connection.describe(failure) if failure.hint else None
+    if advice is not None and not failure.is_maybe_own:
+      raise UserError(advice)
+    raise TeacherError(
+      failure.message,
+      kind=failure.kind,
+      is_final=failure.is_final,
+      num_attempts=1,
+      advice=advice,
+    )
 
   def _make_refusal(self, batch: Batch, described: dict[str, Any]) -> UserError:
     errors = described.get("errors")
@@ -378,22 +411,3 @@ class _BatchRefusedError(UserError):
 def _get_url(endpoint: str) -> str:
   # What batches call an endpoint, wherever the server is.
   return f"/v1{client.PATHS[endpoint]}"
-
-
-def _unwrap(outcome: Outcome) -> Response:
-  """Returns the answer that an outcome is, or raises what it is instead."""
-  if isinstance(outcome, Response):
-    return outcome
-  if isinstance(outcome, UserError):
-    # A new one each time: raised twice, one error would gather two traces.
-    raise UserError(str(outcome))
-  if isinstance(outcome, Exception):
-    raise outcome
-  if outcome.hint:
-    raise UserError(f"The teacher: {outcome.message}. {outcome.hint}")
-  raise TeacherError(
-    outcome.message,
-    kind=outcome.kind,
-    is_final=outcome.is_final,
-    num_attempts=1,
-  )

@@ -85,7 +85,8 @@ def read_result(
     )
   body = response.get("body")
   if status >= 300:
-    return key, replies.read_error(status, json.dumps(body).encode())
+    content = body if isinstance(body, str) else json.dumps(body)
+    return key, replies.read_error(status, content.encode())
   answer = replies.read_answer_object(body, endpoint)
   if isinstance(answer, replies.Failure):
     return key, answer

@@ -50,11 +50,11 @@ class FoundAnswers(journal.Answers):
 
   def has_response(self, key: str) -> bool:
     """See the base class."""
-    return isinstance(self._found.get(key), Response)
+    return _is_answer(self._found.get(key))
 
   def has_final_failure(self, key: str) -> bool:
     """See the base class."""
-    return isinstance(self._found.get(key), Failure)
+    return key in self._found and not self.has_response(key)
 
   def read_response(self, key: str) -> Response | None:
     """See the base class."""
@@ -65,6 +65,11 @@ class FoundAnswers(journal.Answers):
     """See the base class."""
     found = self._found.get(key)
     return found if isinstance(found, Failure) else None
+
+
+def _is_answer(found: Response | Failure | None) -> bool:
+  """Tells whether something known of a request is a text."""
+  return isinstance(found, Response) and found.is_answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Question:
     """Returns it with what another journal says of its requests."""
     found = dict(self.answers)
     for key in self.keys:
-      if isinstance(found.get(key), Response):
+      if _is_answer(found.get(key)):
         continue
       if (response := answers.read_response(key)) is not None:
         found[key] = response

@@ -216,11 +216,16 @@ def _choose_answer(joined):
   """Yields (question's id, (request's key, response or failure))."""
   key, sides = joined
   if known := list(sides["known"]):
-    _, chosen = min(
-      known, key=lambda pair: (isinstance(pair[1], journal.Failure), pair[0])
-    )
+    _, chosen = min(known, key=lambda pair: (_rank(pair[1]), pair[0]))
     for question_id in set(sides["asked"]):
       yield question_id, (key, chosen)
+
+
+def _rank(found) -> int:
+  """Ranks an answer before one without text, and that before a failure."""
+  if isinstance(found, journal.Failure):
+    return 2
+  return 0 if found.is_answered else 1
 
 
 def _unite(joined, input_paths):

@@ -139,6 +139,7 @@ class TeacherClient:
         content,
         lambda reply: replies.read_answer(reply, request.endpoint),
         num_tokens,
+        is_one_of_many=True,
       )
     answer = success.value
     if (
@@ -183,6 +184,11 @@ def make_response(
     model=answer.model,
     latency_seconds=latency_seconds,
     num_attempts=num_attempts,
+    status=answer.status,
+    reasoning=answer.reasoning,
+    raw=answer.raw,
+    cached_tokens=answer.cached_tokens,
+    reasoning_tokens=answer.reasoning_tokens,
   )
 
 

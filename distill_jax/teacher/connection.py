@@ -1,6 +1,6 @@
 """One server, asked again where that helps: attempts, waits, time and bytes.
 
-Layer 1; imports `exchange`, `replies`, `rate_limits`, `config` and
+Layer 1; imports `exchange`, `redaction`, `replies`, `rate_limits`, `config` and
 `guarded_http`, the only other module that needs the `openai` SDK. Its own
 retries are off: every attempt is one that was decided here. Knows HTTP, and
 neither prompts nor batches.
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import replies
+from distill_jax.teacher import redaction, replies
 from distill_jax.teacher.config import TeacherConfig, read_api_key
 from distill_jax.teacher.exchange import TeacherError
 from distill_jax.teacher.rate_limits import RateLimits
@@ -39,8 +39,6 @@ _MAX_DELAY_SECONDS = 60.0
 # A server that no request has reached is likely not there at all, or about to
 # start; waiting for as long as for one that has a bad moment tells nothing.
 _MAX_ATTEMPTS_TO_REACH = 3
-# Shorter "keys" are words such as "none", which answers may hold as well.
-_MIN_SECRET_CHARACTERS = 12
 
 T = TypeVar("T")
 
@@ -89,15 +87,16 @@ class Connection:
       UserError: no key.
     """
     key = read_api_key(config)
-    if len(key) >= _MIN_SECRET_CHARACTERS:
-      self._secret = key.encode()
-      if config.base_url.startswith("http:") and not config.is_local:
-        _log.warning(
-          "%s is asked over http: key and prompts travel unencrypted.",
-          config.host,
-        )
-    else:
-      self._secret = None
+    redaction.add_secret(key)
+    if (
+      redaction.is_secret(key)
+      and config.base_url.startswith("http:")
+      and not config.is_local
+    ):
+      _log.warning(
+        "%s is asked over http: key and prompts travel unencrypted.",
+        config.host,
+      )
     self._config = config
     self._rng = rng or random.Random()
     self._clock = clock
@@ -128,6 +127,7 @@ class Connection:
     content: bytes,
     read_fn: Callable[[bytes], T | replies.Failure],
     num_tokens: float | None = None,
+    is_one_of_many: bool = False,
   ) -> Success[T]:
     """Posts JSON.
 
@@ -137,6 +137,8 @@ class Connection:
       read_fn: reads the body of a good reply, or says what is wrong with it.
       num_tokens: about how many the call takes, for the rate limits; None: it
         does not count towards them.
+      is_one_of_many: a failure that may be this call's own is a TeacherError
+        with `advice`; otherwise it is a UserError.
 
     Returns:
       What `read_fn` made of the reply.
@@ -146,7 +148,9 @@ class Connection:
       UserError: no call can succeed.
     """
     return await self.retry(
-      lambda: self.attempt("post", path, read_fn, content=content), num_tokens
+      lambda: self.attempt("post", path, read_fn, content=content),
+      num_tokens,
+      is_one_of_many,
     )
 
   async def upload(
@@ -205,7 +209,7 @@ class Connection:
         async for line in guarded_http.split_lines(
           response.aiter_raw(), self._config.max_response_bytes
         ):
-          line_fn(self._redact(line))
+          line_fn(redaction.redact(line))
       finally:
         await response.aclose()
 
@@ -219,12 +223,14 @@ class Connection:
     self,
     attempt_fn: Callable[[], Awaitable[T | replies.Failure]],
     num_tokens: float | None = None,
+    is_one_of_many: bool = False,
   ) -> Success[T]:
     """Attempts until it succeeds or one of the budgets is spent.
 
     Args:
       attempt_fn: one attempt.
       num_tokens: as of `post_json`.
+      is_one_of_many: likewise.
 
     Returns:
       The first value that is no failure.
@@ -245,8 +251,8 @@ class Connection:
       ended = self._clock()
       if not isinstance(outcome, replies.Failure):
         return Success(outcome, ended - started, num_attempts)
-      if outcome.hint:
-        raise self._make_user_error(outcome)
+      if outcome.hint and not (is_one_of_many and outcome.is_maybe_own):
+        raise UserError(self.describe(outcome))
       asked = outcome.retry_after_seconds or 0.0
       delay = asked + self._draw_delay(num_attempts)
       stopped = self._get_reason_to_stop(
@@ -269,6 +275,7 @@ class Connection:
         kind=outcome.kind,
         is_final=outcome.is_final,
         num_attempts=num_attempts,
+        advice=self.describe(outcome) if outcome.hint else None,
       )
     raise AssertionError("unreachable")
 
@@ -288,16 +295,15 @@ class Connection:
     most = self._config.first_delay_seconds * 2.0 ** min(num_attempts - 1, 30)
     return self._rng.uniform(0, min(most, _MAX_DELAY_SECONDS))
 
-  def _make_user_error(self, failure: replies.Failure) -> UserError:
+  def describe(self, failure: replies.Failure) -> str:
+    """Returns, for the user, what no request survives and what to do."""
     hint = failure.hint
     if failure.kind == "unauthorized":
       hint = (
         f"{hint} Set the environment variable {self._config.api_key_variable}"
         " to one it takes, or name another with TEACHER_API_KEY_VARIABLE."
       )
-    return UserError(
-      f"The teacher at {self._config.base_url}: {failure.message}. {hint}"
-    )
+    return f"The teacher at {self._config.base_url}: {failure.message}. {hint}"
 
   async def attempt(
     self,
@@ -330,9 +336,13 @@ class Connection:
           options={"headers": {"Content-Type": kind}},
           **arguments,
         )
-      return read_fn(self._redact(response.content))
+      content = guarded_http.unpack(response, self._config.max_response_bytes)
+      return read_fn(redaction.redact(content))
 
-    return await self._catch(call())
+    outcome = await self._catch(call())
+    if isinstance(outcome, replies.Failure) and "content" in arguments:
+      return replies.discount_repetition(outcome, arguments["content"])
+    return outcome
 
   async def _catch(self, call: Awaitable[T]) -> T | replies.Failure:
     """Awaits a call within the time of one attempt; failures are returned.
@@ -359,7 +369,10 @@ class Connection:
       )
     except openai.APIStatusError as error:
       self._is_reached = True
-      return self._read_error(error.response, error.response.content)
+      content = guarded_http.unpack(
+        error.response, self._config.max_response_bytes
+      )
+      return self._read_error(error.response, content)
     except guarded_http.RefusedReplyError as error:
       self._is_reached = True
       if error.response.status_code >= 300:  # What it is matters, not its text.
@@ -377,20 +390,14 @@ class Connection:
       response.headers, datetime.datetime.now(datetime.UTC)
     )
     return replies.read_error(
-      response.status_code, self._redact(content), retry_after_seconds
+      response.status_code, redaction.redact(content), retry_after_seconds
     )
 
   def _make_connection_failure(self, cause: BaseException) -> replies.Failure:
-    said = replies.quote(str(cause)) if str(cause) else ""
+    said = replies.quote(redaction.redact(str(cause))) if str(cause) else ""
     message = f"The connection failed ({type(cause).__name__}) {said}".strip()
     is_there = self._is_reached or not isinstance(
       cause, httpx2.ConnectError | httpx2.ConnectTimeout
     )
     self._is_reached = is_there
     return replies.Failure("connection", message, False)
-
-  def _redact(self, content: bytes) -> bytes:
-    """Returns what a server said without the key, should it repeat that."""
-    if self._secret is None:
-      return content
-    return content.replace(self._secret, b"[key]")

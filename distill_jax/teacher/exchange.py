@@ -15,6 +15,20 @@ Endpoint = Literal["chat", "completions"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 MAX_TOKENS_FIELDS = get_args(MaxTokensField)
 
+ANSWERED, UNREADABLE = "answered", "unreadable"
+# What an answer lacks where it has no text that could be read.
+_PROBLEMS = {
+  "empty": "the answer has no text",
+  "reasoning_only": "the answer has no text, only reasoning; a larger"
+  " MAX_TOKENS may leave room for it",
+  "refused": "the model refused",
+  "filtered": "the server's content filter took the text away",
+  "tool_calls": "the model called a tool instead of answering",
+  UNREADABLE: "the reply came as a success and is no answer that can be read",
+}
+# Ends of an answer whose text is the server's own or broke off.
+_BAD_FINISH_REASONS = ("content_filter", "error")
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -62,16 +76,23 @@ def get_max_tokens(request: Request) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-  """A teacher's answer, as the server gave it.
+  """A teacher's answer, as the server gave it; it was paid for.
 
   Attributes:
-    text: the raw output; untrusted.
+    text: the raw output; untrusted. Blank unless `status` is "answered".
     finish_reason: why it ended: "stop", "length" or the server's own word.
     prompt_tokens: as the server counted them; None where it does not say.
     completion_tokens: likewise.
     model: what the server says answered.
     latency_seconds: of the attempt that succeeded.
     num_attempts: attempts made, that one included.
+    status: "answered", or why there is no text: "empty", "reasoning_only",
+      "refused", "filtered", "tool_calls" or "unreadable".
+    reasoning: what the server gave as reasoning beside the text.
+    raw: the beginning of the reply's body where there is no text.
+    cached_tokens: of the prompt's, those that the server had in a cache; None
+      where it does not say.
+    reasoning_tokens: of the completion's, those spent on reasoning; likewise.
   """
 
   text: str
@@ -81,6 +102,27 @@ class Response:
   model: str | None
   latency_seconds: float
   num_attempts: int
+  status: str = ANSWERED
+  reasoning: str | None = None
+  raw: str | None = None
+  cached_tokens: int | None = None
+  reasoning_tokens: int | None = None
+
+  @property
+  def is_answered(self) -> bool:
+    """Whether there is a text to be read."""
+    return self.status == ANSWERED
+
+  @property
+  def problem(self) -> str | None:
+    """What keeps the answer from being of use, in words; None: nothing."""
+    ended = f" (finish reason {self.finish_reason!a})"
+    if not self.is_answered:
+      said = _PROBLEMS.get(self.status, f"the answer is {self.status!a}")
+      return said + (ended if self.finish_reason else "")
+    if self.finish_reason in _BAD_FINISH_REASONS:
+      return f"the server cut the answer off{ended}"
+    return None
 
 
 class TeacherError(Exception):
@@ -92,12 +134,21 @@ class TeacherError(Exception):
     is_final: asking again would not help; otherwise the budget of attempts or
       of time is used up, and another run may ask again.
     num_attempts: attempts made.
+    advice: what the user must do if every request ends like this one, which
+      alone does not tell; None: it is about this request.
   """
 
   def __init__(
-    self, message: str, *, kind: str, is_final: bool, num_attempts: int
+    self,
+    message: str,
+    *,
+    kind: str,
+    is_final: bool,
+    num_attempts: int,
+    advice: str | None = None,
   ):
     super().__init__(message)
+    self.advice = advice
     self.kind = kind
     self.is_final = is_final
     self.num_attempts = num_attempts

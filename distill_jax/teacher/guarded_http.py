@@ -1,10 +1,11 @@
 """The `openai` SDK's client, guarded against what a server may send.
 
-Owns what is never done: no reply is read beyond a size, unpacked, or fetched
+Owns what is never done: no reply is read or unpacked beyond a size, or fetched
 from where a redirect points. Layer 1; imports `config`. Knows no
 retry.
 """
 
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,10 @@ import httpx2
 import openai
 
 from distill_jax.teacher.config import TeacherConfig
+
+_PACKED = "distill_jax.packed"
+# zlib's words for gzip and zlib by their heads, and for the bare format.
+_ANY_HEAD, _NO_HEAD = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
 class RefusedReplyError(Exception):
@@ -58,10 +63,13 @@ def make_sdk(
   async def guard(response: httpx2.Response) -> None:
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity":
-      # A few bytes may unpack to any number of them.
-      raise RefusedReplyError(
-        "The reply is compressed, which was not asked", response
-      )
+      # A few bytes may unpack to any number of them: `unpack` bounds it.
+      if max_bytes is None:
+        raise RefusedReplyError(
+          "The reply is compressed, which was not asked", response
+        )
+      del response.headers["content-encoding"]
+      response.extensions[_PACKED] = True
     if max_bytes is not None:
       response.stream = _LimitedStream(response, max_bytes)
 
@@ -84,6 +92,37 @@ def make_sdk(
       trust_env=not config.is_local,
     ),
   )
+
+
+def unpack(response: httpx2.Response, max_bytes: int) -> bytes:
+  """Returns a reply's body, unpacked where it came compressed.
+
+  Compression is not asked for; what is called compressed and is not stays as
+  it is.
+
+  Args:
+    response: read to its end.
+    max_bytes: no more than these are unpacked.
+
+  Raises:
+    RefusedReplyError: it is longer.
+  """
+  content = response.content
+  if not response.extensions.get(_PACKED):
+    return content
+  for head in (_ANY_HEAD, _NO_HEAD):
+    try:
+      unpacked = zlib.decompressobj(head).decompress(content, max_bytes + 1)
+    except zlib.error:
+      continue
+    if len(unpacked) > max_bytes:
+      raise RefusedReplyError(
+        f"The unpacked reply is longer than {max_bytes} bytes"
+        " (MAX_RESPONSE_BYTES)",
+        response,
+      )
+    return unpacked
+  return content
 
 
 async def split_lines(

@@ -1,8 +1,9 @@
 """The journal: every request and every answer, a line of JSON each.
 
 Owns who may write the file, and finding an answer in it again; `journal_lines`
-says what a line holds. Layer 1; imports `errors`, `append_file`, `exchange` and
-`journal_lines`. Knows no prompt, parser or transport.
+says what a line holds. Layer 1; imports `errors`, `append_file`, `exchange`,
+`journal_lines` and `redaction`, which every line passes. Knows no prompt, parser
+or transport.
 
 The file only grows. A line is handed to the system at once, so a killed process
 loses nothing that it had appended; `sync` brings it to the disk, so that a
@@ -17,13 +18,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import append_file
-from distill_jax.teacher.exchange import Request, Response, TeacherError
+from distill_jax.teacher import append_file, redaction
+from distill_jax.teacher.exchange import (
+  ANSWERED,
+  UNREADABLE,
+  Request,
+  Response,
+  TeacherError,
+)
 from distill_jax.teacher.journal_lines import (
   EVENT_FIELDS,
   Failure,
+  get_fields,
   parse_event,
 )
+
+# A reply that cannot be read is asked for once more, and no oftener: it is paid
+# for each time.
+MAX_UNREADABLE = 2
 
 
 class JournalReader:
@@ -48,6 +60,9 @@ class JournalReader:
     self._responses: dict[bytes, int] = {}
     self._final_failures: dict[bytes, int] = {}
     self._open_failures: dict[bytes, int] = {}
+    # Responses without text: the last of each request.
+    self._textless: dict[bytes, int] = {}
+    self._num_unreadable: dict[bytes, int] = {}
     # Of requests without response.
     self._num_asked: dict[bytes, int] = {}
     self._file = None
@@ -55,13 +70,22 @@ class JournalReader:
     self._load()
 
   def has_response(self, key: str) -> bool:
-    """Tells whether a request was answered."""
+    """Tells whether a request was answered with a text."""
     return bytes.fromhex(key) in self._responses
 
+  def has_any_response(self) -> bool:
+    """Tells whether any request was answered with a text."""
+    return bool(self._responses)
+
   def has_final_failure(self, key: str) -> bool:
-    """Tells whether a request failed for good and was never answered."""
+    """Tells whether a request failed for good and was never answered.
+
+    An answer without text is such a failure, too.
+    """
     digest = bytes.fromhex(key)
-    return digest in self._final_failures and digest not in self._responses
+    return digest not in self._responses and (
+      digest in self._final_failures or self._is_final_textless(digest)
+    )
 
   def get_num_asked(self, key: str) -> int:
     """Returns how often a request without response was asked."""
@@ -71,14 +95,22 @@ class JournalReader:
     """Yields the keys of requests with a response or a final failure."""
     for digests in (self._responses, self._final_failures):
       yield from (digest.hex() for digest in digests)
+    for digest in self._textless:
+      if digest not in self._final_failures and self._is_final_textless(digest):
+        yield digest.hex()
 
   def read_response(self, key: str) -> Response | None:
     """Returns the answer to a request, None where there is none.
 
+    Where no answer has a text, one without that is final.
+
     Raises:
       UserError: the file has changed under the reader.
     """
-    offset = self._responses.get(bytes.fromhex(key))
+    digest = bytes.fromhex(key)
+    offset = self._responses.get(digest)
+    if offset is None and self._is_final_textless(digest):
+      offset = self._textless[digest]
     if offset is None:
       return None
     return Response(**self._read_fields(offset, key, "response"))
@@ -131,22 +163,35 @@ class JournalReader:
 
   def _remember(self, event: dict[str, Any], offset: int) -> None:
     digest = bytes.fromhex(event["key"])
-    if event["event"] == "response":
+    status = event.get("status", ANSWERED)
+    if event["event"] == "response" and status == ANSWERED:
       self._responses.setdefault(digest, offset)
       for outdone in (
         self._num_asked,
         self._final_failures,
         self._open_failures,
+        self._textless,
+        self._num_unreadable,
       ):
         outdone.pop(digest, None)
     elif digest in self._responses:
       return
     elif event["event"] == "request":
       self._num_asked[digest] = self._num_asked.get(digest, 0) + 1
+    elif event["event"] == "response":
+      self._textless[digest] = offset
+      is_unreadable = status == UNREADABLE
+      num_unreadable = self._num_unreadable.get(digest, 0)
+      self._num_unreadable[digest] = (
+        num_unreadable + 1 if is_unreadable else MAX_UNREADABLE
+      )
     elif event["is_final"]:
       self._final_failures[digest] = offset
     else:
       self._open_failures[digest] = offset
+
+  def _is_final_textless(self, digest: bytes) -> bool:
+    return self._num_unreadable.get(digest, 0) >= MAX_UNREADABLE
 
   def _read_fields(self, offset: int, key: str, name: str) -> dict[str, Any]:
     try:
@@ -163,7 +208,7 @@ class JournalReader:
         f"The journal {self.path} was changed while it was read. Give the same"
         " command again."
       )
-    return {field: event[field] for field in EVENT_FIELDS[name]}
+    return get_fields(event)
 
 
 class Journal(JournalReader):
@@ -236,7 +281,12 @@ class Journal(JournalReader):
     Raises:
       UserError: the file cannot be written.
     """
-    self._append({"event": "response", "key": key, **vars(response)})
+    said = {
+      name: value
+      for name, value in vars(response).items()
+      if value is not None or name in EVENT_FIELDS["response"]
+    }
+    self._append({"event": "response", "key": key, **said})
 
   def append_failure(self, key: str, error: TeacherError) -> None:
     """Writes down that there was no answer.
@@ -304,6 +354,8 @@ class Journal(JournalReader):
       raise self._explain(error) from error
 
   def _append(self, event: dict[str, Any]) -> None:
+    # Here, where all lines pass, and after every decoding.
+    event = redaction.redact(event)
     now = datetime.datetime.now(datetime.UTC)
     event["time"] = now.isoformat(timespec="milliseconds")
     # ASCII: half a surrogate pair could not be written otherwise.
@@ -339,6 +391,10 @@ class Answers:
     """Tells whether a request was answered."""
     return any(reader.has_response(key) for reader in self._readers)
 
+  def has_any_response(self) -> bool:
+    """Tells whether any request was answered."""
+    return any(reader.has_any_response() for reader in self._readers)
+
   def has_final_failure(self, key: str) -> bool:
     """Tells whether a request failed for good and was never answered."""
     return not self.has_response(key) and any(
@@ -347,10 +403,13 @@ class Answers:
 
   def read_response(self, key: str) -> Response | None:
     """Returns the answer to a request; see `JournalReader`."""
+    textless = None
     for reader in self._readers:
-      if (response := reader.read_response(key)) is not None:
+      response = reader.read_response(key)
+      if response is not None and response.is_answered:
         return response
-    return None
+      textless = textless or response
+    return textless
 
   def read_failure(self, key: str) -> Failure | None:
     """Returns how a request failed, for good where it did."""

@@ -5,7 +5,8 @@ Layer 1; imports no module of ours. Three kinds of lines:
   {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
    "sample_index", "question", "attempt", "time"}
   {"event": "response", "key", "text", "finish_reason", "prompt_tokens",
-   "completion_tokens", "model", "latency_seconds", "num_attempts", "time"}
+   "completion_tokens", "model", "latency_seconds", "num_attempts", "status",
+   "reasoning", "raw", "cached_tokens", "reasoning_tokens", "time"}
   {"event": "failure", "key", "kind", "message", "is_final", "num_attempts",
    "time"}
 
@@ -13,6 +14,12 @@ Layer 1; imports no module of ours. Three kinds of lines:
 for, `attempt` counts the times it was asked, over all runs. A request without a
 response or final failure is open, and may be asked again. Of several responses
 to one request the first counts; a response outdoes a failure.
+
+Every reply that came as a success is a response and was paid for, so what was
+paid is the sum over all response lines. One whose `status` is not "answered"
+has no text; for the request it is a final failure, and an "unreadable" one is
+from the second on. The last five fields are left out where there is nothing to
+say; lines of earlier versions, which lack them, are answers.
 """
 
 import dataclasses
@@ -41,6 +48,18 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
     "is_final": bool,
     "num_attempts": int,
   },
+}
+# Likewise, where a line has them.
+OPTIONAL_FIELDS: dict[str, dict[str, Any]] = {
+  "request": {},
+  "response": {
+    "status": str,
+    "reasoning": _TEXT_OR_NONE,
+    "raw": _TEXT_OR_NONE,
+    "cached_tokens": _COUNT,
+    "reasoning_tokens": _COUNT,
+  },
+  "failure": {},
 }
 
 
@@ -79,4 +98,14 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
   for field, types in fields.items():
     if field not in event or not isinstance(event[field], types):
       return None
+  for field, types in OPTIONAL_FIELDS[event["event"]].items():
+    if field in event and not isinstance(event[field], types):
+      return None
   return event
+
+
+def get_fields(event: dict[str, Any]) -> dict[str, Any]:
+  """Returns what is read back of an event."""
+  name = event["event"]
+  fields = [*EVENT_FIELDS[name], *OPTIONAL_FIELDS[name]]
+  return {field: event[field] for field in fields if field in event}

@@ -7,12 +7,15 @@ memory does not grow with their number.
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from distill_jax.errors import UserError
 from distill_jax.teacher.exchange import (
+  ANSWERED,
+  UNREADABLE,
   Request,
   Response,
   TeacherError,
@@ -38,8 +41,16 @@ class Limits:
     drain_seconds: how long a stop waits for what is under way.
     retry_failures: ask again what failed for good in an earlier run.
     max_first_refusals: nothing more is sent once so many requests were refused
-      for good and none was answered: what they have in common is wrong. Not
-      where failures are asked again, which may all fail again.
+      for good, or got an answer that is of no use, and none was answered: what
+      they have in common is wrong. Not where failures are asked again, which
+      may all fail again.
+    max_first_doubts: a refusal of the kind that may be of the key or the model
+      as well as of one question (403, 404) is of these after so many before
+      the first answer of its model. Above 1, or a question that is refused
+      would be the end of every run that begins with it.
+    max_doubts_in_a_row: after the first answer, it takes so many with no answer
+      between them: a key that was withdrawn refuses all, and as many questions
+      in a row that are refused by themselves are rare. They cost nothing.
   """
 
   max_concurrency: int
@@ -49,6 +60,8 @@ class Limits:
   drain_seconds: float = 30.0
   retry_failures: bool = False
   max_first_refusals: int = 20
+  max_first_doubts: int = 3
+  max_doubts_in_a_row: int = 20
 
 
 @dataclasses.dataclass
@@ -57,9 +70,9 @@ class Progress:
 
   Attributes:
     num_sent: given to the transport.
-    num_answered: with a response.
-    num_failed: failed for good.
-    num_open: failed in a way that might pass.
+    num_answered: with a text.
+    num_failed: failed for good, or answered without a text.
+    num_open: failed in a way that might pass, or are to be asked once more.
     prompt_tokens: of the responses, as far as the server counted.
     completion_tokens: likewise.
     is_in_trouble: it stopped because of `Limits.max_open_failures`.
@@ -74,6 +87,24 @@ class Progress:
   completion_tokens: int = 0
   is_in_trouble: bool = False
   last_failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Doubt:
+  """A refusal that may be of one question or of all."""
+
+  key: str
+  question: str
+  error: TeacherError
+  was_refused_before: bool
+
+
+@dataclasses.dataclass
+class _Standing:
+  """How one model stands: refusals since its last answer in this run."""
+
+  is_answered: bool = False
+  doubts: list[_Doubt] = dataclasses.field(default_factory=list)
 
 
 class Stop:
@@ -169,7 +200,13 @@ class _Run:
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
-    self._num_refused = 0
+    self._bad: collections.Counter[str] = collections.Counter()
+    self._standings: dict[tuple[str, str], _Standing] = {}
+    # Requests whose reply could not be read, once each: they are asked again
+    # when all others were, so that a proxy in trouble has time to recover.
+    self._again: collections.deque[tuple[Request, str, str]] = (
+      collections.deque()
+    )
     self._error: Exception | None = None
     self._sync_wanted = asyncio.Event()
 
@@ -185,6 +222,8 @@ class _Run:
       for task in (*workers, syncing):
         task.cancel()
       await asyncio.gather(*workers, syncing, return_exceptions=True)
+    if self._error is None and not self._stop.sending.is_set():
+      self._settle_doubts()
     if self._error is None or self._journal.num_unsynced:
       self._journal.sync()
     if self._error is not None:
@@ -230,7 +269,7 @@ class _Run:
       while not self._stop.sending.is_set():
         request, question = next(self._requests, (None, ""))
         if request is None:
-          return None
+          return self._take_again()
         key = request.key
         if (
           needs_answer(key, self._answers, self._limits.retry_failures)
@@ -244,57 +283,182 @@ class _Run:
           await asyncio.sleep(0)
       return None
 
+  def _take_again(self) -> tuple[Request, str, str] | None:
+    if not self._again:
+      return None
+    self._progress.num_open -= 1
+    self._under_way.add(self._again[0][1])
+    return self._again.popleft()
+
   async def _ask(self, request: Request, key: str, question: str) -> None:
     progress = self._progress
+    earlier = self._answers.read_failure(key)
     self._journal.append_request(key, request, question)
     progress.num_sent += 1
     try:
       response = await self._transport.send(request)
     except TeacherError as error:
-      self._journal.append_failure(key, error)
-      self._note_failure(key, error)
+      if error.advice is not None:
+        doubt = _Doubt(
+          key,
+          question,
+          error,
+          earlier is not None and earlier.kind == error.kind,
+        )
+        self._note_doubt(request, doubt)
+      else:
+        self._journal.append_failure(key, error)
+        self._note_failure(key, error)
     else:
       self._journal.append_response(key, response)
-      self._note_response(response)
+      self._note_response(request, key, question, response)
     if self._journal.num_unsynced >= self._limits.sync_lines:
       self._sync_wanted.set()
     self._progress_fn(progress)
 
-  def _note_response(self, response: Response) -> None:
+  def _note_response(
+    self, request: Request, key: str, question: str, response: Response
+  ) -> None:
+    progress = self._progress
+    progress.prompt_tokens += response.prompt_tokens or 0
+    progress.completion_tokens += response.completion_tokens or 0
+    if response.status == UNREADABLE:
+      self._note_unreadable(request, key, question, response)
+      return
     self._num_open_in_a_row = 0
-    self._progress.num_answered += 1
-    self._progress.prompt_tokens += response.prompt_tokens or 0
-    self._progress.completion_tokens += response.completion_tokens or 0
+    standing = self._get_standing(request)
+    standing.is_answered = True
+    self._settle(standing)
+    if response.is_answered:
+      progress.num_answered += 1
+    else:
+      self._failed.add(bytes.fromhex(key))
+      progress.num_failed += 1
+    if response.problem is not None:
+      progress.last_failure = f"{response.status}: {response.problem}"
+      self._note_bad(response.status, response.problem)
+
+  def _note_unreadable(
+    self, request: Request, key: str, question: str, response: Response
+  ) -> None:
+    """Puts a request off once; then its answer is what it is."""
+    progress = self._progress
+    digest = bytes.fromhex(key)
+    problem = response.problem or ""
+    progress.last_failure = f"{response.status}: {problem}"
+    if digest not in self._failed and needs_answer(
+      key, self._answers, self._limits.retry_failures
+    ):
+      self._again.append((request, key, question))
+      progress.num_open += 1
+    else:
+      progress.num_failed += 1
+    self._failed.add(digest)
+    self._note_open()
+    self._note_bad(response.status, problem)
 
   def _note_failure(self, key: str, error: TeacherError) -> None:
     self._failed.add(bytes.fromhex(key))
     self._progress.last_failure = f"{error.kind}: {error}"
-    if error.is_final:
-      # The server did its part.
-      self._num_open_in_a_row = 0
-      self._progress.num_failed += 1
-      if error.kind == "rejected":
-        self._note_refusal(error)
+    if not error.is_final:
+      self._progress.num_open += 1
+      self._note_open()
       return
-    self._progress.num_open += 1
+    # The server did its part.
+    self._num_open_in_a_row = 0
+    self._progress.num_failed += 1
+    if error.num_attempts:  # What was not sent tells nothing of the server.
+      self._note_bad(error.kind, str(error))
+
+  def _note_open(self) -> None:
     self._num_open_in_a_row += 1
     if self._num_open_in_a_row >= self._limits.max_open_failures:
       self._progress.is_in_trouble = True
       self._stop.sending.set()
 
-  def _note_refusal(self, error: TeacherError) -> None:
-    """Ends a run of which the server wants nothing at all."""
-    self._num_refused += 1
+  def _note_bad(self, kind: str, problem: str) -> None:
+    """Ends a run of which the server makes nothing of use."""
+    self._bad[kind] += 1
+    num_bad = self._bad.total()
+    num_good = self._progress.num_answered - self._bad[ANSWERED]
     if (
-      self._num_refused >= self._limits.max_first_refusals
-      and not self._progress.num_answered
+      num_bad >= self._limits.max_first_refusals
+      and not num_good
       and not self._limits.retry_failures
     ):
+      kinds = ", ".join(f"{n} {kind}" for kind, n in self._bad.most_common())
       raise UserError(
-        f"The teacher refused the first {self._num_refused} requests, and"
-        f" answered none: {error}. Correct what it names and run again; if the"
+        f"Of the first {num_bad} requests none got an answer of use ({kinds});"
+        f" the last: {problem}. Correct what it names and run again; if the"
         " settings stay as they are, RETRY_FAILURES = True asks these again."
       )
+
+  # --- Refusals that may be of one question or of all -----------------------
+
+  def _get_standing(self, request: Request) -> _Standing:
+    place = request.model, request.endpoint
+    return self._standings.setdefault(place, _Standing())
+
+  def _note_doubt(self, request: Request, doubt: _Doubt) -> None:
+    self._failed.add(bytes.fromhex(doubt.key))
+    self._progress.num_open += 1
+    self._progress.last_failure = f"{doubt.error.kind}: {doubt.error}"
+    # Open until it is known whose fault it is.
+    self._append_doubt(doubt, is_final=False)
+    standing = self._get_standing(request)
+    standing.doubts.append(doubt)
+    limits = self._limits
+    if len(standing.doubts) >= (
+      limits.max_doubts_in_a_row
+      if standing.is_answered
+      else limits.max_first_doubts
+    ):
+      raise self._blame_all(standing)
+
+  def _settle_doubts(self) -> None:
+    """Decides at the end, when no answer is to come."""
+    for standing in self._standings.values():
+      # Who gives the same command again after an end like this one means it.
+      is_repeated = self._answers.has_any_response() and all(
+        doubt.was_refused_before for doubt in standing.doubts
+      )
+      if standing.is_answered or is_repeated:
+        self._settle(standing)
+      elif standing.doubts:
+        self._fail(self._blame_all(standing))
+
+  def _settle(self, standing: _Standing) -> None:
+    """Makes the doubts of a model that answers failures of their questions."""
+    for doubt in standing.doubts:
+      self._append_doubt(doubt, is_final=True)
+      self._progress.num_open -= 1
+      self._progress.num_failed += 1
+    standing.doubts.clear()
+
+  def _append_doubt(self, doubt: _Doubt, is_final: bool) -> None:
+    error = TeacherError(
+      f"Question {doubt.question!a}: {doubt.error}",
+      kind=doubt.error.kind,
+      is_final=is_final,
+      num_attempts=doubt.error.num_attempts,
+    )
+    self._journal.append_failure(doubt.key, error)
+
+  def _blame_all(self, standing: _Standing) -> UserError:
+    doubts = standing.doubts
+    names = ", ".join(ascii(doubt.question) for doubt in doubts[:3])
+    more = ", ..." if len(doubts) > 3 else ""
+    advice = f"{doubts[-1].error.advice} So ended question {names}{more}"
+    if standing.is_answered:
+      advice += f", {len(doubts)} in a row."
+    else:
+      advice += " and nothing was answered in this run."
+    if self._answers.has_any_response():
+      advice += (
+        " If it is about these questions and not about key or model, the same"
+        " command again counts them as failed."
+      )
+    return UserError(advice)
 
   def _fail(self, error: Exception) -> None:
     """Stops the run; of several errors the first is the cause."""

@@ -1,21 +1,26 @@
 """What a server's reply means: an answer, or a failure and what to do about it.
 
-Layer 1; imports no module of ours. Knows bodies, statuses and headers, and no
-connection. Bodies are untrusted: nothing in them raises here, and of their text
-only a short quotation gets into a message.
+Layer 1; imports `account_errors`, `exchange` and `reply_body`. Knows bodies,
+statuses and headers, and no connection. Bodies are untrusted: nothing in them
+raises here, and of their text only a short quotation gets into a message.
 
 What each reply means, and why:
 
   200 with an answer             answer, whatever the content type says: it was
                                  paid for, and reading it is the better check
-  200, not JSON, truncated, not  ask again: something broke on the way, or a
-  UTF-8, HTML, no choices        proxy spoke in the server's place
-  200, a choice without text     final: the model did answer, and would again;
-                                 its reasoning or refusal is no answer
+  200 without text: reasoning,   answer without text, of a status of its own: it
+  refusal, tool call, filter,    was paid for as well, and would come again
+  or no choice but `usage`
+  200 that cannot be read        answer of the status "unreadable": perhaps paid
+                                 for, perhaps a proxy's word
+  200 with an error and no       as the error's own status, or ask again
+  `usage`
   408, 409, 425, 429, 5xx        ask again
   400, 413, 422 and the like     final: this request is refused
-  401, 403, no credit            final for every request: the user must act
-  3xx, 404, 405, 410             likewise: wrong address or model
+  401, 402, and what speaks of   no request can succeed: the user must act
+  credit or key
+  403, 404, 410                  either of the two, which the next ones tell
+  3xx, 405                       wrong address: the user must act
 """
 
 import dataclasses
@@ -27,7 +32,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from distill_jax.teacher import account_errors, exchange, reply_body
+
 _MAX_QUOTED_CHARACTERS = 200
+# Of a body without answer, what the journal keeps.
+_MAX_RAW_CHARACTERS = 1 << 14
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _RETRYABLE_KINDS = {
@@ -36,7 +45,9 @@ _RETRYABLE_KINDS = {
   425: "server_error",
   429: "rate_limited",
 }
-_WRONG_ADDRESS_STATUSES = (404, 405, 410)
+# Of these a request may be the cause as well: a model or a text that this key
+# may not ask for.
+_MAYBE_OWN_STATUSES = (403, 404, 410)
 # What servers call a prompt beyond the model's context: OpenAI and its
 # compatibles, llama.cpp, vLLM.
 _CONTEXT_ERRORS = re.compile(
@@ -47,7 +58,24 @@ _CONTEXT_ERRORS = re.compile(
 _MODERATION = re.compile(
   r"moderation|flagged|content[_ ](policy|filter)", re.IGNORECASE
 )
-_NO_CREDIT = re.compile(r"insufficient_quota|insufficient.balance", re.I)
+_REFUSED_KEY = "The server does not take the key."
+_NO_CREDIT = (
+  "The account has no credit left; nothing can be asked before it has."
+)
+_ACCOUNT = (
+  "This is about the account or its key, so no request can succeed: correct what"
+  " it names, then give the same command again."
+)
+_WRONG_ADDRESS = (
+  "Nothing is there for this model: check TEACHER_BASE_URL, which usually ends"
+  " in /v1, and TEACHER_MODEL."
+)
+_REASONING_FIELDS = (
+  "reasoning_content",
+  "reasoning",
+  "thinking",
+  "reasoning_details",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +83,16 @@ class Answer:
   """What a server said, read.
 
   Attributes:
-    text: the raw output, not empty; untrusted.
+    text: the raw output; untrusted. Blank unless `status` is "answered".
     finish_reason: the server's word, if it is one.
     prompt_tokens: as the server counted them; None where it does not say.
     completion_tokens: likewise.
     model: what the server says answered.
+    status: this and the rest as of `exchange.Response`.
+    reasoning: see there.
+    raw: see there.
+    cached_tokens: see there.
+    reasoning_tokens: see there.
   """
 
   text: str
@@ -67,6 +100,11 @@ class Answer:
   prompt_tokens: int | None
   completion_tokens: int | None
   model: str | None
+  status: str = exchange.ANSWERED
+  reasoning: str | None = None
+  raw: str | None = None
+  cached_tokens: int | None = None
+  reasoning_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,65 +117,47 @@ class Failure:
     is_final: asking again would not help.
     hint: what the user must do before any request can succeed; None where it
       is only this one that failed.
+    is_maybe_own: there is a hint, and yet it may be only this request.
     retry_after_seconds: the server's wish; None where it has none.
+    account_error: what said that it is about the account, see
+      `discount_repetition`.
+    otherwise: what it is if the server only repeated the request.
   """
 
   kind: str
   message: str
   is_final: bool
   hint: str | None = None
+  is_maybe_own: bool = False
   retry_after_seconds: float | None = None
+  account_error: account_errors.AccountError | None = None
+  otherwise: "Failure | None" = None
 
 
 def read_answer(content: bytes, endpoint: str) -> Answer | Failure:
   """Reads the body of a reply whose status is good.
 
   The text is `content`, never `reasoning_content`, which some servers put
-  beside it: the prompts ask for reasoning inside the answer, and a hidden one
-  without an answer is one that the token budget cut off. Halves of surrogate
-  pairs, which JSON can spell and UTF-8 cannot, become U+FFFD.
+  beside it: the prompts ask for reasoning inside the answer. Halves of
+  surrogate pairs, which JSON can spell and UTF-8 cannot, become U+FFFD.
 
   Args:
     content: the body as it came.
     endpoint: "chat" or "completions".
 
   Returns:
-    The first choice, or the failure that the body is.
+    The first choice, with a status of its own where it has no text; or the
+    error that the body is.
   """
-  try:
-    text = content.decode("utf-8")
-  except UnicodeDecodeError as error:
-    return _bad_body(f"it is not UTF-8 ({error.reason})", "")
-  try:
-    body = json.loads(text)
-  except (ValueError, RecursionError):
-    is_html = text.lstrip()[:1] == "<"
-    return _bad_body("it is HTML" if is_html else "it is no whole JSON", text)
-  return read_answer_object(body, endpoint)
+  return _read_text(reply_body.decode(content), endpoint)
 
 
 def read_answer_object(body: Any, endpoint: str) -> Answer | Failure:
   """As `read_answer`, of a body that was JSON."""
-  choices = body.get("choices") if isinstance(body, dict) else None
-  if not isinstance(choices, list) or not choices:
-    return _bad_body("it has no choices", _get_error_text(body))
-  choice = choices[0] if isinstance(choices[0], dict) else {}
-  message = choice.get("message") if endpoint == "chat" else choice
-  if not isinstance(message, dict):
-    return _bad_body("its choice has no message", _get_error_text(body))
-  text = message.get("content" if endpoint == "chat" else "text")
-  finish_reason = _get_word(choice, "finish_reason")
-  if not isinstance(text, str) or not text:
-    return _empty_answer(message, finish_reason)
-  usage = body.get("usage")
-  usage = usage if isinstance(usage, dict) else {}
-  return Answer(
-    _LONE_SURROGATE.sub("\ufffd", text),
-    finish_reason,
-    _get_count(usage, "prompt_tokens"),
-    _get_count(usage, "completion_tokens"),
-    _get_word(body, "model"),
-  )
+  if isinstance(body, str):
+    return _read_text(body, endpoint)
+  text = json.dumps(body, ensure_ascii=False)
+  return _read_body(body if isinstance(body, dict) else None, endpoint, text)
 
 
 def read_error(
@@ -153,33 +173,35 @@ def read_error(
   Returns:
     The failure it is.
   """
-  text = content.decode("utf-8", "replace")
-  try:
-    said = _get_error_text(json.loads(text))
-  except (ValueError, RecursionError):
-    said = ""
-  quoted = said or text
-  message = f"HTTP {status}" + (f": {quote(quoted)}" if quoted.strip() else "")
+  text = reply_body.decode(content)
+  body = reply_body.parse_json(text)
+  is_page = text.lstrip()[:1] == "<"
+  return _read_error(
+    status,
+    text if body is None and not is_page else body,
+    text,
+    retry_after_seconds,
+  )
 
-  if status == 402 or (status == 429 and _NO_CREDIT.search(said)):
-    hint = "The account has no credit left; nothing can be asked before it has."
-    return Failure("rejected", message, True, hint)
-  if status in _RETRYABLE_KINDS or status >= 500:
-    kind = _RETRYABLE_KINDS.get(status, "server_error")
-    return Failure(
-      kind, message, False, retry_after_seconds=retry_after_seconds
-    )
-  if status == 401 or (status == 403 and not _MODERATION.search(said)):
-    hint = "The server does not take the key."
-    return Failure("unauthorized", message, True, hint)
-  if status < 400 or status in _WRONG_ADDRESS_STATUSES:
-    hint = (
-      "Nothing is there for this model: check TEACHER_BASE_URL, which usually"
-      " ends in /v1, and TEACHER_MODEL."
-    )
-    return Failure("rejected", message, True, hint)
-  is_too_large = status in (413, 414, 431) or _CONTEXT_ERRORS.search(said)
-  return Failure("too_large" if is_too_large else "rejected", message, True)
+
+def discount_repetition(failure: Failure, asked: bytes) -> Failure:
+  """Returns what a failure is, given the request that got it.
+
+  Args:
+    failure: one that may speak of the account.
+    asked: the request's body.
+
+  Returns:
+    It, or what it is without the words that the server took from the request.
+  """
+  found = failure.account_error
+  if (
+    found is not None
+    and failure.otherwise is not None
+    and account_errors.is_repeated(found, asked)
+  ):
+    return failure.otherwise
+  return failure
 
 
 def get_retry_after_seconds(
@@ -217,53 +239,234 @@ def quote(text: str) -> str:
   return ascii(shown)
 
 
-def _bad_body(problem: str, said: str) -> Failure:
-  quoted = f": {quote(said)}" if said.strip() else ""
-  return Failure(
-    "bad_response", f"The reply is no answer, {problem}{quoted}", False
-  )
+# --- Errors -----------------------------------------------------------------
 
 
-def _empty_answer(
-  message: Mapping[str, Any], finish_reason: str | None
+def _read_error(
+  status: int, body: Any, text: str, retry_after_seconds: float | None = None
 ) -> Failure:
-  """Says why a choice has no text, as far as the server does."""
-  if message.get("refusal"):
-    reason = f"the model refused: {quote(str(message['refusal']))}"
-  elif message.get("reasoning_content") or message.get("reasoning"):
-    reason = "only reasoning; a larger max_tokens may leave room for an answer"
-  else:
-    reason = "nothing"
-  ended = f" (finish reason {quote(finish_reason)})" if finish_reason else ""
+  said = " ".join(
+    filter(
+      None, [account_errors.get_message(body), *account_errors.list_codes(body)]
+    )
+  )
+  quoted = account_errors.get_message(body) or said or text
+  message = f"HTTP {status}" + (f": {quote(quoted)}" if quoted.strip() else "")
+  found = account_errors.find_account_error(status, body)
+  plain = _read_status(status, said, message, retry_after_seconds)
+  if status == 401:
+    return plain
+  if status == 402:
+    return Failure("rejected", message, True, _NO_CREDIT)
+  if found is None:
+    return plain
+  hint = _NO_CREDIT if status == 429 else _ACCOUNT
   return Failure(
-    "bad_response", f"The answer has no text, {reason}{ended}", True
+    "rejected", message, True, hint, account_error=found, otherwise=plain
   )
 
 
-def _get_error_text(body: Any) -> str:
-  """Returns what an error object says, its type and code with it.
+def _read_status(
+  status: int, said: str, message: str, retry_after_seconds: float | None
+) -> Failure:
+  if status in _RETRYABLE_KINDS or status >= 500:
+    kind = _RETRYABLE_KINDS.get(status, "server_error")
+    return Failure(
+      kind, message, False, retry_after_seconds=retry_after_seconds
+    )
+  is_maybe_own = status in _MAYBE_OWN_STATUSES
+  if status == 401 or (status == 403 and not _MODERATION.search(said)):
+    return Failure("unauthorized", message, True, _REFUSED_KEY, is_maybe_own)
+  if status < 400 or status in (404, 405, 410):
+    return Failure("rejected", message, True, _WRONG_ADDRESS, is_maybe_own)
+  is_too_large = status in (413, 414, 431) or _CONTEXT_ERRORS.search(said)
+  return Failure("too_large" if is_too_large else "rejected", message, True)
 
-  Servers put it under `error`, as a text or an object, or at the top.
+
+# --- Answers ----------------------------------------------------------------
+
+
+def _read_text(text: str, endpoint: str) -> Answer | Failure:
+  return _read_body(reply_body.read_object(text), endpoint, text)
+
+
+def _read_body(
+  body: dict[str, Any] | None, endpoint: str, raw: str
+) -> Answer | Failure:
+  """Reads an object that should be an answer; None: there was no object."""
+  if body is None:
+    return Answer(
+      "", None, None, None, None, exchange.UNREADABLE, raw=_shorten(raw)
+    )
+  usage = body.get("usage")
+  usage = usage if isinstance(usage, dict) else {}
+  if body.get("error") and not usage and not body.get("choices"):
+    return _read_error_body(body)
+  choice, message = _find_message(body, endpoint)
+  finish_reason = _get_word(choice, "finish_reason")
+  text, reasoning = "", None
+  if message is not None:
+    name = "text" if endpoint == "completions" or "text" in message else ""
+    value = message.get("content") or message.get(name or "content")
+    text, reasoning = _read_content(value)
+    reasoning = reasoning or _read_reasoning(message)
+    status = exchange.ANSWERED
+    if text is None:
+      status = exchange.UNREADABLE
+    elif not text.strip():
+      status = _find_status(message, finish_reason, reasoning)
+  else:
+    # Counted and without a choice: the server's work was done all the same.
+    is_empty = usage and body.get("choices") in (None, [])
+    status = "empty" if is_empty else exchange.UNREADABLE
+  prompt_tokens = _get_count(usage, "prompt_tokens", "input_tokens")
+  completion_tokens = _get_count(usage, "completion_tokens", "output_tokens")
+  return Answer(
+    _clean(text or ""),
+    finish_reason,
+    prompt_tokens,
+    completion_tokens,
+    _get_word(body, "model"),
+    status,
+    _clean(reasoning) if reasoning else None,
+    None if status == exchange.ANSWERED else _shorten(raw),
+    _get_cached(usage),
+    _get_count(_get_details(usage, "completion"), "reasoning_tokens"),
+  )
+
+
+def _read_error_body(body: dict[str, Any]) -> Failure:
+  """Reads an error that came as a success; it says itself which it is."""
+  error = account_errors.get_error(body)
+  code = error.get("code") if isinstance(error, dict) else None
+  if isinstance(code, int) and 400 <= code < 600:
+    return _read_error(code, body, "")
+  said = account_errors.get_message(body)
+  quoted = f": {quote(said)}" if said else ""
+  return Failure(
+    "bad_response", f"The reply is an error and no answer{quoted}", False
+  )
+
+
+def _find_message(
+  body: Mapping[str, Any], endpoint: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+  """Returns the first choice and its message; None: it has none."""
+  choices = body.get("choices")
+  if isinstance(choices, dict):
+    choices = [choices]
+  if not isinstance(choices, list) or not choices:
+    return {}, None
+  choice = choices[0]
+  if not isinstance(choice, dict):
+    return {}, None
+  if endpoint == "completions" and "text" in choice:
+    return choice, choice
+  for name in ("message", "delta"):
+    if isinstance(choice.get(name), dict):
+      return choice, choice[name]
+  return choice, choice if "text" in choice else None
+
+
+def _read_content(value: Any) -> tuple[str | None, str | None]:
+  """Reads `content`: a text, or parts of it.
+
+  Returns:
+    The text, None where it is of an unknown form, and the reasoning in it.
   """
-  error = body.get("error", body) if isinstance(body, dict) else body
-  if not isinstance(error, dict):
-    return error if isinstance(error, str) else ""
-  parts = [error.get(key) for key in ("message", "detail", "type", "code")]
-  return " ".join(part for part in parts if isinstance(part, str) and part)
+  if value is None or isinstance(value, str):
+    return value or "", None
+  parts = [value] if isinstance(value, dict) else value
+  if not isinstance(parts, list):
+    return None, None
+  texts, reasoning = [], []
+  for part in parts:
+    if isinstance(part, str):
+      texts.append(part)
+    elif not isinstance(part, dict):
+      return None, None
+    elif str(part.get("type")) in ("thinking", "reasoning"):
+      reasoning.append(_join_texts(part))
+    elif "text" in part:
+      texts.append(_join_texts(part["text"]))
+  return "".join(texts), "".join(reasoning) or None
+
+
+def _read_reasoning(message: Mapping[str, Any]) -> str | None:
+  for name in _REASONING_FIELDS:
+    if text := _join_texts(message.get(name)):
+      return text
+  return None
+
+
+def _join_texts(value: Any) -> str:
+  """Returns the texts in parts of whatever form."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, dict):
+    names = ("text", "thinking", "reasoning", "content", "summary", "value")
+    return next(filter(None, (_join_texts(value.get(n)) for n in names)), "")
+  if isinstance(value, list):
+    return "".join(map(_join_texts, value))
+  return ""
+
+
+def _find_status(
+  message: Mapping[str, Any], finish_reason: str | None, reasoning: str | None
+) -> str:
+  """Returns why a choice has no text, as far as the server says."""
+  content = message.get("content")
+  parts = content if isinstance(content, list) else []
+  if message.get("refusal") or any(
+    isinstance(part, dict) and part.get("refusal") for part in parts
+  ):
+    return "refused"
+  if finish_reason == "content_filter":
+    return "filtered"
+  if message.get("tool_calls") or message.get("function_call"):
+    return "tool_calls"
+  return "reasoning_only" if reasoning else "empty"
+
+
+def _clean(text: str) -> str:
+  return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _shorten(raw: str) -> str:
+  cut = len(raw) - _MAX_RAW_CHARACTERS
+  shown = _clean(raw[:_MAX_RAW_CHARACTERS])
+  return f"{shown}... ({cut} more characters)" if cut > 0 else shown
 
 
 def _get_word(body: Mapping[str, Any], key: str) -> str | None:
   value = body.get(key)
   if not isinstance(value, str):
     return None
-  return _LONE_SURROGATE.sub("\ufffd", value[:_MAX_QUOTED_CHARACTERS])
+  return _clean(value[:_MAX_QUOTED_CHARACTERS])
 
 
-def _get_count(usage: Mapping[str, Any], key: str) -> int | None:
-  value = usage.get(key)
-  if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-    return None
-  return value
+def _get_count(usage: Mapping[str, Any], *names: str) -> int | None:
+  """Returns the first of these that is a count."""
+  for name in names:
+    value = usage.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+      return value
+  return None
+
+
+def _get_details(usage: Mapping[str, Any], which: str) -> Mapping[str, Any]:
+  other = {"prompt": "input", "completion": "output"}[which]
+  for name in (f"{which}_tokens_details", f"{other}_tokens_details"):
+    if isinstance(usage.get(name), dict):
+      return usage[name]
+  return {}
+
+
+def _get_cached(usage: Mapping[str, Any]) -> int | None:
+  found = _get_count(_get_details(usage, "prompt"), "cached_tokens")
+  if found is not None:
+    return found
+  return _get_count(usage, "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
 def _read_number(text: str | None) -> float | None:

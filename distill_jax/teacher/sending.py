@@ -51,7 +51,7 @@ def send_unanswered(
     1 for _ in list_unanswered(asked, read_fn, answers, limits.retry_failures)
   )
   if num_to_send == 0:
-    _log.info("Every request is answered already; nothing is sent.")
+    _log.info(_explain_nothing(asked, read_fn, answers))
     return None
   limits = dataclasses.replace(
     limits, max_concurrency=min(limits.max_concurrency, num_to_send)
@@ -64,6 +64,27 @@ def send_unanswered(
   )
   return session.send_all(
     requests, num_to_send, make_transport_fn, own, answers, limits
+  )
+
+
+def _explain_nothing(
+  asked: Sequence[Variant],
+  read_fn: Callable[[], Iterable[Record]],
+  answers: journal.Answers,
+) -> str:
+  """Returns, in words, why nothing is sent."""
+  keys = {
+    request.key
+    for variant in asked
+    for question in read_fn()
+    for request in variants.make_requests(variant, question)
+  }
+  num_failed = sum(map(answers.has_final_failure, keys))
+  if not num_failed:
+    return "Every request is answered already; nothing is sent."
+  return (
+    f"Nothing is sent: {len(keys) - num_failed} requests are answered, and"
+    f" {num_failed} failed for good (RETRY_FAILURES = True asks these again)."
   )
 
 

@@ -97,8 +97,9 @@ class Outcome:
 
   Attributes:
     record: its record; None while a request of it is open.
-    responses: the answers, each with the teacher asked.
-    failures: of requests that failed for good.
+    responses: the answers, each with the teacher asked, those without text
+      among them.
+    failures: of requests that failed for good, or whose answer has no text.
     num_open: requests without either.
   """
 
@@ -168,9 +169,10 @@ def find_outcome(
 ) -> Outcome:
   """Finds the answers to a question and makes its record of them.
 
-  A request that failed for good is no answer and has no vote, but lowers the
-  confidence; where all did, the record has neither label, rationale, teacher
-  nor status. Their kinds are in `meta.failures`.
+  A request that failed for good is no answer and has no vote, and neither has
+  an answer without text; both lower the confidence. Where all are such, the
+  record has neither label, rationale, teacher nor status. Their kinds are in
+  `meta.failures`.
 
   Args:
     variant: the way it was asked, and is read.
@@ -188,6 +190,16 @@ def find_outcome(
     key = request.key
     if (response := answers.read_response(key)) is not None:
       responses.append((request.model, response))
+      if not response.is_answered:
+        failures.append(
+          journal.Failure(
+            response.status,
+            response.problem or "",
+            True,
+            response.num_attempts,
+          )
+        )
+        failed_teachers.append(request.model)
     elif answers.has_final_failure(key):
       failure = answers.read_failure(key)
       assert failure is not None
@@ -197,8 +209,9 @@ def find_outcome(
       num_open += 1
   record = None
   if num_open == 0:
+    readable = [pair for pair in responses if pair[1].is_answered]
     record = _make_record(
-      variant, question, responses, failures, failed_teachers
+      variant, question, readable, failures, failed_teachers
     )
   return Outcome(record, tuple(responses), tuple(failures), num_open)
 

@@ -19,6 +19,7 @@ import dataclasses
 import email
 import email.policy
 import email.utils
+import gzip
 import itertools
 import json
 import threading
@@ -47,6 +48,24 @@ OPENAI_CONTEXT_ERROR = {
     "code": "context_length_exceeded",
   }
 }
+# Both come with status 400.
+ANTHROPIC_NO_CREDIT = {
+  "error": {
+    "type": "invalid_request_error",
+    "message": "Your credit balance is too low to access the API. Please go to"
+    " Plans & Billing to upgrade or purchase credits.",
+  }
+}
+GOOGLE_BAD_KEY = [
+  {
+    "error": {
+      "code": 400,
+      "message": "API key not valid. Please pass a valid API key.",
+      "status": "INVALID_ARGUMENT",
+      "details": [{"reason": "API_KEY_INVALID"}],
+    }
+  }
+]
 HTML_PAGE = b"<!doctype html><html><body><h1>Bad gateway</h1></body></html>"
 
 
@@ -158,6 +177,47 @@ def echo(received: Received) -> Reply:
 def json_body(body: Any, status: int = 200, **headers: str) -> Reply:
   """Any JSON with any status."""
   return Reply(status, json.dumps(body).encode(), headers=headers)
+
+
+# --- The same answer, wrapped ----------------------------------------------
+
+
+def as_events(reply: Reply) -> Reply:
+  """The answer as server-sent events, a few letters each, usage at the end."""
+  body = json.loads(reply.body)
+  (choice,) = body["choices"]
+  fields = choice.get("message") or {"text": choice.get("text")}
+  chunks = []
+  for name, value in fields.items():
+    for start in range(0, len(value or ""), 5):
+      delta = {name: value[start : start + 5]}
+      is_chat = "message" in choice
+      chunks.append({"index": 0, **({"delta": delta} if is_chat else delta)})
+  chunks.append({"index": 0, "finish_reason": choice["finish_reason"]})
+  events = [
+    *({"model": body["model"], "choices": [chunk]} for chunk in chunks),
+    {"model": body["model"], "choices": [], "usage": body["usage"]},
+  ]
+  text = ": keep-alive\n\n" + "".join(
+    f"data: {event}\n\n" for event in [*map(json.dumps, events), "[DONE]"]
+  )
+  return dataclasses.replace(
+    reply, body=text.encode(), content_type="text/event-stream"
+  )
+
+
+def as_compressed(reply: Reply) -> Reply:
+  """The answer, packed though that was not asked."""
+  return dataclasses.replace(
+    reply,
+    body=gzip.compress(reply.body),
+    headers={"content-encoding": "gzip"},
+  )
+
+
+def prefixed(reply: Reply, prefix: bytes) -> Reply:
+  """The answer behind a byte order mark, blank lines or comments."""
+  return dataclasses.replace(reply, body=prefix + reply.body)
 
 
 # --- Wrong ones -------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Tests of `--run_mode=label`, against servers on loopback."""
 
+import base64
 import collections
+import dataclasses
 import json
 
 import fault_server
@@ -222,11 +224,11 @@ _FAULTS = {
   "drop": ([fault_server.dropped()], None),
   "drop within": ([fault_server.dropped_within_body()], None),
   "truncated": ([fault_server.truncated_json()], None),
-  "no choices": ([fault_server.empty_choices()], None),
+  "truncated twice": ([fault_server.truncated_json()] * 9, "unreadable"),
+  "no choices": ([fault_server.empty_choices()] * 9, "empty"),
   "page": ([fault_server.html_page(), fault_server.html_page(502)], None),
-  "bytes": ([fault_server.invalid_utf8()], None),
   "type": ([fault_server.wrong_content_type()], None),
-  "null": ([fault_server.null_content()] * 9, "bad_response"),
+  "null": ([fault_server.null_content()] * 9, "empty"),
   "huge": ([fault_server.huge_answer()] * 9, "bad_response"),
   "long": ([fault_server.context_error()] * 9, "too_large"),
   "llama": (
@@ -351,6 +353,232 @@ def test_no_key_gets_anywhere(tmp_path, capsys, caplog):
   said = capsys.readouterr()
   for text in (str(error.value), said.out, said.err, caplog.text):
     assert _KEY[3:] not in text
+
+
+_PIECES = [_KEY[3 + i : 15 + i] for i in range(len(_KEY) - 15)]
+
+
+def _decode_all(text):
+  """Yields a text and all that JSON in it decodes to, however deep."""
+  yield text
+  for line in text.splitlines():
+    try:
+      found = json.loads(line)
+    except ValueError:
+      continue
+    waiting = [found]
+    while waiting:
+      value = waiting.pop()
+      if isinstance(value, dict):
+        waiting += [*value, *value.values()]
+      elif isinstance(value, list):
+        waiting += value
+      elif isinstance(value, str) and value != text:
+        yield from _decode_all(value)
+
+
+def _escape(text):
+  return "".join(f"\\u{ord(letter):04X}" for letter in text)
+
+
+@pytest.mark.parametrize(
+  "spell_fn",
+  [
+    _escape,
+    lambda key: key.replace("-", r"\u002d"),
+    lambda key: json.dumps(json.dumps({"k": key}))[1:-1].replace(
+      "-", "\\u002D"
+    ),
+    lambda key: key.replace("-", "%2D"),
+    lambda key: key.replace("-", "&#45;"),
+    lambda key: base64.b64encode(f"Bearer {key}".encode()).decode(),
+    lambda key: f"{key.encode().hex()}",
+  ],
+)
+@pytest.mark.parametrize("place", ["text", "reasoning", "no text", "error"])
+def test_no_key_gets_anywhere_however_it_is_spelled(
+  tmp_path, capsys, caplog, spell_fn, place
+):
+  spelled = spell_fn(_KEY)
+
+  def repeat(received):
+    said = "The key is KEY. The answer is 3."
+    fields = {"reasoning_content": said, "KEY": 1, "model": "KEY"}
+    reply = {
+      "text": fault_server.answer(said, finish_reason="KEY", **fields),
+      "reasoning": fault_server.answer(said, **fields),
+      "no text": fault_server.answer(None, **fields),
+      "error": lambda _: fault_server.status(400, said),
+    }[place](received)
+    return dataclasses.replace(
+      reply, body=reply.body.replace(b"KEY", spelled.encode())
+    )
+
+  _write_questions(tmp_path, _make_sums(2))
+  with (
+    caplog.at_level("DEBUG"),
+    fault_server.FaultServer(answer=repeat) as server,
+  ):
+    label.run(_make_settings(server, tmp_path))
+  texts = [path.read_text() for path in (tmp_path / "out").glob("*.*")]
+  said = capsys.readouterr()
+  for text in (*texts, said.out, said.err, caplog.text):
+    for decoded in _decode_all(text):
+      assert not any(piece in decoded for piece in _PIECES)
+      assert spelled not in decoded
+  assert sum("[key]" in text for text in texts) >= 1
+
+
+def test_an_answer_without_text_is_paid_for_once(tmp_path, capsys):
+  replies = {
+    0: fault_server.answer(None, reasoning_content="thinking"),
+    1: fault_server.answer(None, refusal="no"),
+    2: fault_server.answer(None, tool_calls=[{"id": "1"}]),
+    3: fault_server.answer(None, finish_reason="content_filter"),
+    4: fault_server.empty_choices(),
+    5: fault_server.answer(
+      [{"type": "text", "text": "The answer is (5 + 6)."}]
+    ),
+  }
+
+  def reply(received):
+    first = int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+    return replies.get(first, _answer_sum)(received)
+
+  _write_questions(tmp_path, _make_sums(8))
+  with fault_server.FaultServer(answer=reply) as server:
+    settings = _make_settings(server, tmp_path)
+    assert label.run(settings) == 0
+    assert label.run(settings) == 0
+    assert len(server.received) == 8
+  assert "3 requests are answered, and 5 failed" not in capsys.readouterr().out
+  lines = [
+    line
+    for line in _read_lines(tmp_path / "out" / "journal.jsonl")
+    if line["event"] == "response"
+  ]
+  assert sum(line["prompt_tokens"] for line in lines) == 88
+  statuses = ["empty", "reasoning_only", "refused", "tool_calls", "filtered"]
+  found = collections.Counter(line["status"] for line in lines)
+  assert found == {"answered": 3, **dict.fromkeys(statuses, 1)}
+  (thought,) = (x for x in lines if x["status"] == "reasoning_only")
+  assert thought["reasoning"] == "thinking" and "thinking" in thought["raw"]
+  summary = _read_summary(tmp_path)
+  assert summary["prompt_tokens"] == 88
+  assert summary["statuses"] == {"ok": 3}
+  assert summary["failures"] == dict.fromkeys(statuses, 1)
+  with fault_server.FaultServer(answer=_answer_sum) as server:
+    settings = _make_settings(server, tmp_path, retry_failures=True)
+    assert label.run(settings) == 0
+    assert len(server.received) == 5
+  assert _read_summary(tmp_path)["statuses"] == {"ok": 8}
+
+
+@pytest.mark.parametrize(
+  "reply",
+  [
+    fault_server.answer(None, reasoning_content="hm"),
+    fault_server.answer(None, refusal="no"),
+    fault_server.answer("partly", finish_reason="content_filter"),
+    fault_server.empty_choices(),
+    fault_server.truncated_json(),
+    fault_server.context_error(),
+  ],
+)
+def test_a_server_of_no_use_is_left_alone(tmp_path, reply):
+  _write_questions(tmp_path, _make_sums(100))
+  with fault_server.FaultServer(answer=reply) as server:
+    settings = _make_settings(server, tmp_path)
+    with pytest.raises(UserError, match="Of the first 20 requests none got"):
+      label.run(settings)
+    assert len(server.received) <= 20 + 2
+
+
+def test_what_cannot_be_read_is_paid_for_twice_at_most(tmp_path):
+  _write_questions(tmp_path, _make_sums(9))
+  with fault_server.FaultServer(answer=fault_server.truncated_json()) as server:
+    settings = _make_settings(server, tmp_path, client={"max_attempts": 8})
+    for _ in range(3):
+      assert label.run(settings) == 1
+    assert len(server.received) == 18
+  lines = _read_lines(tmp_path / "out" / "journal.jsonl")
+  raw = [line["raw"] for line in lines if line["event"] == "response"]
+  assert len(raw) == 18 and all("answer to" in text for text in raw)
+  assert _read_summary(tmp_path)["failures"] == {"unreadable": 9}
+
+
+@pytest.mark.parametrize("transport", ["direct", "batch"])
+@pytest.mark.parametrize("code", [403, 404])
+@pytest.mark.parametrize("number", [0, 3])
+def test_one_question_that_is_refused(tmp_path, code, number, transport):
+  def reply(received):
+    if f"Ann has {number} " in received.prompt:
+      return fault_server.status(code)
+    return _answer_sum(received)
+
+  _write_questions(tmp_path, _make_sums(6))
+  server_class = {
+    "direct": fault_server.FaultServer,
+    "batch": fault_server.BatchServer,
+  }[transport]
+  with server_class(answer=reply) as server:
+    settings = _make_settings(
+      server,
+      tmp_path,
+      client={"max_concurrency": 1},
+      transport=transport,
+      batch=BatchConfig("", poll_seconds=0.01, idle_seconds=0.05),
+    )
+    assert label.run(settings) == 0
+  (failure,) = {
+    line["message"]
+    for line in _read_lines(tmp_path / "out" / "journal.jsonl")
+    if line["event"] == "failure" and line["is_final"]
+  }
+  assert failure.startswith(f"Question 'q{number}': HTTP {code}")
+  assert _read_summary(tmp_path)["statuses"] == {"ok": 5}
+
+
+@pytest.mark.parametrize(
+  ("status", "body"),
+  [
+    (400, fault_server.ANTHROPIC_NO_CREDIT),
+    (400, fault_server.GOOGLE_BAD_KEY),
+    (403, {"error": {"message": "no", "code": "billing_not_active"}}),
+    (404, {"error": {"message": "no such model"}}),
+  ],
+  ids=["credit", "key", "billing", "model"],
+)
+def test_what_was_mended_is_asked_again(tmp_path, status, body, caplog):
+  _write_questions(tmp_path, _make_sums(40))
+  fault = fault_server.json_body(body, status)
+  with fault_server.FaultServer([_answer_sum] * 5, fault) as server:
+    settings = _make_settings(server, tmp_path)
+    for _ in range(2):
+      with pytest.raises(UserError):
+        label.run(settings)
+  with (
+    caplog.at_level("INFO"),
+    fault_server.FaultServer(answer=_answer_sum) as server,
+  ):
+    assert label.run(_make_settings(server, tmp_path)) == 0
+    assert len(server.received) == 35
+    assert label.run(_make_settings(server, tmp_path)) == 0
+  assert _read_summary(tmp_path)["statuses"] == {"ok": 40}
+  assert "Every request is answered already" in caplog.text
+
+
+def test_failed_requests_are_not_called_answered(tmp_path, caplog):
+  _write_questions(tmp_path, _make_sums(3))
+  script = [fault_server.status(400)]
+  with (
+    caplog.at_level("INFO"),
+    fault_server.FaultServer(script, _answer_sum) as server,
+  ):
+    for _ in range(2):
+      assert label.run(_make_settings(server, tmp_path)) == 0
+  assert "2 requests are answered, and 1 failed for good" in caplog.text
+  assert "Every request is answered" not in caplog.text
 
 
 def test_no_request_can_succeed(tmp_path):

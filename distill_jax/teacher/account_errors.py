@@ -30,10 +30,10 @@ _CODES_OF_429 = re.compile(
   re.IGNORECASE,
 )
 _WORDS = re.compile(
-  r"billing|payment|credits?|api[ _-]?keys?|quota"
+  r"\b(billing|payment|credits?|api[ _-]?keys?|quota"
   r"|(insufficient|not enough|no|out of|low) (balance|funds)"
-  r"|account (is|was|has been|not)? ?(suspended|deactivated|disabled|inactive"
-  r"|overdue|in good standing)|余额不足|欠费",
+  r"|account (is |was |has been )?(suspended|deactivated|disabled|inactive"
+  r"|overdue|in good standing))\b|余额不足|欠费",
   re.IGNORECASE,
 )
 _WORD = re.compile(r"\w+")

@@ -31,12 +31,7 @@ from distill_jax.errors import UserError
 from distill_jax.teacher import batch_replies, client, replies
 from distill_jax.teacher.batch_state import Batch, BatchState
 from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.exchange import (
-  UNREADABLE,
-  Request,
-  Response,
-  TeacherError,
-)
+from distill_jax.teacher.exchange import Request, Response, TeacherError
 
 _log = logging.getLogger(__name__)
 
@@ -321,9 +316,7 @@ class BatchTransport:
       if key in missing:
         missing.discard(key)
         # Who is to ask it again, and when, is for the journal to say.
-        if isinstance(outcome, replies.Failure) or (
-          outcome.status == UNREADABLE
-        ):
+        if not isinstance(outcome, Response) or not outcome.is_answered:
           to_forget.append(key)
         self._deliver(key, outcome)
 

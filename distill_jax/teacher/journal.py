@@ -1,9 +1,9 @@
 """The journal: every request and every answer, a line of JSON each.
 
 Owns who may write the file, and finding an answer in it again; `journal_lines`
-says what a line holds. Layer 1; imports `errors`, `append_file`, `exchange`,
-`journal_lines` and `redaction`, which every line passes. Knows no prompt, parser
-or transport.
+says what a line holds, and every line passes `redaction`. Layer 1; imports
+`errors`, `append_file`, `exchange`, `journal_lines` and `redaction`. Knows no
+prompt, parser or transport.
 
 The file only grows. A line is handed to the system at once, so a killed process
 loses nothing that it had appended; `sync` brings it to the disk, so that a

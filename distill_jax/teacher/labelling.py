@@ -101,10 +101,19 @@ class _Doubt:
 
 @dataclasses.dataclass
 class _Standing:
-  """How one model stands: refusals since its last answer in this run."""
+  """How one model stands in this run.
+
+  Attributes:
+    is_answered: it answered something.
+    num_under_way: requests to it.
+    doubts: since its last answer.
+    moved: set for a moment whenever one of these changes.
+  """
 
   is_answered: bool = False
+  num_under_way: int = 0
   doubts: list[_Doubt] = dataclasses.field(default_factory=list)
+  moved: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 
 class Stop:
@@ -295,8 +304,16 @@ class _Run:
     earlier = self._answers.read_failure(key)
     self._journal.append_request(key, request, question)
     progress.num_sent += 1
+    standing = self._get_standing(request)
+    standing.num_under_way += 1
     try:
-      response = await self._transport.send(request)
+      try:
+        response = await self._transport.send(request)
+      finally:
+        standing.num_under_way -= 1
+        # Its waiters look when this outcome is noted: nothing is awaited here.
+        standing.moved.set()
+        standing.moved.clear()
     except TeacherError as error:
       if error.advice is not None:
         doubt = _Doubt(
@@ -305,19 +322,25 @@ class _Run:
           error,
           earlier is not None and earlier.kind == error.kind,
         )
-        self._note_doubt(request, doubt)
+        self._note_doubt(standing, doubt)
+        await self._wait_for_answer(standing)
       else:
         self._journal.append_failure(key, error)
         self._note_failure(key, error)
     else:
       self._journal.append_response(key, response)
-      self._note_response(request, key, question, response)
+      self._note_response(standing, request, key, question, response)
     if self._journal.num_unsynced >= self._limits.sync_lines:
       self._sync_wanted.set()
     self._progress_fn(progress)
 
   def _note_response(
-    self, request: Request, key: str, question: str, response: Response
+    self,
+    standing: _Standing,
+    request: Request,
+    key: str,
+    question: str,
+    response: Response,
   ) -> None:
     progress = self._progress
     progress.prompt_tokens += response.prompt_tokens or 0
@@ -326,7 +349,6 @@ class _Run:
       self._note_unreadable(request, key, question, response)
       return
     self._num_open_in_a_row = 0
-    standing = self._get_standing(request)
     standing.is_answered = True
     self._settle(standing)
     if response.is_answered:
@@ -399,21 +421,29 @@ class _Run:
     place = request.model, request.endpoint
     return self._standings.setdefault(place, _Standing())
 
-  def _note_doubt(self, request: Request, doubt: _Doubt) -> None:
+  def _note_doubt(self, standing: _Standing, doubt: _Doubt) -> None:
     self._failed.add(bytes.fromhex(doubt.key))
     self._progress.num_open += 1
     self._progress.last_failure = f"{doubt.error.kind}: {doubt.error}"
     # Open until it is known whose fault it is.
     self._append_doubt(doubt, is_final=False)
-    standing = self._get_standing(request)
     standing.doubts.append(doubt)
+
+  async def _wait_for_answer(self, standing: _Standing) -> None:
+    """Ends the run after too many doubts, unless an answer is on its way.
+
+    Refusals come fast and answers take their time, so of those that were sent
+    together the refusals come first.
+    """
     limits = self._limits
-    if len(standing.doubts) >= (
+    while len(standing.doubts) >= (
       limits.max_doubts_in_a_row
       if standing.is_answered
       else limits.max_first_doubts
     ):
-      raise self._blame_all(standing)
+      if not standing.num_under_way:
+        raise self._blame_all(standing)
+      await standing.moved.wait()
 
   def _settle_doubts(self) -> None:
     """Decides at the end, when no answer is to come."""

@@ -63,8 +63,8 @@ _NO_CREDIT = (
   "The account has no credit left; nothing can be asked before it has."
 )
 _ACCOUNT = (
-  "This is about the account or its key, so no request can succeed: correct what"
-  " it names, then give the same command again."
+  "This is about the account or its key, so no request can succeed: correct"
+  " what it names, then give the same command again."
 )
 _WRONG_ADDRESS = (
   "Nothing is there for this model: check TEACHER_BASE_URL, which usually ends"

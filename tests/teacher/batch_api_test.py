@@ -190,11 +190,11 @@ def test_each_request_has_its_own_error(state_path):
   with BatchServer(answer=answer) as server:
     outcomes = send_all(server, state_path, REQUESTS)
     assert outcomes[0].text == "answer to question 0"
-    assert [(error.kind, error.is_final) for error in outcomes[1:]] == [
+    assert [(error.kind, error.is_final) for error in outcomes[1:3]] == [
       ("too_large", True),
       ("server_error", False),
-      ("bad_response", True),
     ]
+    assert (outcomes[3].status, outcomes[3].prompt_tokens) == ("empty", 11)
     # What failed is submitted anew; what was answered is not.
     del faults["question 2"]
     again = send_all(server, state_path, REQUESTS)
@@ -202,9 +202,34 @@ def test_each_request_has_its_own_error(state_path):
     ANSWERS[0],
     "TeacherError",
     ANSWERS[2],
-    "TeacherError",
+    "",
   ]
   assert set(server.custom_ids[4:]) == {r.key for r in REQUESTS[1:]}
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_one_line_that_is_refused_says_what_it_may_be(state_path, code):
+  def answer(received):
+    if received.prompt == "question 2":
+      return fault_server.status(code)
+    return fault_server.echo(received)
+
+  with BatchServer(answer=answer) as server:
+    outcomes = send_all(server, state_path, REQUESTS)
+  assert get_texts(outcomes)[:2] == ANSWERS[:2]
+  assert isinstance(outcomes[2], TeacherError)
+  assert server.base_url in outcomes[2].advice
+  assert outcomes[3].text == ANSWERS[3]
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_a_line_about_the_account(state_path, is_repeated):
+  text = "Why is my credit balance too low for me?"
+  asked = make_request(text) if is_repeated else REQUESTS[0]
+  fault = fault_server.status(400, f"Error: {text}")
+  with BatchServer(answer=fault) as server:
+    (outcome,) = send_all(server, state_path, [asked])
+  assert isinstance(outcome, TeacherError if is_repeated else UserError)
 
 
 def test_an_account_that_was_mended_is_not_refused_for_ever(state_path):

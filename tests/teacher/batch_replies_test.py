@@ -29,8 +29,6 @@ def test_an_answered_request():
   [
     ({"response": {"status_code": 400, "body": {}}}, "rejected", True),
     ({"response": {"status_code": 429, "body": None}}, "rate_limited", False),
-    ({"response": {"status_code": 200, "body": {}}}, "bad_response", False),
-    ({"response": {"status_code": 200}}, "bad_response", False),
     ({"response": {"status_code": "200"}}, "server_error", False),
     ({"response": None, "error": {"code": "expired"}}, "server_error", False),
     ({}, "server_error", False),
@@ -41,6 +39,22 @@ def test_one_that_was_not(result, kind, is_final):
   key, failure = _read({"custom_id": KEY, **result})
   assert key == KEY and isinstance(failure, replies.Failure)
   assert (failure.kind, failure.is_final) == (kind, is_final)
+
+
+@pytest.mark.parametrize("body", [{}, None, [], "<html>", 7])
+def test_a_success_that_cannot_be_read_is_an_answer(body):
+  _, response = _read({"custom_id": KEY, "response": _succeed(body)})
+  assert (response.status, response.num_attempts) == ("unreadable", 1)
+
+
+def test_a_stream_inside_a_batch_is_read():
+  body = f"data: {json.dumps(BODY)}\n\ndata: [DONE]\n\n"
+  _, response = _read({"custom_id": KEY, "response": _succeed(body)})
+  assert response.text == "3"
+
+
+def _succeed(body):
+  return {"status_code": 200, "body": body}
 
 
 @pytest.mark.parametrize(

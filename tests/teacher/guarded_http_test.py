@@ -1,6 +1,8 @@
 """Tests of guarded_http.py: what is never read, unpacked or followed."""
 
 import asyncio
+import gzip
+import zlib
 
 import fault_server
 import pytest
@@ -23,7 +25,8 @@ def _get(reply, max_bytes):
   async def run(base_url):
     sdk = guarded_http.make_sdk(TeacherConfig(base_url), "key", max_bytes)
     try:
-      return (await sdk.get("/x", cast_to=httpx2.Response)).content
+      response = await sdk.get("/x", cast_to=httpx2.Response)
+      return guarded_http.unpack(response, max_bytes or 10**6)
     except (guarded_http.RefusedReplyError, openai.APIStatusError) as error:
       return error
     finally:
@@ -45,10 +48,25 @@ def test_a_reply_is_read_up_to_its_limit(num_bytes, is_read, has_length):
   assert _get(reply, None)[0] == b"x" * num_bytes
 
 
-def test_nothing_is_unpacked():
-  reply = Reply(200, b"", headers={"content-encoding": "gzip"})
-  outcome, _ = _get(reply, 100)
-  assert "The reply is compressed, which was not asked" in str(outcome)
+@pytest.mark.parametrize(
+  ("body", "unpacked"),
+  [
+    (gzip.compress(b"text"), b"text"),
+    (zlib.compress(b"text"), b"text"),
+    (b"plain after all", b"plain after all"),
+    (b"", b""),
+  ],
+)
+def test_what_came_compressed_is_unpacked(body, unpacked):
+  reply = Reply(200, body, headers={"content-encoding": "gzip"})
+  assert _get(reply, 100)[0] == unpacked
+
+
+def test_a_few_bytes_do_not_become_many():
+  body = gzip.compress(bytes(10**7))
+  reply = Reply(200, body, headers={"content-encoding": "gzip"})
+  assert "longer than 20000 bytes" in str(_get(reply, 20_000)[0])
+  assert "is compressed, which was not asked" in str(_get(reply, None)[0])
 
 
 def test_no_redirect_is_followed():

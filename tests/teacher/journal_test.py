@@ -64,6 +64,7 @@ def test_a_line_a_request_and_a_line_an_answer(path):
     "model": "m-1",
     "latency_seconds": 0.25,
     "num_attempts": 2,
+    "status": "answered",
   }
 
 

@@ -81,14 +81,13 @@ def test_odd_side_fields_are_none(fields):
     b"{}",
     b'{"choices": null}',
     b'{"choices": []}',
-    b'{"choices": {}}',
+    b'{"choices": {}, "usage": {"prompt_tokens": 3}}',
     b'{"choices": ["x"]}',
     b'{"choices": [{}]}',
     b'{"choices": [{"message": "x"}]}',
     b'{"choices": [{"message": {"content": "trunc',
-    b'{"error": {"message": "overloaded"}}',
+    b'{"choices": [{"message": {"content": 5}}]}',
     b"\xff\xfe{}",
-    b'{"choices": [{"message": {"content": "\xff"}}]}',
     HTML_PAGE,
     b"[" * 100_000,
     b'{"choices": ' + b"9" * 5000 + b"}",
@@ -96,36 +95,119 @@ def test_odd_side_fields_are_none(fields):
   ],
   ids=lambda content: repr(content[:30]),
 )
-def test_a_body_that_is_no_answer_is_asked_for_again(content):
-  failure = replies.read_answer(content, "chat")
-  assert isinstance(failure, replies.Failure)
-  assert (failure.kind, failure.is_final) == ("bad_response", False)
-  assert len(failure.message) < 300 and failure.message.isprintable()
+def test_a_body_that_is_no_answer_is_kept(content):
+  answer = replies.read_answer(content, "chat")
+  assert (answer.status, answer.text) == ("unreadable", "")
+  assert len(answer.raw) < 17_000
+  answer.raw.encode()
 
 
 @pytest.mark.parametrize(
-  ("message", "said"),
+  ("error", "kind", "is_final"),
   [
-    ({"content": None}, "nothing"),
-    ({"content": ""}, "nothing"),
-    ({}, "nothing"),
-    ({"content": ["parts"]}, "nothing"),
-    ({"content": None, "refusal": "I will\nnot"}, "refused: 'I will not'"),
-    ({"content": "", "reasoning_content": "hm"}, "only reasoning"),
-    ({"content": None, "reasoning": "hm"}, "only reasoning"),
+    ({"message": "overloaded"}, "bad_response", False),
+    ("overloaded", "bad_response", False),
+    ({"message": "x", "code": 503}, "server_error", False),
+    ({"message": "x", "code": 400}, "rejected", True),
   ],
   ids=str,
 )
-def test_a_choice_without_text_is_final(message, said):
-  failure = _read({"choices": [{"message": message, "finish_reason": "stop"}]})
-  assert (failure.kind, failure.is_final) == ("bad_response", True)
-  assert said in failure.message and "'stop'" in failure.message
+def test_an_error_that_came_as_a_success_is_one(error, kind, is_final):
+  failure = _read({"error": error})
+  assert (failure.kind, failure.is_final) == (kind, is_final)
 
 
-def test_reasoning_beside_an_answer_is_left_out():
+def test_bytes_that_are_no_text_spoil_no_answer():
+  content = b'{"choices": [{"message": {"content": "a \xff b"}}]}'
+  assert replies.read_answer(content, "chat").text == "a \ufffd b"
+
+
+_USAGE = {
+  "prompt_tokens": 9,
+  "completion_tokens": 6,
+  "prompt_tokens_details": {"cached_tokens": 4},
+  "completion_tokens_details": {"reasoning_tokens": 5},
+}
+
+
+@pytest.mark.parametrize(
+  ("message", "finish_reason", "status"),
+  [
+    ({"content": None}, "stop", "empty"),
+    ({"content": ""}, "length", "empty"),
+    ({"content": " \n"}, "stop", "empty"),
+    ({}, "stop", "empty"),
+    ({"content": []}, "stop", "empty"),
+    ({"content": None, "refusal": "I will\nnot"}, "stop", "refused"),
+    ({"content": [{"type": "refusal", "refusal": "no"}]}, "stop", "refused"),
+    ({"content": None}, "content_filter", "filtered"),
+    ({"content": None, "tool_calls": [{"id": "1"}]}, "x", "tool_calls"),
+    ({"content": None, "function_call": {"name": "f"}}, "x", "tool_calls"),
+    ({"content": "", "reasoning_content": "hm"}, "length", "reasoning_only"),
+    ({"content": None, "reasoning": "hm"}, "length", "reasoning_only"),
+    (
+      {"content": [{"type": "thinking", "thinking": [{"text": "hm"}]}]},
+      "length",
+      "reasoning_only",
+    ),
+  ],
+  ids=str,
+)
+def test_a_choice_without_text_was_paid_for(message, finish_reason, status):
+  choice = {"message": message, "finish_reason": finish_reason}
+  answer = _read({"choices": [choice], "usage": _USAGE, "model": "m-1"})
+  assert answer.status == status and not answer.text.strip()
+  assert (answer.prompt_tokens, answer.completion_tokens) == (9, 6)
+  assert (answer.cached_tokens, answer.reasoning_tokens) == (4, 5)
+  assert (answer.finish_reason, answer.model) == (finish_reason, "m-1")
+  assert json.loads(answer.raw)["choices"] == [choice]
+  assert answer.reasoning == ("hm" if status == "reasoning_only" else None)
+
+
+def test_usage_without_choice_was_paid_for():
+  answer = _read({"choices": [], "usage": _USAGE})
+  assert (answer.status, answer.completion_tokens) == ("empty", 6)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    [{"type": "text", "text": "So "}, {"type": "text", "text": "3."}],
+    [{"type": "output_text", "text": {"value": "So 3."}}],
+    ["So ", "3."],
+    {"type": "text", "text": "So 3."},
+    [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "So 3."}],
+  ],
+  ids=str,
+)
+def test_parts_are_an_answer(content):
+  answer = _read(_chat(content))
+  assert (answer.text, answer.status, answer.raw) == ("So 3.", "answered", None)
+
+
+@pytest.mark.parametrize(
+  "usage",
+  [
+    {"input_tokens": 9, "output_tokens": 6, "cache_read_input_tokens": 4},
+    {
+      "prompt_tokens": 9,
+      "completion_tokens": 6,
+      "prompt_cache_hit_tokens": 4,
+    },
+  ],
+  ids=str,
+)
+def test_usage_by_other_names(usage):
+  answer = _read(_chat("x") | {"usage": usage})
+  assert (answer.prompt_tokens, answer.completion_tokens) == (9, 6)
+  assert answer.cached_tokens == 4
+
+
+def test_reasoning_beside_an_answer_is_kept_beside_it():
   body = _chat("3")
   body["choices"][0]["message"]["reasoning_content"] = "It is 4."
-  assert _read(body).text == "3"
+  answer = _read(body)
+  assert (answer.text, answer.reasoning) == ("3", "It is 4.")
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,8 @@ class Reply:
     delay_seconds: before the reply.
     seconds_a_byte: sent byte by byte, this slowly.
     has_length: the size is announced; else the connection's end is the body's.
+    num_tokens: of prompt and answer, billed once all of it was delivered; None:
+      nothing is.
   """
 
   status: int = 200
@@ -126,6 +128,7 @@ class Reply:
   delay_seconds: float = 0.0
   seconds_a_byte: float = 0.0
   has_length: bool = True
+  num_tokens: tuple[int, int] | None = None
 
 
 ReplyFn = Callable[[Received], Reply]
@@ -340,6 +343,7 @@ class FaultServer:
     max_concurrent: the most requests that were being served at once.
     num_connections: connections opened so far.
     num_sent_bytes: bytes of bodies that were handed to the network.
+    billed: prompt and answer tokens of each reply that was delivered whole.
   """
 
   def __init__(
@@ -353,6 +357,7 @@ class FaultServer:
     self.max_concurrent = 0
     self.num_connections = 0
     self.num_sent_bytes = 0
+    self.billed: list[tuple[int, int]] = []
     self._num_concurrent = 0
     self._writers: set[asyncio.StreamWriter] = set()
     self._is_ready = threading.Event()
@@ -378,6 +383,14 @@ class FaultServer:
     if self._thread.is_alive():
       self._loop.call_soon_threadsafe(self._stop.set)
       self._thread.join()
+
+  def break_connections(self) -> None:
+    """Breaks all there are; from a reply's function only.
+
+    What a reply still sends on one of them is neither delivered nor billed.
+    """
+    for writer in self._writers:
+      writer.transport.abort()
 
   async def _run(self):
     self._loop = asyncio.get_running_loop()
@@ -439,6 +452,9 @@ class FaultServer:
     for start in range(0, len(body), step):
       chunk = body[start : start + step]
       writer.write(chunk)
+      # With the last byte, and before anything else runs.
+      if start + step >= len(reply.body) and not writer.transport.is_closing():
+        self._bill(reply)
       await writer.drain()
       self.num_sent_bytes += len(chunk)
       await asyncio.sleep(reply.seconds_a_byte)
@@ -448,6 +464,10 @@ class FaultServer:
       await asyncio.sleep(0.02)  # Or aborting would take the bytes back.
       return False
     return True
+
+  def _bill(self, reply: Reply) -> None:
+    if reply.num_tokens is not None:
+      self.billed.append(reply.num_tokens)
 
 
 async def _read_request(reader) -> Received | None:

@@ -429,7 +429,7 @@ def test_no_key_gets_anywhere_however_it_is_spelled(
   assert sum("[key]" in text for text in texts) >= 1
 
 
-def test_an_answer_without_text_is_paid_for_once(tmp_path, capsys):
+def test_an_answer_without_text_is_paid_for_once(tmp_path):
   replies = {
     0: fault_server.answer(None, reasoning_content="thinking"),
     1: fault_server.answer(None, refusal="no"),
@@ -437,7 +437,7 @@ def test_an_answer_without_text_is_paid_for_once(tmp_path, capsys):
     3: fault_server.answer(None, finish_reason="content_filter"),
     4: fault_server.empty_choices(),
     5: fault_server.answer(
-      [{"type": "text", "text": "The answer is (5 + 6)."}]
+      [{"type": "text", "text": "Add. The answer is (5 + 6)."}]
     ),
   }
 
@@ -451,7 +451,6 @@ def test_an_answer_without_text_is_paid_for_once(tmp_path, capsys):
     assert label.run(settings) == 0
     assert label.run(settings) == 0
     assert len(server.received) == 8
-  assert "3 requests are answered, and 5 failed" not in capsys.readouterr().out
   lines = [
     line
     for line in _read_lines(tmp_path / "out" / "journal.jsonl")

@@ -1,5 +1,7 @@
 """Labelling that is killed: nothing is lost and nothing is paid for twice."""
 
+import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -31,8 +33,8 @@ class _Program:
     )
     assert self._process.stdout.readline() == "ready\n"
 
-  def start(self, folder, base_url):
-    """Starts a run; returns its process id."""
+  def start(self, folder, base_url, *more):
+    """Starts a run, with more arguments; returns its process id."""
     arguments = [
       "--run_mode=label",
       "--gin_file=gin/runs/label.gin",
@@ -43,6 +45,7 @@ class _Program:
       "--gin.PROMPT='svamp'",
       f"--gin.MAX_CONCURRENCY={_CONCURRENCY}",
       f"--gin.TEACHER_BASE_URL='{base_url}'",
+      *more,
     ]
     line = json.dumps([str(folder), *arguments])
     self._process.stdin.write(line + "\n")
@@ -69,14 +72,18 @@ def fixture_programs():
 
 @pytest.fixture(name="folder")
 def fixture_folder(tmp_path):
+  _write_questions(tmp_path, _NUM_QUESTIONS)
+  return tmp_path
+
+
+def _write_questions(folder, num_questions):
   questions = [
     {"id": f"q{i}", "input": f"Ann has {i} and {i + 1}\nHow many?"}
-    for i in range(_NUM_QUESTIONS)
+    for i in range(num_questions)
   ]
-  (tmp_path / "questions.jsonl").write_text(
+  (folder / "questions.jsonl").write_text(
     "".join(json.dumps(question) + "\n" for question in questions)
   )
-  return tmp_path
 
 
 def _answer(received):
@@ -158,6 +165,128 @@ def test_killed_at_ten_random_moments(folder, programs):
   ]
   summary = json.loads((folder / "out" / "summary.json").read_text())
   assert summary["statuses"] == {"ok": _NUM_QUESTIONS}
+
+
+# --- What was paid ----------------------------------------------------------
+
+_NUM_PAID_QUESTIONS = 200
+_TEXTLESS = {
+  "reasoning_only": {"reasoning_content": "hm " * 40},
+  "refused": {"refusal": "no"},
+  "tool_calls": {"tool_calls": [{"id": "1"}]},
+  "filtered": {"finish_reason": "content_filter"},
+  "empty": {},
+}
+
+
+class _PaidTeacher:
+  """Replies of every kind, each of a size of its own, and kills on the way.
+
+  A kill comes at a random request, when what was delivered is in the journal:
+  what a process has received and not yet written down is lost with it, and no
+  server can tell. Other replies are on their way then, some half sent.
+  """
+
+  def __init__(self, journal_path, kills):
+    self._path = journal_path
+    self._kills = list(kills)
+    self._num_asked = collections.Counter()
+    self.server = fault_server.FaultServer(answer=self._reply)
+    self.child = None
+
+  def _reply(self, received):
+    if self._kills and len(self.server.received) >= self._kills[0]:
+      del self._kills[0]
+      _wait_until(
+        lambda: len(_read_paid(self._path)) == len(self.server.billed)
+      )
+      os.kill(self.child, signal.SIGKILL)
+      self.server.break_connections()
+      return fault_server.dropped()
+    number = int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+    self._num_asked[number] += 1
+    return self._make_reply(received, number, self._num_asked[number] == 1)
+
+  def _make_reply(self, received, number, is_first):
+    kind = number % 20
+    if is_first and kind in (1, 2, 3):
+      return [
+        fault_server.rate_limited(),
+        fault_server.status(500),
+        fault_server.dropped_within_body()(received),
+      ][kind - 1]
+    if number in (47, 87):
+      return fault_server.status(403 if number == 47 else 400)
+    num_tokens = (100 + number, 7 * number % 90)
+    usage = dict(
+      zip(("prompt_tokens", "completion_tokens"), num_tokens, strict=True)
+    )
+    if 4 <= kind < 9:
+      fields = list(_TEXTLESS.values())[kind - 4]
+      body = fault_server.make_answer(received, None, **fields)
+    else:
+      text = f"Add both. The answer is ({number} + {number + 1})."
+      body = fault_server.make_answer(received, text)
+    reply = fault_server.json_body(body | {"usage": usage})
+    wrap_fn = {
+      10: fault_server.as_events,
+      11: fault_server.as_compressed,
+      12: lambda reply: fault_server.prefixed(reply, b"\xef\xbb\xbf\n"),
+    }.get(kind, lambda reply: reply)
+    reply = wrap_fn(reply)
+    if number == 153:  # Delivered, and no one can read how much it was.
+      reply = dataclasses.replace(reply, body=b'{"usage": {"prompt_tok')
+      num_tokens = (0, 0)
+    return dataclasses.replace(
+      reply,
+      num_tokens=num_tokens,
+      delay_seconds=0.001 * (number % 7),
+      seconds_a_byte=0.00005 if kind == 13 else 0.0,
+    )
+
+
+def _read_paid(path):
+  """Returns the response lines that the journal has whole."""
+  lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+  return [
+    event for event in map(json.loads, lines) if event["event"] == "response"
+  ]
+
+
+def test_the_journal_has_what_the_server_billed(folder, programs):
+  rng = random.Random(1)
+  _write_questions(folder, _NUM_PAID_QUESTIONS)
+  path = folder / "out" / "journal.jsonl"
+  teacher = _PaidTeacher(path, sorted(rng.sample(range(5, 190), _NUM_KILLS)))
+  num_killed = 0
+  with teacher.server as server:
+    while True:
+      teacher.child = programs[0].start(
+        folder, server.base_url, "--gin.TeacherConfig.first_delay_seconds=0.01"
+      )
+      code = programs[0].wait()
+      if code != -signal.SIGKILL:
+        break
+      num_killed += 1
+    assert code == 0 and num_killed == _NUM_KILLS
+  paid = _read_paid(path)
+  tokens = [
+    (line["prompt_tokens"] or 0, line["completion_tokens"] or 0)
+    for line in paid
+  ]
+  assert sorted(tokens) == sorted(server.billed)
+  # Nothing is paid for twice but the one that could not be read.
+  num_failed = 2
+  assert len(paid) == _NUM_PAID_QUESTIONS - num_failed + 1
+  assert len({line["key"] for line in paid}) == _NUM_PAID_QUESTIONS - num_failed
+  statuses = collections.Counter(line["status"] for line in paid)
+  assert statuses == {
+    **dict.fromkeys(_TEXTLESS, 10),
+    "filtered": 8,  # 47 and 87 would have been.
+    "unreadable": 2,
+    "answered": 149,
+  }
+  assert len(_read_records(folder)) == _NUM_PAID_QUESTIONS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,8 +1,8 @@
 """Sends many requests over one transport and journals what comes of them.
 
 Owns how many are under way, when to stop and what is brought to the disk when.
-Layer 2; imports errors, exchange and journal. Knows no prompt, file format or
-progress bar. Requests come from an iterator and answers go to the journal, so
+Layer 2; imports errors, exchange, journal and standings. Knows no prompt, file
+format or progress bar. Requests come from an iterator and answers go to the journal, so
 memory does not grow with their number.
 """
 
@@ -22,6 +22,7 @@ from distill_jax.teacher.exchange import (
   Transport,
 )
 from distill_jax.teacher.journal import Answers, Journal
+from distill_jax.teacher.standings import Doubt, Standing, Standings
 
 # So many requests are passed over before others have their turn.
 _MAX_PASSED_OVER = 50
@@ -87,33 +88,6 @@ class Progress:
   completion_tokens: int = 0
   is_in_trouble: bool = False
   last_failure: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Doubt:
-  """A refusal that may be of one question or of all."""
-
-  key: str
-  question: str
-  error: TeacherError
-  was_refused_before: bool
-
-
-@dataclasses.dataclass
-class _Standing:
-  """How one model stands in this run.
-
-  Attributes:
-    is_answered: it answered something.
-    num_under_way: requests to it.
-    doubts: since its last answer.
-    moved: set for a moment whenever one of these changes.
-  """
-
-  is_answered: bool = False
-  num_under_way: int = 0
-  doubts: list[_Doubt] = dataclasses.field(default_factory=list)
-  moved: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 
 class Stop:
@@ -210,7 +184,9 @@ class _Run:
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
     self._bad: collections.Counter[str] = collections.Counter()
-    self._standings: dict[tuple[str, str], _Standing] = {}
+    self._standings = Standings(
+      journal, answers, limits.max_first_doubts, limits.max_doubts_in_a_row
+    )
     # Requests whose reply could not be read, once each: they are asked again
     # when all others were, so that a proxy in trouble has time to recover.
     self._again: collections.deque[tuple[Request, str, str]] = (
@@ -232,7 +208,10 @@ class _Run:
         task.cancel()
       await asyncio.gather(*workers, syncing, return_exceptions=True)
     if self._error is None and not self._stop.sending.is_set():
-      self._settle_doubts()
+      try:
+        self._count_settled(self._standings.settle_all())
+      except UserError as error:
+        self._fail(error)
     if self._error is None or self._journal.num_unsynced:
       self._journal.sync()
     if self._error is not None:
@@ -304,26 +283,23 @@ class _Run:
     earlier = self._answers.read_failure(key)
     self._journal.append_request(key, request, question)
     progress.num_sent += 1
-    standing = self._get_standing(request)
-    standing.num_under_way += 1
+    standing = self._standings.get(request)
+    standing.begin()
     try:
       try:
         response = await self._transport.send(request)
       finally:
-        standing.num_under_way -= 1
-        # Its waiters look when this outcome is noted: nothing is awaited here.
-        standing.moved.set()
-        standing.moved.clear()
+        standing.end()
     except TeacherError as error:
       if error.advice is not None:
-        doubt = _Doubt(
+        doubt = Doubt(
           key,
           question,
           error,
           earlier is not None and earlier.kind == error.kind,
         )
         self._note_doubt(standing, doubt)
-        await self._wait_for_answer(standing)
+        await self._standings.wait_for_answer(standing)
       else:
         self._journal.append_failure(key, error)
         self._note_failure(key, error)
@@ -336,7 +312,7 @@ class _Run:
 
   def _note_response(
     self,
-    standing: _Standing,
+    standing: Standing,
     request: Request,
     key: str,
     question: str,
@@ -349,8 +325,7 @@ class _Run:
       self._note_unreadable(request, key, question, response)
       return
     self._num_open_in_a_row = 0
-    standing.is_answered = True
-    self._settle(standing)
+    self._count_settled(self._standings.note_answer(standing))
     if response.is_answered:
       progress.num_answered += 1
     else:
@@ -415,80 +390,15 @@ class _Run:
         " settings stay as they are, RETRY_FAILURES = True asks these again."
       )
 
-  # --- Refusals that may be of one question or of all -----------------------
-
-  def _get_standing(self, request: Request) -> _Standing:
-    place = request.model, request.endpoint
-    return self._standings.setdefault(place, _Standing())
-
-  def _note_doubt(self, standing: _Standing, doubt: _Doubt) -> None:
+  def _note_doubt(self, standing: Standing, doubt: Doubt) -> None:
     self._failed.add(bytes.fromhex(doubt.key))
     self._progress.num_open += 1
     self._progress.last_failure = f"{doubt.error.kind}: {doubt.error}"
-    # Open until it is known whose fault it is.
-    self._append_doubt(doubt, is_final=False)
-    standing.doubts.append(doubt)
+    self._standings.note_doubt(standing, doubt)
 
-  async def _wait_for_answer(self, standing: _Standing) -> None:
-    """Ends the run after too many doubts, unless an answer is on its way.
-
-    Refusals come fast and answers take their time, so of those that were sent
-    together the refusals come first.
-    """
-    limits = self._limits
-    while len(standing.doubts) >= (
-      limits.max_doubts_in_a_row
-      if standing.is_answered
-      else limits.max_first_doubts
-    ):
-      if not standing.num_under_way:
-        raise self._blame_all(standing)
-      await standing.moved.wait()
-
-  def _settle_doubts(self) -> None:
-    """Decides at the end, when no answer is to come."""
-    for standing in self._standings.values():
-      # Who gives the same command again after an end like this one means it.
-      is_repeated = self._answers.has_any_response() and all(
-        doubt.was_refused_before for doubt in standing.doubts
-      )
-      if standing.is_answered or is_repeated:
-        self._settle(standing)
-      elif standing.doubts:
-        self._fail(self._blame_all(standing))
-
-  def _settle(self, standing: _Standing) -> None:
-    """Makes the doubts of a model that answers failures of their questions."""
-    for doubt in standing.doubts:
-      self._append_doubt(doubt, is_final=True)
-      self._progress.num_open -= 1
-      self._progress.num_failed += 1
-    standing.doubts.clear()
-
-  def _append_doubt(self, doubt: _Doubt, is_final: bool) -> None:
-    error = TeacherError(
-      f"Question {doubt.question!a}: {doubt.error}",
-      kind=doubt.error.kind,
-      is_final=is_final,
-      num_attempts=doubt.error.num_attempts,
-    )
-    self._journal.append_failure(doubt.key, error)
-
-  def _blame_all(self, standing: _Standing) -> UserError:
-    doubts = standing.doubts
-    names = ", ".join(ascii(doubt.question) for doubt in doubts[:3])
-    more = ", ..." if len(doubts) > 3 else ""
-    advice = f"{doubts[-1].error.advice} So ended question {names}{more}"
-    if standing.is_answered:
-      advice += f", {len(doubts)} in a row."
-    else:
-      advice += " and nothing was answered in this run."
-    if self._answers.has_any_response():
-      advice += (
-        " If it is about these questions and not about key or model, the same"
-        " command again counts them as failed."
-      )
-    return UserError(advice)
+  def _count_settled(self, num_settled: int) -> None:
+    self._progress.num_open -= num_settled
+    self._progress.num_failed += num_settled
 
   def _fail(self, error: Exception) -> None:
     """Stops the run; of several errors the first is the cause."""

@@ -100,8 +100,10 @@ def _join(
   """
   if not chunks or not all(isinstance(chunk, dict) for chunk in chunks):
     return None
-  if len(chunks) == 1 and not _get_delta(chunks[0]):
-    return chunks[0]
+  if len(chunks) == 1:
+    choice = _get_choice(chunks[0])
+    if not choice or isinstance(choice.get("message"), dict):
+      return chunks[0]
   for chunk in chunks:
     if chunk.get("error"):
       return {"error": chunk["error"], "usage": _get_last(chunks, "usage")}

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from distill_jax.teacher.journal_lines import EVENT_FIELDS, parse_event
+from distill_jax.teacher.journal_lines import (
+  EVENT_FIELDS,
+  get_fields,
+  parse_event,
+)
 
 _KEY = "0" * 64
 _EVENTS = {
@@ -49,6 +53,20 @@ def test_a_field_of_another_type_or_none_is_damage(name, field):
   fields = json.loads(_make_line(name))
   del fields[field]
   assert parse_event(json.dumps(fields).encode()) is None
+
+
+def test_what_a_response_may_say_besides():
+  more = {
+    "status": "refused",
+    "reasoning": "hm",
+    "raw": "{}",
+    "cached_tokens": 3,
+    "reasoning_tokens": None,
+  }
+  line = _make_line("response", time="then", later="version", **more)
+  assert get_fields(parse_event(line)) == _EVENTS["response"] | more
+  for name in more:
+    assert parse_event(_make_line("response", **{name: ["x"]})) is None
 
 
 @pytest.mark.parametrize(

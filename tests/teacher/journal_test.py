@@ -1,11 +1,12 @@
 """The journal's lines, its index, its damage, and who may write it."""
 
+import dataclasses
 import json
 
 import pytest
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import journal
+from distill_jax.teacher import journal, redaction
 from distill_jax.teacher.exchange import Request, Response, TeacherError
 
 
@@ -112,6 +113,79 @@ def test_an_answer_outdoes_a_failure_and_the_first_counts(path):
     assert not reader.has_final_failure(request.key)
     assert reader.read_failure(request.key) is None
     assert reader.read_response(request.key).text == "first"
+
+
+def _textless(status):
+  return dataclasses.replace(make_response(""), status=status, raw="{}")
+
+
+def test_an_answer_without_text_is_a_failure_that_was_paid_for(path):
+  key, request = keyed("?")
+  with journal.Journal(path) as writer:
+    writer.append_request(key, request, "q")
+    writer.append_response(key, _textless("refused"))
+  with journal.Journal(path) as reader:
+    assert not reader.has_response(key) and reader.has_final_failure(key)
+    assert reader.read_response(key) == _textless("refused")
+    assert list(reader.list_keys()) == [key]
+    assert not reader.has_any_response()
+    # Asked again, a text outdoes it.
+    reader.append_response(key, make_response("4"))
+    assert reader.has_response(key) and not reader.has_final_failure(key)
+    assert reader.read_response(key).text == "4"
+    assert list(reader.list_keys()) == [key]
+
+
+def test_one_that_cannot_be_read_is_final_the_second_time(path):
+  key, _ = keyed("?")
+  with journal.Journal(path) as writer:
+    writer.append_response(key, _textless("unreadable"))
+    assert not writer.has_final_failure(key)
+    assert writer.read_response(key) is None and not list(writer.list_keys())
+  with journal.Journal(path) as writer:
+    writer.append_response(key, _textless("unreadable"))
+    assert writer.has_final_failure(key)
+    assert writer.read_response(key).status == "unreadable"
+    assert list(writer.list_keys()) == [key]
+
+
+def test_a_text_in_any_journal_outdoes_what_has_none(path, tmp_path):
+  key, _ = keyed("?")
+  other_path = tmp_path / "other.jsonl"
+  with journal.Journal(path) as own, journal.Journal(other_path) as other:
+    own.append_response(key, _textless("empty"))
+    answers = journal.Answers([own, other])
+    assert answers.read_response(key).status == "empty"
+    other.append_response(key, make_response("4"))
+    assert answers.read_response(key).text == "4"
+    assert answers.has_response(key) and not answers.has_final_failure(key)
+    assert answers.has_any_response()
+
+
+def test_lines_of_earlier_versions_are_answers(path):
+  key, _ = keyed("?")
+  with journal.Journal(path) as writer:
+    writer.append_response(key, make_response("4"))
+  (line,) = _read_lines(path)
+  del line["status"]
+  path.write_text(json.dumps(line) + "\n")
+  with journal.JournalReader(path) as reader:
+    assert reader.read_response(key) == make_response("4")
+
+
+def test_a_line_is_without_secrets(path):
+  redaction.add_secret("sk-journal-0123456789")
+  spelled = "sk\\u002Djournal-0123456789"
+  key, request = keyed(f"{spelled} or sk-journal-0123456789?")
+  with journal.Journal(path) as writer:
+    writer.append_request(key, request, spelled)
+    response = dataclasses.replace(make_response(spelled), raw=spelled)
+    writer.append_response(key, response)
+    error = TeacherError(spelled, kind="x", is_final=True, num_attempts=1)
+    writer.append_failure(key, error)
+    assert writer.read_response(key).text == "[key]"
+  assert "journal-0123" not in path.read_text()
+  assert path.read_text().count("[key]") == 6
 
 
 def test_keys_are_those_with_an_outcome(path):

@@ -1,6 +1,7 @@
 """Sending: how many at once, each once, and every way to end."""
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -207,6 +208,163 @@ def test_refusals_among_answers_end_nothing(own, num_answered, retry_failures):
   )
   progress = run(own, requests, teacher, limits)
   assert progress.num_failed == 20 - num_answered
+
+
+def _doubt(text):
+  raise TeacherError(
+    "HTTP 404", kind="rejected", is_final=True, num_attempts=1, advice="Look."
+  )
+
+
+def _doubt_where(is_refused_fn):
+  return lambda text: _doubt(text) if is_refused_fn(int(text)) else text
+
+
+def test_a_refused_question_among_answers_has_failed(own):
+  requests = make_requests(*map(str, range(30)))
+  teacher = FakeTeacher(_doubt_where(lambda number: number % 3 == 0))
+  progress = run(own, requests, teacher)
+  assert (progress.num_answered, progress.num_failed) == (20, 10)
+  assert progress.num_open == 0
+  key = requests[3][0].key
+  failure = own.read_failure(key)
+  assert failure.is_final and failure.message == "Question 'id 3': HTTP 404"
+  # Not again.
+  teacher = FakeTeacher()
+  run(own, requests, teacher)
+  assert teacher.sent == []
+
+
+@pytest.mark.parametrize("num_answered, num_sent", [(0, 3), (2, 2 + 20)])
+def test_refusals_in_a_row_are_about_all(own, num_answered, num_sent):
+  requests = make_requests(*map(str, range(60)))
+  teacher = FakeTeacher(_doubt_where(lambda number: number >= num_answered))
+  with pytest.raises(UserError, match="Look. So ended question 'id ") as caught:
+    run(own, requests, teacher, labelling.Limits(1))
+  assert len(teacher.sent) == num_sent
+  assert ("nothing was answered" in str(caught.value)) == (not num_answered)
+  teacher = FakeTeacher()
+  run(own, requests, teacher)
+  assert len(teacher.sent) == 60 - num_answered  # None of them has failed.
+
+
+def test_refusals_come_before_the_answers_that_clear_them(own):
+  async def take_time(text):
+    await asyncio.sleep(0.01)
+    return text
+
+  requests = make_requests(*map(str, range(20)))
+  teacher = FakeTeacher(
+    lambda text: _doubt(text) if int(text) < 7 else take_time(text)
+  )
+  progress = run(own, requests, teacher, labelling.Limits(8))
+  assert (progress.num_answered, progress.num_failed) == (13, 7)
+
+
+def test_a_model_that_refuses_all_beside_one_that_answers(own):
+  requests = [
+    (Request(model, "completions", text, {}), f"id {text}")
+    for text in map(str, range(30))
+    for model in ("good", "bad")
+  ]
+
+  class Teacher(FakeTeacher):
+    async def send(self, request):
+      if request.model == "bad":
+        _doubt(request.prompt)
+      return await super().send(request)
+
+  with pytest.raises(UserError, match="Look"):
+    run(own, requests, Teacher(), labelling.Limits(1))
+  assert not own.has_final_failure(requests[1][0].key)
+
+
+def test_only_refused_questions_are_left(own):
+  requests = make_requests(*map(str, range(9)))
+  run(own, requests[:8], FakeTeacher())
+  with pytest.raises(UserError, match="same command again counts them"):
+    run(own, requests, FakeTeacher(_doubt))
+  assert run(own, requests, FakeTeacher(_doubt)).num_failed == 1
+  assert own.has_final_failure(requests[8][0].key)
+
+
+def test_nothing_was_ever_answered(own):
+  for _ in range(3):
+    with pytest.raises(UserError, match="Look"):
+      run(own, make_requests("0"), FakeTeacher(_doubt))
+
+
+class OddTeacher(FakeTeacher):
+  """Answers without a text, of these statuses in turn."""
+
+  def __init__(self, *statuses):
+    super().__init__()
+    self._statuses = list(statuses)
+
+  async def send(self, request):
+    response = await super().send(request)
+    status = self._statuses.pop(0) if self._statuses else "answered"
+    if status == "answered":
+      return response
+    return dataclasses.replace(response, text="", status=status, raw="x")
+
+
+def _read_responses(own):
+  lines = map(json.loads, own.path.read_text().splitlines())
+  return [line["status"] for line in lines if line["event"] == "response"]
+
+
+def test_what_cannot_be_read_is_asked_once_more_after_the_others(own):
+  requests = make_requests("a", "b", "c")
+  teacher = OddTeacher("unreadable")
+  progress = run(own, requests, teacher, labelling.Limits(1))
+  assert teacher.sent == ["a", "b", "c", "a"]
+  assert (progress.num_answered, progress.num_open) == (3, 0)
+  assert _read_responses(own) == ["unreadable"] + ["answered"] * 3
+  assert progress.prompt_tokens == 40
+
+
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_it_is_asked_twice_over_all_runs(own, num_runs):
+  requests = make_requests("a")
+  if num_runs == 2:
+    with pytest.raises(UserError):
+      limits = labelling.Limits(1, max_first_refusals=1)
+      run(own, requests, OddTeacher("unreadable"), limits)
+    assert not own.has_final_failure(requests[0][0].key)
+  progress = run(own, requests, OddTeacher(*["unreadable"] * 9))
+  assert (progress.num_failed, progress.num_open) == (1, 0)
+  assert _read_responses(own) == ["unreadable"] * 2
+  teacher = FakeTeacher()
+  run(own, requests, teacher)
+  assert teacher.sent == []
+  run(own, requests, teacher, labelling.Limits(1, retry_failures=True))
+  assert own.read_response(requests[0][0].key).text == "A"
+
+
+def test_answers_that_cannot_be_read_in_a_row_are_trouble(own):
+  requests = make_requests(*map(str, range(50)))
+  limits = labelling.Limits(1, max_open_failures=5)
+  teacher = OddTeacher("answered", *["unreadable"] * 40)
+  progress = run(own, requests, teacher, limits)
+  assert progress.is_in_trouble and len(teacher.sent) == 6
+  assert progress.num_open == 5 and progress.num_failed == 0
+
+
+@pytest.mark.parametrize("status", ["empty", "refused", "unreadable"])
+def test_the_first_answers_are_of_no_use(own, status):
+  requests = make_requests(*map(str, range(50)))
+  limits = labelling.Limits(1, max_first_refusals=4)
+  with pytest.raises(UserError, match=f"none got an answer of use .4 {status}"):
+    run(own, requests, OddTeacher(*[status] * 50), limits)
+
+
+def test_what_was_not_sent_says_nothing_of_the_server(own):
+  def refuse(text):
+    raise TeacherError("no", kind="too_large", is_final=True, num_attempts=0)
+
+  requests = make_requests(*map(str, range(50)))
+  assert run(own, requests, FakeTeacher(refuse)).num_failed == 50
 
 
 def test_no_request_can_succeed(own):

@@ -87,7 +87,8 @@ def test_a_stream_of_completions():
   "text",
   [
     _write_events(CHUNKS[:3], ""),
-    _write_events(CHUNKS)[:-80],
+    _write_events(CHUNKS)[:-130],
+    _write_events([{"choices": [{"text": "a"}]}], ""),
     _write_events(CHUNKS[:2]) + "data: {oops\n\n",
     TEXT[:-9],
     "<html>",

@@ -69,6 +69,21 @@ def test_where_all_is_answered_no_transport_is_made(own):
   assert _send(own, _QUESTIONS, None) is None
 
 
+def test_why_nothing_is_sent_is_true(own, caplog):
+  caplog.set_level("INFO")
+  _send(own, [], None)
+  assert "There are no questions to ask" in caplog.text
+  _send(own, _QUESTIONS[1:], _Transport())
+  _send(own, _QUESTIONS[1:], None)
+  assert "Every request is answered already" in caplog.text
+  caplog.clear()
+  (request,) = variants.make_requests(_VARIANTS[0], _QUESTIONS[0])
+  error = exchange.TeacherError("", kind="x", is_final=True, num_attempts=1)
+  own.append_failure(request.key, error)
+  _send(own, _QUESTIONS, None, _VARIANTS[:1])
+  assert "1 requests are answered, and 1 failed for good" in caplog.text
+
+
 @pytest.mark.parametrize("retry_failures, count", [(False, 1), (True, 2)])
 def test_final_failures_count_where_they_are_asked_again(
   own, retry_failures, count

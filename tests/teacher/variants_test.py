@@ -189,6 +189,18 @@ def test_what_an_earlier_vote_said_is_gone(own):
   assert record.meta == {"kept": 1, "failures": ["too_large"]}
 
 
+def test_an_answer_without_text_has_no_vote_and_was_paid_for(own):
+  variant = make_variant(num_samples=2, temperature=0.7)
+  first, _ = variants.make_requests(variant, QUESTION)
+  response = dataclasses.replace(make_response(""), status="refused")
+  own.append_response(first.key, response)
+  outcome = _answer(own, variant, QUESTION, None, sum_of(3, 4))
+  assert outcome.num_open == 0 and len(outcome.responses) == 2
+  assert [failure.kind for failure in outcome.failures] == ["refused"]
+  assert outcome.record.teacher_label == "(3 + 4)"
+  assert outcome.record.meta["failures"] == ["refused"]
+
+
 def test_nothing_but_failures(own):
   record = _answer(own, make_variant(), QUESTION, "failed").record
   assert record == dataclasses.replace(

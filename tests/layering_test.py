@@ -67,7 +67,8 @@ _LAYERS = {
     teacher.comparison teacher.filters teacher.labelling teacher.output_folder
     teacher.preview teacher.prompts teacher.record_file teacher.sending
     teacher.session teacher.standings teacher.tally teacher.template_files
-    teacher.templates teacher.variants
+    teacher.templates
+    teacher.variants
     training.accumulate training.data_guard training.end_together
     training.model_dir training.nonfinite training.state training.step
   """,

@@ -2,8 +2,8 @@
 
 Owns how many are under way, when to stop and what is brought to the disk when.
 Layer 2; imports errors, exchange, journal and standings. Knows no prompt, file
-format or progress bar. Requests come from an iterator and answers go to the journal, so
-memory does not grow with their number.
+format or progress bar. Requests come from an iterator and answers go to the
+journal, so memory does not grow with their number.
 """
 
 import asyncio

@@ -15,8 +15,13 @@ _MIN_SECRET_CHARACTERS = 12
 # What base64 makes of three bytes; the rest of a secret depends on what stands
 # beside it.
 _BLOCK_BYTES, _BLOCK_LETTERS = 3, 4
+_FOR_URLS = str.maketrans("+/", "-_")
+
+# Without one of these a text spells nothing in another way.
+_ESCAPES = ("\\u", "\\x", "\\/", "\\\\", '\\"', "%", "&#", "&amp;")
 
 _secrets: set[str] = set()
+_literals: list[str] = []
 _text_pattern: re.Pattern[str] | None = None
 _bytes_pattern: re.Pattern[bytes] | None = None
 
@@ -37,6 +42,9 @@ def add_secret(secret: str) -> None:
     for known in sorted(_secrets, key=len, reverse=True)
     for form in (known, *_encode(known))
   ]
+  _literals[:] = {
+    form.translate(table) for form in spelled for table in ({}, _FOR_URLS)
+  }
   pattern = "|".join("".join(map(_spell, form)) for form in spelled)
   _text_pattern = re.compile(pattern)
   _bytes_pattern = re.compile(pattern.encode())
@@ -56,9 +64,13 @@ def redact(value: Any) -> Any:
   if _text_pattern is None or _bytes_pattern is None:
     return value
   if isinstance(value, str):
-    return _text_pattern.sub(_MARK, value)
+    # The pattern takes about a microsecond a letter, and this no time.
+    is_suspect = any(form in value for form in (*_literals, *_ESCAPES))
+    return _text_pattern.sub(_MARK, value) if is_suspect else value
   if isinstance(value, bytes):
-    return _bytes_pattern.sub(_MARK.encode(), value)
+    forms = (form.encode() for form in (*_literals, *_ESCAPES))
+    is_suspect = any(form in value for form in forms)
+    return _bytes_pattern.sub(_MARK.encode(), value) if is_suspect else value
   if isinstance(value, dict):
     return {redact(key): redact(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -87,7 +99,8 @@ def _spell(letter: str) -> str:
   digits = "".join(
     f"[{d}{d.upper()}]" if d.isalpha() else d for d in f"{code:02x}"
   )
+  # Bounded, and never tried with fewer (`}+`), so that no text takes long.
   return (
-    rf"(?:\\{{0,16}}{plain}|\\{{1,16}}[ux](?:00)?{digits}|%(?:25){{0,4}}{digits}"
-    rf"|&(?:amp;){{0,4}}#(?:0{{0,6}}{code}|[xX]0{{0,6}}{digits});)"
+    rf"(?:\\{{0,16}}+(?:{plain}|[ux](?:00)?{digits})|%(?:25){{0,4}}+{digits}"
+    rf"|&(?:amp;){{0,4}}+#(?:0{{0,6}}{code}|[xX]0{{0,6}}{digits});)"
   )

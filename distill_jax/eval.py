@@ -17,6 +17,7 @@ from typing import Any, Literal
 from distill_jax import prepare, run_loading
 from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.data.settings import DataSettings
+from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.choices import find_choices
@@ -47,6 +48,8 @@ class EvalRun:
     dcn_mesh: slices along each axis; None: all along the data axis.
     batch_rows: rows a batch.
     decoding: how predictions are decoded.
+    decode_layout: where the decoder's parameters lie meanwhile, one of
+      `decoding.layout.LAYOUTS`.
     prediction: "generate" decodes every prediction; "rank" predicts labels by
       the likeliest of the task's answer choices, and decodes rationales.
     max_examples: of each task and split; None: all.
@@ -66,6 +69,7 @@ class EvalRun:
   dcn_mesh: Mapping[str, int] | None = None
   batch_rows: int = 32
   decoding: DecodingConfig = DecodingConfig()
+  decode_layout: str = layout_lib.AUTO
   prediction: Literal["generate", "rank"] = _GENERATE
   max_examples: int | None = None
   task_module: str = prepare.DEFAULT_TASK_MODULE
@@ -82,6 +86,7 @@ class EvalRun:
         raise UserError(
           f"{macro} is {value!r}; it must be a whole number >= 1."
         )
+    layout_lib.check(self.decode_layout)
     if self.prediction not in (_GENERATE, _RANK):
       raise UserError(
         f"EVAL_PREDICTION is {self.prediction!r}; it must be {_GENERATE!r} or"
@@ -156,6 +161,7 @@ def run(
     loaded.feature_lengths,
     settings.batch_rows,
     settings.decoding,
+    settings.decode_layout,
   )
   results = {}
   for (task, split), folder in targets.items():

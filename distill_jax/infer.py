@@ -20,6 +20,7 @@ import tqdm
 from distill_jax import run_loading
 from distill_jax.data import task_kinds
 from distill_jax.data.token_cache import Example, TaskInfo
+from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
@@ -68,6 +69,8 @@ class InferRun:
     batch_rows: rows a batch.
     decoding: how predictions are decoded. Of several samples the first is
       the prediction, and a list of all stands beside it.
+    decode_layout: where the decoder's parameters lie meanwhile, one of
+      `decoding.layout.LAYOUTS`.
   """
 
   input_path: str
@@ -83,12 +86,14 @@ class InferRun:
   dcn_mesh: Mapping[str, int] | None = None
   batch_rows: int = 32
   decoding: DecodingConfig = DecodingConfig()
+  decode_layout: str = layout_lib.AUTO
 
   def __post_init__(self):
     if not isinstance(self.batch_rows, int) or self.batch_rows < 1:
       raise UserError(
         f"BATCH_SIZE is {self.batch_rows!r}; it must be a whole number >= 1."
       )
+    layout_lib.check(self.decode_layout)
     if self.mode not in (_PREDICT, _SCORE):
       raise UserError(
         f"INFER_MODE is {self.mode!r}; it must be {_PREDICT!r} or {_SCORE!r}."
@@ -148,6 +153,7 @@ def run(
     loaded.feature_lengths,
     settings.batch_rows,
     settings.decoding,
+    settings.decode_layout,
   )
   tasks = {
     name: TaskInfo(**info)

@@ -187,6 +187,7 @@ def _run_cell(
       mesh=base.mesh,
       dcn_mesh=base.dcn_mesh,
       batch_rows=base.eval_batch_rows or method.batch_rows,
+      decode_layout=base.decode_layout,
     ),
     overwrite=True,
   )

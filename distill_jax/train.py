@@ -32,6 +32,7 @@ from distill_jax.checkpoint import manager
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, shards, vocab
 from distill_jax.data.settings import DataSettings
+from distill_jax.decoding import layout as layout_lib
 from distill_jax.distill import Objective
 from distill_jax.errors import UserError
 from distill_jax.evaluation import validation
@@ -92,6 +93,8 @@ class TrainRun:
     preemption_save_seconds: the longest to wait for the checkpoint that a
       signal asks for.
     eval_batch_rows: rows a batch in evaluation; None: as in training.
+    decode_layout: where the decoder's parameters lie in validation, one of
+      `decoding.layout.LAYOUTS`.
     max_eval_examples: of each validation split; None: all.
     initial_checkpoint_path: parameters to start from, in any form that
       `checkpoint.formats` opens.
@@ -123,6 +126,7 @@ class TrainRun:
   max_skipped_steps: int = 10
   preemption_save_seconds: int = 300
   eval_batch_rows: int | None = None
+  decode_layout: str = layout_lib.AUTO
   max_eval_examples: int | None = None
   initial_checkpoint_path: str | None = None
   task_module: str = prepare.DEFAULT_TASK_MODULE
@@ -155,6 +159,7 @@ class TrainRun:
         f"ON_NONFINITE_LOSS is {self.on_nonfinite_loss!r}; it must be one of"
         f" {', '.join(map(repr, nonfinite.POLICIES))}."
       )
+    layout_lib.check(self.decode_layout)
     if not isinstance(self.model_dir, str):
       raise UserError(f"MODEL_DIR is {self.model_dir!r}; it must be a path.")
 
@@ -296,6 +301,7 @@ def run(
       vocabulary,
       settings.feed.feature_lengths,
       settings.eval_batch_rows or settings.feed.batch_rows,
+      decode_layout=settings.decode_layout,
     )
     evaluate_fn = validation.make_evaluate_fn(
       evaluator, cache, settings.max_eval_examples

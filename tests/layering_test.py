@@ -60,8 +60,8 @@ _LAYERS = {
     data.datasets data.official data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
     data.seqio_source
-    decoding.beam decoding.cache decoding.greedy decoding.loop decoding.sampling
-    decoding.strategy
+    decoding.beam decoding.cache decoding.greedy decoding.layout decoding.loop
+    decoding.sampling decoding.strategy
     evaluation.choices
     teacher.beam_asking teacher.beam_files teacher.beam_pipeline
     teacher.comparison teacher.filters teacher.labelling teacher.output_folder

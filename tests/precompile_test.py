@@ -395,16 +395,19 @@ def test_a_report_has_the_figures_of_this_code(path):
   chip = chips.find_chip(report["devices"]["kind"])
   assert chip is not None and report["devices"]["chip"] == chip.name
   for name, program in report["programs"].items():
+    memory = program["memory"]
     sizes = (student, program["batch_rows"], settings.feature_lengths)
-    parts, work = (
-      program_costs.measure_training(
+    if name == "train":
+      parts, work = program_costs.measure_training(
         *sizes, settings.num_microbatches, settings.loss_chunk_tokens
       )
-      if name == "train"
-      else program_costs.measure_decoding(*sizes)
-    )
+    else:
+      layout = programs.make_decoder_layout(
+        student, settings.decode_layout, memory["hbm_bytes"]
+      )
+      assert program["layout"] == layout.name
+      parts, work = program_costs.measure_decoding(*sizes, layout)
     assert program["work"] == dataclasses.asdict(work)
-    memory = program["memory"]
     assert memory["hbm_bytes"] == chip.hbm_bytes // chip.devices_per_chip
     expected = compile_report.report_memory(
       parts,
@@ -427,6 +430,15 @@ def test_a_report_has_the_figures_of_this_code(path):
         work, traffic, chip, report["devices"]["count"]
       )
       assert program["collectives"]["loops_counted_once"] == 0
+
+
+def test_no_report_has_decoding_bound_by_links():
+  for path in _REPORTS.glob("*.json"):
+    program = json.loads(path.read_text())["programs"].get("decode")
+    if program is not None:
+      seconds = program["estimate"]["seconds"]
+      others = max(seconds["compute"], seconds["hbm"])
+      assert seconds["interconnect"] < others, path.name
 
 
 @pytest.mark.usefixtures("_clean_gin")

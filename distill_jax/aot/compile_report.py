@@ -143,7 +143,8 @@ def format_report(report: Json) -> str:
     f" {report['model']['config']['remat_policy']}",
   ]
   for name, program in report["programs"].items():
-    lines += ["", f"{name}: {_format_verdict(program['memory'])}"]
+    verdict = _format_verdict(program["memory"])
+    lines += ["", f"{_name_program(name, program)}: {verdict}"]
     lines += _format_program(program, devices["num_slices"])
   if report["search"]:
     lines += ["", _format_search(report["search"])]
@@ -181,7 +182,7 @@ def _summarize(name, report, program_name, program) -> list[str]:
   )
   return [
     f"[{name}]({name}.json)",
-    program_name,
+    _name_program(program_name, program),
     f"{report['devices']['count']} {report['devices']['chip']}",
     _format_sizes(report["devices"]["mesh"]),
     f"{program['batch_rows']:,}",
@@ -196,6 +197,11 @@ def _summarize(name, report, program_name, program) -> list[str]:
     f"{program['compile']['cpu_seconds']:.0f}",
     _gib(program["compile"]["host_peak_bytes"]),
   ]
+
+
+def _name_program(name: str, program: Json) -> str:
+  """Says with decoding where its parameters lie, see `decoding.layout`."""
+  return f"{name}, {program['layout']}" if "layout" in program else name
 
 
 def _format_place(devices: Json) -> str:

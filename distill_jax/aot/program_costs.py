@@ -1,13 +1,14 @@
 """What the programs are given and what they do, worked out from shapes.
 
-Layer 3; imports aot.programs, aot.compile_report, model.flops. Nothing is
-compiled.
+Layer 3; imports aot.programs, aot.compile_report, decoding.layout, model.flops.
+Nothing is compiled.
 """
 
 from collections.abc import Mapping
 
 from distill_jax.aot import programs
 from distill_jax.aot.compile_report import Work
+from distill_jax.decoding.layout import DecoderLayout
 from distill_jax.model import flops
 
 
@@ -51,7 +52,10 @@ def measure_training(
 
 
 def measure_decoding(
-  student: programs.Student, batch_rows: int, feature_lengths: Mapping[str, int]
+  student: programs.Student,
+  batch_rows: int,
+  feature_lengths: Mapping[str, int],
+  layout: DecoderLayout,
 ) -> tuple[dict[str, int], Work]:
   """Measures decoding.
 
@@ -59,21 +63,24 @@ def measure_decoding(
     student: what decodes.
     batch_rows: rows over all devices.
     feature_lengths: as for `measure_training`.
+    layout: of `programs.make_decoder_layout`.
 
   Returns:
-    As `measure_training`.
+    As `measure_training`. All parameters count as training has them, and what
+    is laid out for decoding besides.
   """
   batch = programs.make_batch(student, batch_rows, feature_lengths)
-  parts = {
-    "parameters": programs.count_device_bytes(student.state.params),
-    "batch": programs.count_device_bytes(programs.select_inputs(batch)),
-  }
+  params = student.state.params
+  parts = {"parameters": programs.count_device_bytes(params)}
+  if copy := layout.describe_params(params):
+    parts["decoder_copy"] = programs.count_device_bytes(copy)
+  parts["batch"] = programs.count_device_bytes(programs.select_inputs(batch))
   decode_length = feature_lengths["targets"]
   return parts, Work(
     flops.count_forward_flops(
       student.model.config, batch_rows, feature_lengths["inputs"], decode_length
     ),
     0,
-    programs.count_decoding_reads(student, decode_length),
+    programs.count_decoding_reads(student, decode_length, layout),
     batch_rows * decode_length,
   )

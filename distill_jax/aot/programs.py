@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from distill_jax.data import batch as batch_lib
+from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.distill import Objective
@@ -144,10 +145,33 @@ def lower_train_step(
   return _lower(step_fn, student.mesh, student.state, dict(batch))
 
 
+def make_decoder_layout(
+  student: Student, requested: str, memory_bytes: int | None = None
+) -> layout_lib.DecoderLayout:
+  """Lays the decoder's parameters out as evaluation does.
+
+  Args:
+    student: what decodes.
+    requested: one of `decoding.layout.LAYOUTS`.
+    memory_bytes: of a device, see `decoding.layout.find_memory`.
+
+  Raises:
+    UserError: they cannot be laid out so.
+  """
+  return layout_lib.make_layout(
+    requested,
+    student.model,
+    student.mesh,
+    memory_bytes,
+    state_lib.abstract_params,
+  )
+
+
 def lower_decoding(
   student: Student,
   batch: Mapping[str, jax.ShapeDtypeStruct],
   max_decode_length: int,
+  layout: layout_lib.DecoderLayout,
 ) -> Any:
   """Lowers greedy decoding as evaluation runs it: the encoder and all steps.
 
@@ -155,14 +179,21 @@ def lower_decoding(
     student: what decodes.
     batch: of `make_batch`; its encoder side is read.
     max_decode_length: tokens of a row, at most.
+    layout: of `make_decoder_layout`.
 
   Returns:
     A `jax.stages.Lowered`.
   """
 
-  def run_decoding(params, tokens, segment_ids):
+  def run_decoding(params, decoder_params, tokens, segment_ids):
     step_fn, cache = start_decoding(
-      student.model, params, tokens, segment_ids, max_decode_length
+      student.model,
+      params,
+      tokens,
+      segment_ids,
+      max_decode_length,
+      layout.model,
+      decoder_params,
     )
     return decode(
       DecodingConfig(),
@@ -176,6 +207,7 @@ def lower_decoding(
     jax.jit(run_decoding, out_shardings=sharding.replicated(student.mesh)),
     student.mesh,
     student.state.params,
+    layout.describe_params(student.state.params),
     *select_inputs(batch).values(),
   )
 
@@ -194,7 +226,9 @@ def count_device_bytes(tree: PyTree, dtype: str | None = None) -> int:
   )
 
 
-def count_decoding_reads(student: Student, max_decode_length: int) -> int:
+def count_decoding_reads(
+  student: Student, max_decode_length: int, layout: layout_lib.DecoderLayout
+) -> int:
   """Returns the bytes of parameters that a device reads to decode a batch.
 
   The encoder runs once, and so do the keys and values of its output; the rest
@@ -204,11 +238,13 @@ def count_decoding_reads(student: Student, max_decode_length: int) -> int:
   Args:
     student: what decodes.
     max_decode_length: tokens of a row.
+    layout: of `make_decoder_layout`.
   """
   params, dtype = student.state.params, student.model.config.dtype
-  decoder = dict(params["decoder"])
+  decoding_params = layout.describe_params(params) or params
+  decoder = dict(decoding_params["decoder"])
   if student.model.config.tie_embeddings:
-    decoder["logits_dense"] = params["token_embedder"]
+    decoder["logits_dense"] = decoding_params["token_embedder"]
   once, for_every_token = [params["encoder"]], []
   for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
     names = tuple(getattr(key, "key", key) for key in path)

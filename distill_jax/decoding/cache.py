@@ -30,6 +30,8 @@ def start_decoding(
   encoder_input_tokens: Int[Array, "batch encoder_length"],
   encoder_segment_ids: Int[Array, "batch encoder_length"],
   max_decode_length: int,
+  decoder_model: T5 | None = None,
+  decoder_params: Any = None,
 ) -> tuple[StepFn, DecodeCache]:
   """Encodes the inputs and returns what every decoding strategy takes.
 
@@ -40,16 +42,28 @@ def start_decoding(
     encoder_segment_ids: [batch, encoder_length] int32, 0 on padding. Rows are
       not packed.
     max_decode_length: tokens to make room for.
+    decoder_model: the same model, bound to where the decoder's activations lie
+      while it decodes; None: `model`.
+    decoder_params: those of the decoder and of the embedding, as they lie while
+      it decodes, see `decoding.layout`; None: of `params`.
 
   Returns:
     The step function and the cache for `batch` rows.
   """
+  decoding_model = decoder_model or model
+  decoding_params = params if decoder_params is None else decoder_params
 
-  def run(method, *args, **kwargs) -> Any:
-    return model.apply({"params": params}, *args, method=method, **kwargs)
+  def run(method, *args) -> Any:
+    return decoding_model.apply(
+      {"params": decoding_params}, *args, method=method
+    )
 
-  encoded = run(
-    T5.encode, encoder_input_tokens, encoder_segment_ids, enable_dropout=False
+  encoded = model.apply(
+    {"params": params},
+    encoder_input_tokens,
+    encoder_segment_ids,
+    enable_dropout=False,
+    method=T5.encode,
   )
   cache = run(
     T5.start_decoding, encoded, encoder_segment_ids, max_decode_length

@@ -1,7 +1,7 @@
 """Decodes and scores the examples of a task with one set of parameters.
 
-Layer 3; imports data.pipeline, decoding, training.step, length_buckets and
-text_metrics. Knows no gin and writes no file.
+Layer 3; imports data.pipeline, decoding, training.state, training.step,
+length_buckets and text_metrics. Knows no gin and writes no file.
 """
 
 import dataclasses
@@ -16,11 +16,13 @@ from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, task_kinds
 from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.data.vocab import Vocabulary
+from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.evaluation import length_buckets, text_metrics
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
+from distill_jax.training import state as state_lib
 from distill_jax.training.step import eval_step
 
 PyTree = Any
@@ -50,6 +52,7 @@ class Evaluator:
     feature_lengths: Mapping[str, int],
     batch_rows: int,
     decoding: DecodingConfig | None = None,
+    decode_layout: str = layout_lib.AUTO,
   ):
     """Prepares the compiled functions.
 
@@ -60,6 +63,11 @@ class Evaluator:
       feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
       batch_rows: rows a batch; made to divide among the devices.
       decoding: how tokens are chosen; None: greedily.
+      decode_layout: where the decoder's parameters lie meanwhile, one of
+        `decoding.layout.LAYOUTS`.
+
+    Raises:
+      UserError: they cannot be laid out so.
     """
     self._mesh, self._vocabulary = mesh, vocabulary
     self._feature_lengths = feature_lengths
@@ -74,10 +82,26 @@ class Evaluator:
       config.max_decode_length or feature_lengths["targets"]
     )
     chunk_tokens = max(1, _MAX_LOGITS // model.config.vocab_size)
+    layout = layout_lib.make_layout(
+      decode_layout,
+      model,
+      mesh,
+      layout_lib.find_memory(mesh),
+      state_lib.abstract_params,
+    )
+    self._decoder_params = layout_lib.DecoderParams(layout)
 
-    def run_decoding(params, tokens, segment_ids, row_ids, max_decode_length):
+    def run_decoding(
+      params, decoder_params, tokens, segment_ids, row_ids, max_decode_length
+    ):
       step_fn, cache = start_decoding(
-        model, params, tokens, segment_ids, max_decode_length
+        model,
+        params,
+        tokens,
+        segment_ids,
+        max_decode_length,
+        layout.model,
+        decoder_params,
       )
       return decode(
         config,
@@ -91,7 +115,7 @@ class Evaluator:
     # Whole on every host: each may read all predictions.
     everywhere = sharding.replicated(mesh)
     self._decode = jax.jit(
-      run_decoding, static_argnums=4, out_shardings=everywhere
+      run_decoding, static_argnums=5, out_shardings=everywhere
     )
     self._score = jax.jit(
       lambda params, batch: eval_step(
@@ -99,6 +123,10 @@ class Evaluator:
       ),
       out_shardings=everywhere,
     )
+
+  def release_copies(self) -> None:
+    """Frees what decoding keeps of the last parameters, laid out for it."""
+    self._decoder_params.release()
 
   def predict(
     self, params: PyTree, examples: Sequence[Example], info: TaskInfo
@@ -148,6 +176,7 @@ class Evaluator:
       device_batch = sharding.to_global(batch | {_ROW_IDS: row_ids}, self._mesh)
       tokens = self._decode(
         params,
+        self._decoder_params.get(params),
         device_batch[batch_lib.ENCODER_INPUT_TOKENS],
         device_batch[batch_lib.ENCODER_SEGMENT_IDS],
         device_batch[_ROW_IDS],

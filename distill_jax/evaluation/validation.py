@@ -44,6 +44,8 @@ def make_evaluate_fn(
         metrics, _ = evaluator.evaluate(params, examples, info)
         metrics.pop("classes", None)
         results[task] = metrics
+    # Training needs the memory.
+    evaluator.release_copies()
     return results
 
   return evaluate

@@ -244,6 +244,8 @@ class Decoder(nn.Module):
   ) -> DecodeCache:
     """Projects the encoder's output once and makes room for the tokens."""
     cfg = self.config
+    # The encoder's rows may be divided otherwise.
+    encoded = self.constrain_fn(encoded, _RESIDUAL)
     shape = (encoded.shape[0], cfg.num_heads, max_decode_length, cfg.head_dim)
     buffer = self.constrain_fn(
       jnp.zeros(shape, encoded.dtype), ("batch", "heads", "length", "kv")

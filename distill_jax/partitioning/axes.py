@@ -1,9 +1,10 @@
-"""Logical axis names and the two tables that map them to mesh axes.
+"""Logical axis names and the tables that map them to mesh axes.
 
 Layer 0; imports jax only. Parameters and activations use the same names under
 two tables, so that fully sharded parameters (`embed` over `fsdp`) leave
-activations alone. Names are T5X's; the mapping is strict, unlike Flax's,
-which replicates unknown axes in silence.
+activations alone. While it decodes, the decoder has tables of its own, see
+`decoding.layout`. Names are T5X's; the mapping is strict, unlike Flax's, which
+replicates unknown axes in silence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,22 @@ ACTIVATION_RULES: Rules = {
   "vocab": MODEL,
 }
 
+# The decoder in decoding. A token needs all of its parameters, so none may be
+# gathered for it: either each device has all that its part of `model` needs,
+# or `fsdp` divides the same axes as `model`, and rows are divided by data only.
+REPLICATED_DECODER_PARAM_RULES: Rules = {**PARAM_RULES, "embed": None}
+
+# In this order, what was divided over `fsdp` moves within its groups only.
+_MODEL_AND_FSDP = (MODEL, FSDP)
+SPLIT_DECODER_PARAM_RULES: Rules = {
+  name: _MODEL_AND_FSDP if entry == MODEL else None
+  for name, entry in PARAM_RULES.items()
+}
+SPLIT_DECODER_ACTIVATION_RULES: Rules = {
+  name: _MODEL_AND_FSDP if entry == MODEL else None
+  for name, entry in ACTIVATION_RULES.items()
+} | {"batch": DATA}
+
 
 def to_partition_spec(
   names: Sequence[str | None], rules: Rules, where: str
@@ -44,7 +61,7 @@ def to_partition_spec(
 
   Args:
     names: one logical name an axis; None leaves an axis unsharded.
-    rules: `PARAM_RULES` or `ACTIVATION_RULES`.
+    rules: one of the tables above.
     where: path of the array, for the error.
 
   Raises:

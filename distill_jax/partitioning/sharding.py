@@ -34,25 +34,30 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 def count_batch_shards(mesh: Mesh | AbstractMesh) -> int:
   """Into how many parts the rows of a batch are divided."""
-  return mesh.shape[axes.DATA] * mesh.shape[axes.FSDP]
+  return _count_parts(mesh, axes.ACTIVATION_RULES["batch"])
 
 
 def make_constrain_fn(
-  mesh: Mesh | AbstractMesh,
+  mesh: Mesh | AbstractMesh, rules: axes.Rules = axes.ACTIVATION_RULES
 ) -> ConstrainFn:
-  """Returns what pins an activation to the mesh by its logical axis names."""
-  return _MeshConstraint(mesh)
+  """Returns what pins an activation to the mesh by its logical axis names.
+
+  Args:
+    mesh: the mesh.
+    rules: which mesh axes the names map to.
+  """
+  return _MeshConstraint(mesh, rules)
 
 
 class _MeshConstraint:
   """See `model.constraint.ConstrainFn`."""
 
-  def __init__(self, mesh: Mesh | AbstractMesh):
-    self._mesh = mesh
-    self.num_batch_shards = count_batch_shards(mesh)
+  def __init__(self, mesh: Mesh | AbstractMesh, rules: axes.Rules):
+    self._mesh, self._rules = mesh, rules
+    self.num_batch_shards = _count_parts(mesh, rules["batch"])
 
   def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
-    sharding = NamedSharding(self._mesh, _activation_spec(axis_names))
+    sharding = NamedSharding(self._mesh, self._to_spec(axis_names))
     return jax.lax.with_sharding_constraint(x, sharding)
 
   def map_shards(
@@ -64,21 +69,29 @@ class _MeshConstraint:
     return jax.shard_map(
       fn,
       mesh=self._mesh,
-      in_specs=tuple(map(_activation_spec, in_names)),
-      out_specs=_activation_spec(out_names),
+      in_specs=tuple(map(self._to_spec, in_names)),
+      out_specs=self._to_spec(out_names),
       # It cannot tell what a kernel's result is the same on.
       check_vma=False,
     )
 
+  def _to_spec(self, axis_names: AxisNames) -> PartitionSpec:
+    return axes.to_partition_spec(axis_names, self._rules, str(axis_names))
 
-def _activation_spec(axis_names: AxisNames) -> PartitionSpec:
-  return axes.to_partition_spec(
-    axis_names, axes.ACTIVATION_RULES, str(axis_names)
-  )
+
+def _count_parts(
+  mesh: Mesh | AbstractMesh, entry: str | tuple[str, ...] | None
+) -> int:
+  """Returns into how many parts an axis is divided that maps to `entry`."""
+  names = (entry,) if isinstance(entry, str) else entry or ()
+  return math.prod(mesh.shape[name] for name in names)
 
 
 def shard_params(
-  logical_axes: PyTree, abstract_params: PyTree, mesh: Mesh | AbstractMesh
+  logical_axes: PyTree,
+  abstract_params: PyTree,
+  mesh: Mesh | AbstractMesh,
+  rules: axes.Rules = axes.PARAM_RULES,
 ) -> PyTree:
   """Maps logical axis names of parameters to shardings.
 
@@ -87,6 +100,7 @@ def shard_params(
     abstract_params: the parameters' shapes.
     mesh: the mesh; an `AbstractMesh`, which has no devices, for shardings to
       look at.
+    rules: which mesh axes the names map to.
 
   Raises:
     UserError: a dimension does not divide by its mesh axis; the message names
@@ -102,9 +116,9 @@ def shard_params(
         f"{where}: {len(names)} logical axes {names} for the {len(leaf.shape)}"
         f" dimensions {leaf.shape}"
       )
-    spec = axes.to_partition_spec(names, axes.PARAM_RULES, where)
+    spec = axes.to_partition_spec(names, rules, where)
     for size, entry in zip(leaf.shape, spec, strict=True):
-      num_parts = mesh.shape[entry] if entry else 1
+      num_parts = _count_parts(mesh, entry)
       if size % num_parts:
         raise UserError(
           f"{where} {leaf.shape} cannot be divided: {size} over the mesh axis"

@@ -41,13 +41,28 @@ def test_the_train_step(student):
   assert work.tokens == 8 * (16 + 12)
 
 
-def test_decoding(student):
-  parts, work = program_costs.measure_decoding(student, 8, _LENGTHS)
+@pytest.mark.parametrize("name", ["as_trained", "replicated"])
+def test_decoding(student, name):
+  layout = programs.make_decoder_layout(student, name)
+  parts, work = program_costs.measure_decoding(student, 8, _LENGTHS, layout)
+  params = student.state.params
+  assert parts["parameters"] == programs.count_device_bytes(params)
+  if name == "as_trained":
+    assert "decoder_copy" not in parts
+  else:
+    # All but the decoder's relative bias, which fsdp does not divide.
+    moved = programs.count_device_bytes(
+      [params["decoder"], params["token_embedder"]]
+    )
+    bias = programs.count_device_bytes(params["decoder"]["relpos_bias"])
+    assert parts["decoder_copy"] == 4 * (moved - bias) + bias
   assert parts["batch"] == 8 // 4 * 4 * 2 * 16
   assert "optimizer" not in parts
   assert work.model_flops == flops.count_forward_flops(
     student.model.config, 8, 16, 12
   )
   assert work.recomputed_flops == 0
-  assert work.device_hbm_bytes == programs.count_decoding_reads(student, 12)
+  assert work.device_hbm_bytes == programs.count_decoding_reads(
+    student, 12, layout
+  )
   assert work.tokens == 8 * 12

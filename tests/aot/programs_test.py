@@ -49,15 +49,31 @@ def test_the_train_step_is_the_one_that_training_compiles(student):
   assert _lower_training(student).as_text() == expected.as_text()
 
 
-def test_decoding_is_the_one_of_evaluation(student):
+@pytest.mark.parametrize("name", ["split", "replicated", "as_trained"])
+def test_decoding_is_the_one_of_evaluation(name):
+  student = programs.make_student(
+    # Heads for fsdp times model.
+    dataclasses.replace(tiny_student.CONFIG, num_heads=4, head_dim=4),
+    tiny_student.OPTIMIZERS["adafactor"],
+    mesh_lib.make_mesh(_MESH),
+  )
   batch = programs.make_batch(student, _ROWS, _LENGTHS)
   inputs = programs.select_inputs(batch).values()
   evaluator = Evaluator(
-    student.model, student.mesh, vocab.load_vocabulary("bytes"), _LENGTHS, _ROWS
+    student.model,
+    student.mesh,
+    vocab.load_vocabulary("bytes"),
+    _LENGTHS,
+    _ROWS,
+    decode_layout=name,
   )
+  layout = programs.make_decoder_layout(student, name)
+  params = student.state.params
   row_ids = np.arange(_ROWS, dtype=np.int32)
-  expected = evaluator._decode.lower(student.state.params, *inputs, row_ids, 5)
-  lowered = programs.lower_decoding(student, batch, 5)
+  expected = evaluator._decode.lower(
+    params, layout.describe_params(params), *inputs, row_ids, 5
+  )
+  lowered = programs.lower_decoding(student, batch, 5, layout)
   assert lowered.as_text() == expected.as_text()
 
 
@@ -108,7 +124,24 @@ def test_parameters_that_decoding_reads(is_tied, is_scanned, dtype, itemsize):
   # Read once more to be cast.
   cast = every_token if dtype == "bfloat16" else 0
   expected = 4 * (once + cast) + 7 * itemsize * every_token
-  assert programs.count_decoding_reads(student, 7) == expected
+  layout = programs.make_decoder_layout(student, "auto")
+  assert programs.count_decoding_reads(student, 7, layout) == expected
+
+
+@pytest.mark.parametrize("name, num_parts", [("split", 4), ("replicated", 1)])
+def test_a_token_reads_the_decoder_as_it_is_laid_out(name, num_parts):
+  config = dataclasses.replace(tiny_student.CONFIG, num_heads=8, head_dim=2)
+  student = programs.make_student(
+    config,
+    tiny_student.OPTIMIZERS["adafactor"],
+    mesh_lib.make_mesh({"fsdp": 4}, jax.devices()[:4]),
+  )
+  layout = programs.make_decoder_layout(student, name)
+  reads = [
+    programs.count_decoding_reads(student, length, layout) for length in (7, 8)
+  ]
+  kernels = (6 * 16 * 16 + 3 * 16 * 24 + 16 * 48 + 32 * 8) // num_parts
+  assert reads[1] - reads[0] == 4 * (kernels + 4 * 16)  # Norms are whole.
 
 
 def test_shapes_of_a_batch(student):

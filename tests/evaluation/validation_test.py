@@ -20,6 +20,9 @@ class _Evaluator:
     self.calls.append(("evaluate", params, len(examples), info.kind))
     return {"label_accuracy": 0.5, "classes": {"a": {}}}, []
 
+  def release_copies(self):
+    self.calls.append("release")
+
 
 @pytest.mark.parametrize("limit,count", [(None, 5), (3, 3), (9, 5)])
 def test_labels_are_decoded_and_rationales_scored(tmp_path, limit, count):
@@ -33,6 +36,8 @@ def test_labels_are_decoded_and_rationales_scored(tmp_path, limit, count):
   assert evaluator.calls == [
     ("evaluate", "params", count, "label"),
     ("score", "params", count, "rationale"),
+    # Training goes on with all of the memory.
+    "release",
   ]
 
 
@@ -40,4 +45,4 @@ def test_tasks_without_validation_are_left_out(tmp_path):
   evaluator = _Evaluator()
   cache = make_cache(tmp_path, 5)
   assert validation.make_evaluate_fn(evaluator, cache, None)("p", 1) == {}
-  assert evaluator.calls == []
+  assert evaluator.calls == ["release"]

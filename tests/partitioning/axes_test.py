@@ -18,6 +18,21 @@ from distill_jax.partitioning import axes
       (("data", "fsdp"), None, "model"),
     ),
     ((None, "embed"), axes.PARAM_RULES, (None, "fsdp")),
+    (
+      ("embed", "layers", "mlp"),
+      axes.REPLICATED_DECODER_PARAM_RULES,
+      (None, None, "model"),
+    ),
+    (
+      ("embed", "layers", "mlp"),
+      axes.SPLIT_DECODER_PARAM_RULES,
+      (None, None, ("model", "fsdp")),
+    ),
+    (
+      ("batch", "length", "heads", "kv"),
+      axes.SPLIT_DECODER_ACTIVATION_RULES,
+      ("data", None, ("model", "fsdp"), None),
+    ),
     ((), axes.PARAM_RULES, ()),
   ],
 )

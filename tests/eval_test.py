@@ -67,10 +67,10 @@ def test_metrics_and_predictions_of_every_task(own_model_dir, capsys):
 class _Evaluator:
   """Stands in where only the files around an evaluation are of interest."""
 
-  decoding = None
+  decoding = decode_layout = None
 
   def __init__(self, *arguments):
-    _Evaluator.decoding = arguments[-1]
+    _Evaluator.decoding, _Evaluator.decode_layout = arguments[-2:]
 
   def evaluate(self, params, examples, info, choices=None):
     return {"num_examples": len(examples)}, []
@@ -101,10 +101,12 @@ def test_metrics_say_what_they_are_of(own_model_dir, no_model):
   settings = _make_run(
     model_dir=str(own_model_dir),
     decoding=DecodingConfig(num_beams=3),
+    decode_layout="replicated",
     max_examples=2,
   )
   eval_mode.run(settings)
   assert _Evaluator.decoding == settings.decoding
+  assert _Evaluator.decode_layout == settings.decode_layout
   folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
   assert json.loads((folder / "metrics.json").read_text()) == {
     "num_examples": 2,

@@ -42,7 +42,16 @@ class _Evaluator:
   sizes: list[int] = []
   first_rows: list[int] = []
 
-  def __init__(self, model, mesh, vocabulary, lengths, batch_rows, decoding):
+  def __init__(
+    self,
+    model,
+    mesh,
+    vocabulary,
+    lengths,
+    batch_rows,
+    decoding,
+    decode_layout="auto",
+  ):
     self._vocabulary = vocabulary
     self._num_samples = decoding.num_samples
 

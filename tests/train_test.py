@@ -445,3 +445,30 @@ def test_a_mesh_that_cannot_be_is_found_before_data_is_prepared(tmp_path):
   ):
     train.run(make_run(tmp_path / "run", mesh={"data": 3}))
   prepares.assert_not_called()
+
+
+def test_validation_lays_the_decoder_out_and_training_goes_on(tmp_path):
+  cache = make_cache(tmp_path / "validated", 5, splits=("train", "validation"))
+
+  def validate(layout):
+    run = make_run(
+      tmp_path / layout,
+      mesh={"data": 4, "fsdp": 2},
+      train_steps=4,
+      eval_period=2,
+      decode_layout=layout,
+    )
+    with mock.patch.object(prepare, "find_or_prepare", lambda *_: cache):
+      train.run(run)
+    lines = (tmp_path / layout / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [
+      {key: value for key, value in line.items() if "accuracy" in key}
+      | {"step": line.get("step")}
+      for line in found
+      if any("accuracy" in key for key in line)
+    ]
+
+  expected = validate("as_trained")
+  assert [line["step"] for line in expected] == [2, 4]
+  assert validate("split") == validate("replicated") == expected

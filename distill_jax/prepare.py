@@ -293,6 +293,25 @@ def _import_tasks(name: str, task_module: str):
   return seqio_cache
 
 
+def import_task_module(task_module: str) -> None:
+  """Imports the module that registers a user's own data sets and tasks.
+
+  Args:
+    task_module: MIXTURE_OR_TASK_MODULE.
+
+  Raises:
+    UserError: it cannot be imported.
+  """
+  try:
+    with interrupts.deferred():
+      importlib.import_module(task_module)
+  except ImportError as error:
+    raise UserError(
+      f"MIXTURE_OR_TASK_MODULE {task_module!r} cannot be imported: {error}."
+      f" {_explain_import(error, task_module)}"
+    ) from error
+
+
 def _explain_import(error: ImportError, task_module: str) -> str:
   package = (error.name or "").partition(".")[0]
   if package == task_module.partition(".")[0] != "distill_jax":

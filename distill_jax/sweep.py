@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill_jax import eval as eval_mode
-from distill_jax import train
+from distill_jax import prepare, train
 from distill_jax.checkpoint import manager
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
@@ -122,6 +122,9 @@ def run(
     UserError: the folder holds results of other settings, or see `train.run`
       and `eval.run`.
   """
+  if settings.base.task_module != prepare.DEFAULT_TASK_MODULE:
+    # The size of a user's own data set is asked for before any task is.
+    prepare.import_task_module(settings.base.task_module)
   folder = pathlib.Path(settings.base.model_dir).expanduser().absolute()
   methods = [Method(*method) for method in settings.methods]
   cells = [

@@ -7,7 +7,8 @@
 
 Without --input it trains on generated word problems; with its defaults it makes
 distill_jax/data/word_problems.model, the vocabulary that ships. Use the result
-with --gin.VOCAB_PATH="'vocab.model'".
+with --gin.VOCAB_PATH="'vocab.model'". It is trained on what tasks put before an
+input too, once a line of text; --prefix names others than the default ones.
 """
 
 import argparse
@@ -129,6 +130,19 @@ def read_dataset(name: str, data_dir: str | None) -> Iterator[str]:
     yield from filter(None, (record.input, record.label, record.rationale))
 
 
+def list_prefixes(prefixes: Sequence[str] | None = None) -> list[str]:
+  """Returns what tasks put before and into a text, so that it gets its pieces.
+
+  Args:
+    prefixes: of the inputs; None: the default ones.
+  """
+  defaults = settings.DataSettings()
+  return [
+    *(prefixes or (defaults.label_prefix, defaults.rationale_prefix)),
+    *task_kinds.JOINT_MARKERS.values(),
+  ]
+
+
 def make_word_problem_lines() -> list[str]:
   """Returns everything that word_problems' tasks put in front of a student."""
   defaults = settings.DataSettings()
@@ -172,6 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     "--data_dir", help="folder of the official release, for --dataset"
   )
   parser.add_argument(
+    "--prefix",
+    action="append",
+    help="what a task puts before its input; may be given several times"
+    " (default: the label and the rationale task's)",
+  )
+  parser.add_argument(
     "--overwrite", action="store_true", help="replace an existing --output"
   )
   options = parser.parse_args(arguments)
@@ -188,6 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       )
     else:
       lines = make_word_problem_lines()
+    if options.dataset or options.input:
+      lines += list_prefixes(options.prefix) * len(lines)
     model = train_vocabulary(lines, options.vocab_size)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_bytes(model)

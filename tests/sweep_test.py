@@ -189,3 +189,38 @@ def test_more_examples_than_there_are_is_an_error():
 def test_a_smaller_set_is_a_share_of_the_examples():
   with mock.patch.object(sweep.datasets, "load_records", lambda *_: [None] * 8):
     assert sweep._resize(DataSettings(), "svamp_distill", 2).subsample == 0.25
+
+
+def test_a_data_set_of_ones_own_is_registered_before_its_size_is_asked(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "own_sweep_tasks.py").write_text(
+    "from distill_jax.data import datasets\n"
+    "from distill_jax.data.records import Record\n"
+    "def load(split, settings):\n"
+    "  return [Record(str(i), 'q', 'yes', 'so') for i in range(10)]\n"
+    "datasets.register_dataset(datasets.DatasetSpec(\n"
+    "  'own_sweep', load, 'exact_match', lambda _: []))\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  settings = make_sweep(tmp_path / "out")
+  settings = dataclasses.replace(
+    settings,
+    base=dataclasses.replace(settings.base, task_module="own_sweep_tasks"),
+    methods=[("plain", "own_sweep_finetune", "own_sweep_label", 8)],
+  )
+  with (
+    mock.patch.object(train, "run", side_effect=KeyboardInterrupt) as trained,
+    pytest.raises(KeyboardInterrupt),
+  ):
+    sweep.run(settings, "SEED = 0")
+  assert trained.call_args.args[0].data.subsample == 0.4
+
+
+def test_a_task_module_that_is_not_there_is_named(tmp_path):
+  settings = make_sweep(tmp_path / "out")
+  settings = dataclasses.replace(
+    settings, base=dataclasses.replace(settings.base, task_module="nowhere")
+  )
+  with pytest.raises(UserError, match="MODULE 'nowhere' cannot be imported"):
+    sweep.run(settings, "SEED = 0")

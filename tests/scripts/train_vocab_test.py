@@ -77,6 +77,24 @@ def test_reads_records_and_plain_text(tmp_path):
     assert all(token_id >= 259 for token_id in ids), characters
 
 
+@pytest.mark.parametrize(
+  ("arguments", "prefixes"),
+  [
+    ([], ["predict: ", "explain: ", " answer: "]),
+    (["--prefix=solve: "], ["solve: "]),
+  ],
+)
+def test_task_prefixes_are_few_pieces(tmp_path, arguments, prefixes):
+  text, output = tmp_path / "text.txt", tmp_path / "vocab.model"
+  text.write_text("\n".join(_LINES), encoding="utf-8")
+  train_vocab.main(
+    [f"--output={output}", f"--input={text}", "--vocab_size=330", *arguments]
+  )
+  vocabulary = vocab.load_vocabulary(str(output))
+  for prefix in prefixes:
+    assert len(vocabulary.encode(prefix)) <= 2, prefix
+
+
 def test_existing_output_is_kept_unless_told_otherwise(tmp_path, capsys):
   text, output = tmp_path / "text.txt", tmp_path / "vocab.model"
   text.write_text("\n".join(_LINES), encoding="utf-8")

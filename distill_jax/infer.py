@@ -19,7 +19,7 @@ import tqdm
 
 from distill_jax import run_loading
 from distill_jax.data import task_kinds
-from distill_jax.data.token_cache import Example, TaskInfo
+from distill_jax.data.token_cache import Example, TaskInfo, read_task_info
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
@@ -156,7 +156,7 @@ def run(
     settings.decode_layout,
   )
   tasks = {
-    name: TaskInfo(**info)
+    name: read_task_info(name, info)
     for name, info in loaded.record.identity["tasks"].items()
   }
   label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
@@ -227,7 +227,9 @@ def _make_predictor(
       )
       for row, texts in zip(part, predicted, strict=True):
         if info.kind == "joint":
-          texts = [task_kinds.extract_label(text) for text in texts]
+          texts = [
+            task_kinds.extract_label(text, info.target) for text in texts
+          ]
         row[field] = texts[0]
         if len(texts) > 1:
           row[_PLURALS[field]] = texts

@@ -30,6 +30,7 @@ _TASKS = {
   "toy_label": _LABEL,
   "toy_rationale": _LABEL | {"kind": "rationale", "inputs_prefix": "R:"},
   "toy_joint": _LABEL | {"kind": "joint", "inputs_prefix": "J:"},
+  "toy_joint_label_first": _LABEL | {"kind": "joint", "inputs_prefix": "J:"},
 }
 
 
@@ -168,7 +169,7 @@ def test_rationales_are_given_when_asked_for(predict):
 def test_of_several_samples_the_first_is_the_prediction(predict):
   (row,) = predict(
     "a",
-    tasks=["toy_joint", "toy_rationale"],
+    tasks=["toy_joint_label_first", "toy_rationale"],
     with_rationale=True,
     decoding=DecodingConfig("sample", num_samples=3),
   )
@@ -242,15 +243,33 @@ def test_a_student_of_rationales_alone_gives_those(predict):
 
 def test_a_joint_student_gives_its_label(predict):
   (row,) = predict("so answer: b", tasks=["toy_joint"])
-  # The stand-in's "ANSWER:" is no marker: all of the text is the label.
-  assert row["prediction"] == "J:SO ANSWER: B"
+  # The stand-in's "ANSWER:" is no marker, and a rationale is no answer.
+  assert row["prediction"] == ""
 
 
-@pytest.mark.parametrize("text, label", [("a answer: b", "b"), ("c", "c")])
-def test_a_label_is_read_out_of_a_joint_text(predict, monkeypatch, text, label):
-  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: [[text]])
-  (row,) = predict("a", tasks=["toy_joint"])
-  assert row["prediction"] == label
+@pytest.mark.parametrize(
+  "task, texts, labels",
+  [
+    ("toy_joint", ["a answer: b"], ["b"]),
+    ("toy_joint", ["My rationale: x. answer: no"], ["no"]),
+    ("toy_joint", ["c"], [""]),
+    ("toy_joint_label_first", ["c"], ["c"]),
+    ("toy_joint_label_first", ["no rationale: the answer: x"], ["no"]),
+    (
+      "toy_joint_label_first",
+      ["no rationale: x", "yes", "no rationale: a answer: b"],
+      ["no", "yes", "no"],
+    ),
+  ],
+)
+def test_a_label_is_read_out_of_a_joint_text(
+  predict, monkeypatch, task, texts, labels
+):
+  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: [texts])
+  (row,) = predict("a", tasks=[task])
+  assert row["prediction"] == labels[0]
+  if len(labels) > 1:
+    assert row["predictions"] == labels
 
 
 def test_rationales_of_a_student_that_learned_none(predict):

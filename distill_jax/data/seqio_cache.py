@@ -172,4 +172,5 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
     inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),
     splits={},
     teacher_counts=counts,
+    target=kind.target,
   )

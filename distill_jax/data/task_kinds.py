@@ -58,21 +58,35 @@ JOINT_MARKERS: dict[tuple[str, ...], str] = {
 }
 
 
-def extract_label(text: str) -> str:
-  """Reads the label out of a joint target or prediction.
+def split_target(text: str, target: tuple[str, ...]) -> dict[str, str]:
+  """Takes a target, or what a student wrote for one, apart.
 
   Args:
-    text: "<rationale> answer: <label>" or "<label> rationale: <rationale>".
+    text: "<rationale> answer: <label>", "<label> rationale: <rationale>", or
+      one of the two alone.
+    target: what it is made of, see `TaskKind`. It decides the order; the text
+      is not asked, since a rationale may hold either marker.
 
   Returns:
-    The label; all of `text` where neither marker stands. The marker that comes
-    first tells the order, since a rationale may hold the other one.
+    The text of each part. The label stands behind the last " answer: ", or
+    before the first " rationale: ". Without its marker a rationale has no label
+    behind it, which is then ""; a label may stand alone.
   """
-  answer = _ANSWER_MARKER.strip()
-  before, marker, _ = text.partition(_RATIONALE_MARKER.strip())
-  if marker and answer not in before:
-    return before.strip()
-  return text.rpartition(answer)[2].strip()
+  marker = JOINT_MARKERS.get(target, "").strip()
+  if not marker:
+    return {target[0]: text}
+  if target[0] == "label":
+    label, _, rationale = text.partition(marker)
+  elif marker in text:
+    rationale, _, label = text.rpartition(marker)
+  else:
+    rationale, label = text, ""
+  return {"label": label.strip(), "rationale": rationale.strip()}
+
+
+def extract_label(text: str, target: tuple[str, ...]) -> str:
+  """Reads the label out of a target or prediction, see `split_target`."""
+  return split_target(text, target)["label"]
 
 
 def split_task_name(name: str) -> tuple[str, str | None]:

@@ -34,6 +34,7 @@ from array_record.python import (
 from grain import sources as grain_sources
 
 import distill_jax
+from distill_jax.data import task_kinds
 from distill_jax.data.token_table import TokenTable
 from distill_jax.errors import UserError
 
@@ -101,6 +102,8 @@ class TaskInfo:
       and whether the label is the gold one (see `datasets.count_teacher`).
     lengths: split -> "inputs" or "targets" -> number of tokens, as text, ->
       number of examples; filled in by `write_cache`.
+    target: what a target is made of, in order, see `task_kinds.TaskKind`;
+      empty: as in the kind of that name.
   """
 
   rate: float
@@ -114,6 +117,11 @@ class TaskInfo:
   lengths: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
     default_factory=dict
   )
+  target: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not self.target:
+      object.__setattr__(self, "target", task_kinds.KINDS[self.kind].target)
 
   def count_longer(self, split: str, feature: str, length: int) -> int:
     """Counts the examples of a split that `length` tokens would trim."""
@@ -130,6 +138,28 @@ class TaskInfo:
       ),
       default=0,
     )
+
+
+def read_task_info(name: str, fields: Mapping[str, Any]) -> TaskInfo:
+  """Makes a task's description of what JSON kept of it.
+
+  Args:
+    name: the task's. It tells the order of a joint target where the fields do
+      not: those of a run, and caches of earlier versions.
+    fields: of a `TaskInfo`.
+  """
+  _, kind_name = task_kinds.split_task_name(name)
+  kind = task_kinds.KINDS.get(kind_name or "")
+  is_joint = kind is not None and kind.loss == fields["kind"] == "joint"
+  target = fields.get("target") or (kind.target if kind and is_joint else ())
+  label_set = fields["label_set"]
+  return TaskInfo(
+    **{
+      **fields,
+      "label_set": None if label_set is None else tuple(label_set),
+      "target": tuple(target),
+    }
+  )
 
 
 def hash_file(path: str | os.PathLike) -> str:
@@ -297,9 +327,7 @@ class TokenCache:
         " again with --run_mode=prepare."
       )
     self.tasks = {
-      name: TaskInfo(
-        **{**info, "label_set": info["label_set"] and tuple(info["label_set"])}
-      )
+      name: read_task_info(name, info)
       for name, info in manifest["tasks"].items()
     }
     for name, expected in manifest["files"].items():

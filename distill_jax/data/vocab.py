@@ -8,7 +8,7 @@ imports errors. Knows no SeqIO and no TensorFlow, yet gives the same ids as
 import abc
 import hashlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
@@ -18,6 +18,8 @@ BYTES = "bytes"
 # T5's ids; the model, the decoder's first token and every cache rely on them.
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 EOS_TEXT = "</s>"
+# What a blank is in sentencepiece's normalized texts.
+_BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 
 _SHIPPED_MODEL = pathlib.Path(__file__).with_name("word_problems.model")
 _MODEL_IN_FOLDER = "spiece.model"
@@ -79,6 +81,48 @@ class Vocabulary(abc.ABC):
       kept.append(int(token_id) if 0 <= token_id < self.size else UNK_ID)
     return self._decode(kept)
 
+  def normalize(self, text: str) -> str:
+    """Returns the text as the vocabulary rewrites it before it is encoded.
+
+    What is decoded was normalized, so a text is compared with it like this.
+    """
+    return text
+
+  def find_unknown(self, text: str) -> list[str]:
+    """Returns the pieces of a text that are encoded as the unknown id.
+
+    Args:
+      text: an input or a target. Literal "</s>" are left out, as in
+        `encode_inputs`.
+
+    Returns:
+      One piece for each unknown id, in order, repetitions kept.
+    """
+    del text
+    return []
+
+  def holds_unknown(self, decoded: str) -> bool:
+    """Tells whether a decoded text holds what an unknown id is decoded to."""
+    surface = self._decode([UNK_ID]).strip()
+    return bool(surface) and surface in decoded
+
+  def restore_text(self, ids: Sequence[int], text: str) -> str:
+    """Returns the text that ids were made from.
+
+    Args:
+      ids: of a target.
+      text: its text as the data set has it, which decoding may not give back:
+        ids hold neither what the vocabulary cannot spell nor what it rewrites.
+
+    Returns:
+      `text`; what the ids are decoded to where they are not those of `text`, as
+      in a task whose preprocessors changed them or kept no text.
+    """
+    own = [int(token_id) for token_id in ids]
+    if own[-1:] == [EOS_ID]:
+      own.pop()
+    return text if own == self.encode(text) else self.decode(own)
+
   @abc.abstractmethod
   def _decode(self, ids: list[int]) -> str:
     """Returns the text of ids in range without EOS; drops padding."""
@@ -112,6 +156,22 @@ class SentencePieceVocabulary(Vocabulary):
 
   def encode(self, text: str) -> list[int]:
     return self._processor.encode(text)
+
+  def normalize(self, text: str) -> str:
+    return self._processor.normalize(text).replace(_BLANK, " ").strip()
+
+  def find_unknown(self, text: str) -> list[str]:
+    found = []
+    for part in text.split(EOS_TEXT):
+      ids = self._processor.encode(part)
+      if UNK_ID in ids:
+        pieces = self._processor.encode(part, out_type=str)
+        found += [
+          piece
+          for piece, token_id in zip(pieces, ids, strict=True)
+          if token_id == UNK_ID
+        ]
+    return found
 
   def _decode(self, ids: list[int]) -> str:
     return self._processor.decode(ids)

@@ -1,7 +1,7 @@
 """Decodes and scores the examples of a task with one set of parameters.
 
-Layer 3; imports data.pipeline, decoding, training.state, training.step,
-length_buckets and text_metrics. Knows no gin and writes no file.
+Layer 3; imports data.pipeline, data.label_reader, decoding, training.state,
+training.step, length_buckets and text_metrics. Knows no gin and writes no file.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, task_kinds
+from distill_jax.data.label_reader import LabelReader
 from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.data.vocab import Vocabulary
 from distill_jax.decoding import layout as layout_lib
@@ -301,12 +302,14 @@ class Evaluator:
         classification"). None: predictions are decoded.
 
     Returns:
-      Metrics (numbers; with `classes` for a closed label set), and one row an
-      example: `id`, `input`, `target`, `prediction`, for labels `correct`, and
-      for ranked ones `choices` and `choice_log_likelihoods`, see
-      `rank_choices`. All answers are decoded from ids, so all are normalized
-      alike. A label longer than any of the task's, but for a few tokens, is cut
-      and ends in `CUT_MARK`: it is wrong, and no equation.
+      Metrics (numbers and names of tokenizers; with `classes` for a closed
+      label set), and one row an example: `id`, `input`, `target`, `prediction`,
+      for labels `correct` (None where the gold label is no answer of the task),
+      and for ranked ones `choices` and `choice_log_likelihoods`, see
+      `rank_choices`. Targets and choices are the data set's own text; they are
+      compared with what was decoded as `LabelReader` reads them. A label longer
+      than any of the task's, but for a few tokens, is cut and ends in
+      `CUT_MARK`: it is wrong, and no equation.
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
     ranked: list[dict[str, Any]] = [{} for _ in examples]
@@ -322,14 +325,14 @@ class Evaluator:
       predictions = []
       scores = self.rank_choices(params, examples, info, choices)
       for row, answers, row_scores in zip(ranked, choices, scores, strict=True):
-        texts = [
-          self._vocabulary.decode(self._encode_target(answer).tolist())
-          for answer in answers
-        ]
-        row |= {"choices": texts, "choice_log_likelihoods": row_scores}
-        predictions.append(texts[int(np.argmax(row_scores))])
+        row |= {
+          "choices": list(answers),
+          "choice_log_likelihoods": row_scores,
+        }
+        predictions.append(answers[int(np.argmax(row_scores))])
     targets = [
-      self._vocabulary.decode(example.targets.tolist()) for example in examples
+      self._vocabulary.restore_text(example.targets, example.targets_text)
+      for example in examples
     ]
     rows: list[dict[str, Any]] = [
       {
@@ -344,21 +347,37 @@ class Evaluator:
       )
     ]
     if info.kind == "rationale":
+      # What was decoded is normalized.
+      normalized = [self._vocabulary.normalize(target) for target in targets]
       return metrics | text_metrics.rationale_metrics(
-        predictions, targets
+        predictions, normalized
       ), rows
-    if info.kind == "joint":
-      targets = [task_kinds.extract_label(text) for text in targets]
-      predictions = [task_kinds.extract_label(text) for text in predictions]
-    metrics |= text_metrics.label_metrics(
-      predictions, targets, info.metric, info.label_set
-    )
-    if info.label_set is not None:
+    labels = LabelReader(info.metric, info.label_set, self._vocabulary)
+    gold = [
+      labels.read(task_kinds.extract_label(target, info.target))
+      for target in targets
+    ]
+    if choices is None:
+      predicted = [
+        labels.read_prediction(task_kinds.extract_label(text, info.target))
+        for text in predictions
+      ]
+    else:
+      predicted = [
+        labels.read_choice(text, answers)
+        for text, answers in zip(predictions, choices, strict=True)
+      ]
+    metrics |= text_metrics.label_metrics(predicted, gold)
+    known = [index for index, key in enumerate(gold) if key is not None]
+    if info.label_set is not None and known:
       metrics["classes"] = text_metrics.classification_metrics(
-        predictions, targets, info.label_set
+        [predicted[index] for index in known],
+        [gold[index] for index in known],
+        info.label_set,
       )
-    for row, prediction, target in zip(rows, predictions, targets, strict=True):
-      row["correct"] = text_metrics.is_correct(prediction, target, info.metric)
+    verdicts = text_metrics.judge_labels(predicted, gold)
+    for row, verdict in zip(rows, verdicts, strict=True):
+      row["correct"] = verdict
     return metrics, rows
 
   def _encode_target(self, text: str) -> np.ndarray:

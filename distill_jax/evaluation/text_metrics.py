@@ -1,13 +1,14 @@
 """Scores of predicted text against target text.
 
-Layer 1; imports `answers` and knows neither models, tokens nor files.
-Everything takes lists of plain strings and returns numbers that JSON can hold.
-Predictions are a model's: they are compared and counted, never executed.
+Layer 1; imports text_tokens and knows neither models, vocabularies nor files.
+Everything takes lists of plain strings, or of what labels have in common, and
+returns values that JSON can hold. Predictions are a model's: they are compared
+and counted, never executed.
 """
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Hashable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import sacrebleu
@@ -15,10 +16,7 @@ import scipy.stats
 import sklearn.metrics
 from rouge_score import rouge_scorer
 
-from distill_jax.answers import arithmetic
-from distill_jax.errors import UserError
-
-LabelMetric = Literal["exact_match", "equation"]
+from distill_jax.evaluation import text_tokens
 
 OTHER = "other"
 
@@ -45,91 +43,76 @@ def wilson_interval(
   return float(interval.low), float(interval.high)
 
 
-def is_correct(prediction: str, target: str, metric: LabelMetric) -> bool:
-  """Says whether a predicted label is right.
-
-  Source: the authors' metrics.py. Exact match neither folds case nor strips.
-  Equations are right when both evaluate to the same number; they are parsed,
-  where the authors' code hands them to Python's `eval`.
-
-  Args:
-    prediction: text of the model.
-    target: text of the label.
-    metric: "exact_match" or "equation".
-
-  Returns:
-    True when right. An equation that does not evaluate is wrong.
-
-  Raises:
-    UserError: there is no such metric.
-  """
-  if metric == "exact_match":
-    return prediction == target
-  if metric == "equation":
-    return arithmetic.equations_equal(prediction, target)
-  raise UserError(
-    f"There is no label metric {metric!r}; use 'exact_match' or 'equation'."
-  )
-
-
 def label_metrics(
-  predictions: Sequence[str],
-  targets: Sequence[str],
-  metric: LabelMetric,
-  label_set: Collection[str] | None = None,
+  predictions: Sequence[Hashable | None], targets: Sequence[Hashable | None]
 ) -> dict[str, float]:
-  """Scores predicted labels.
+  """Scores predicted labels by their keys, see `data.label_reader`.
 
   Args:
-    predictions: one text an example.
-    targets: the right labels, in the same order.
-    metric: as in `is_correct`.
-    label_set: the labels there are, for exact match over a closed set.
+    predictions: one key an example; None: the text is no label at all.
+    targets: the keys of the right labels, in the same order; None: the gold
+      label is no answer of the task, which leaves the example out.
 
   Returns:
     `label_accuracy` in [0, 1] with its 95% Wilson bounds `label_accuracy_low`
     and `label_accuracy_high`; `num_examples`, `num_correct`; `num_unparsed`,
-    the predictions that are no label at all: equations that do not evaluate,
-    or texts outside `label_set` (0 where any text may be a label). Of no
-    examples the accuracy is 0, somewhere between 0 and 1.
+    the predictions that are no label; `num_gold_outside_label_set`, the
+    examples left out of all these. Of no examples the accuracy is 0, somewhere
+    between 0 and 1.
 
   Raises:
-    UserError: there is no such metric.
     ValueError: predictions and targets differ in number.
   """
-  num_correct = sum(
-    is_correct(prediction, target, metric)
-    for prediction, target in zip(predictions, targets, strict=True)
-  )
-  if metric == "equation":
-    num_unparsed = sum(
-      arithmetic.evaluate_equation(prediction) is None
-      for prediction in predictions
-    )
-  elif label_set is None:
-    num_unparsed = 0
-  else:
-    num_unparsed = sum(
-      prediction not in label_set for prediction in predictions
-    )
-  low, high = wilson_interval(num_correct, len(predictions))
+  verdicts = judge_labels(predictions, targets)
+  scored = [
+    (prediction, verdict)
+    for prediction, verdict in zip(predictions, verdicts, strict=True)
+    if verdict is not None
+  ]
+  num_correct = sum(verdict for _, verdict in scored)
+  low, high = wilson_interval(num_correct, len(scored))
   return {
-    "label_accuracy": num_correct / max(len(predictions), 1),
+    "label_accuracy": num_correct / max(len(scored), 1),
     "label_accuracy_low": low,
     "label_accuracy_high": high,
-    "num_examples": len(predictions),
+    "num_examples": len(scored),
     "num_correct": num_correct,
-    "num_unparsed": num_unparsed,
+    "num_unparsed": sum(prediction is None for prediction, _ in scored),
+    "num_gold_outside_label_set": len(verdicts) - len(scored),
   }
 
 
+def judge_labels(
+  predictions: Sequence[Hashable | None], targets: Sequence[Hashable | None]
+) -> list[bool | None]:
+  """Says of each example whether its prediction is right.
+
+  Args:
+    predictions: as in `label_metrics`.
+    targets: likewise.
+
+  Returns:
+    None where the gold label is no answer of the task.
+
+  Raises:
+    ValueError: predictions and targets differ in number.
+  """
+  return [
+    None if target is None else prediction == target
+    for prediction, target in zip(predictions, targets, strict=True)
+  ]
+
+
 def classification_metrics(
-  predictions: Sequence[str], targets: Sequence[str], label_set: Sequence[str]
+  predictions: Sequence[Hashable | None],
+  targets: Sequence[Hashable | None],
+  label_set: Sequence[str],
 ) -> dict[str, Any]:
   """Scores each class of a closed label set.
 
   Args:
-    predictions: one text an example; any text.
+    predictions: one label an example, None or what is no class where there is
+      none.
     targets: the right labels, in the same order.
     label_set: the classes, without repetition.
 
@@ -143,7 +126,9 @@ def classification_metrics(
   Raises:
     ValueError: predictions and targets differ in number, or there are none.
   """
-  index = {label: i for i, label in enumerate(label_set)}
+  index: dict[Hashable | None, int] = {
+    label: i for i, label in enumerate(label_set)
+  }
   outside = len(label_set)
   predicted = [index.get(text, outside) for text in predictions]
   actual = [index.get(text, outside) for text in targets]
@@ -179,10 +164,11 @@ def _none_if_nan(value: float) -> float | None:
 
 def rationale_metrics(
   predictions: Sequence[str], targets: Sequence[str]
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """Measures how much predicted rationales share with the teacher's.
 
-  Overlap of words, which says nothing about whether a rationale is sound.
+  Overlap of words, which says nothing about whether a rationale is sound. What
+  a word is depends on the script of the targets, see `text_tokens.choose`.
 
   Args:
     predictions: one text an example; may be empty.
@@ -190,44 +176,56 @@ def rationale_metrics(
 
   Returns:
     `rouge_l`: mean F-measure of the longest common subsequence, 0 to 100, over
-    lower-cased ASCII words without stemming. `bleu`: BLEU-4 of the corpus, 0
-    to 100, sacrebleu's defaults (13a tokens, exponential smoothing).
-    `num_examples`, `mean_prediction_words`, `mean_target_words` (split at white
-    space). Of no examples every number is 0.
+    lower-cased words without stemming. `bleu`: BLEU-4 of the corpus, 0 to 100,
+    with sacrebleu's exponential smoothing. `num_examples`,
+    `mean_prediction_words`, `mean_target_words` (split at white space, or where
+    the script has none, the characters that ROUGE counts). `rouge_tokenizer`
+    and `bleu_tokenizer`: names of what was used. Of no examples every number is
+    0 and the names are None.
 
   Raises:
     ValueError: predictions and targets differ in number.
   """
+  tokenizers = text_tokens.choose(targets)
   # The stemmer and sentence splitter would have nltk look for downloads.
-  scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+  scorer = rouge_scorer.RougeScorer(
+    ["rougeL"], use_stemmer=False, tokenizer=tokenizers.rouge
+  )
   rouge_l = [
     scorer.score(target, prediction)["rougeL"].fmeasure
     for prediction, target in zip(predictions, targets, strict=True)
   ]
   if not rouge_l:
-    return dict.fromkeys(
-      (
-        "rouge_l",
-        "bleu",
-        "num_examples",
-        "mean_prediction_words",
-        "mean_target_words",
-      ),
-      0,
+    numbers = (
+      "rouge_l",
+      "bleu",
+      "num_examples",
+      "mean_prediction_words",
+      "mean_target_words",
     )
+    return dict.fromkeys(numbers, 0) | {
+      "rouge_tokenizer": None,
+      "bleu_tokenizer": None,
+    }
   # `force` only silences advice about text that looks tokenized already.
-  bleu = sacrebleu.corpus_bleu(predictions, [targets], force=True)
+  bleu = sacrebleu.corpus_bleu(
+    predictions, [targets], force=True, tokenize=tokenizers.bleu
+  )
   return {
     "rouge_l": 100 * sum(rouge_l) / len(rouge_l),
     "bleu": bleu.score,
     "num_examples": len(rouge_l),
-    "mean_prediction_words": _mean_words(predictions),
-    "mean_target_words": _mean_words(targets),
+    "mean_prediction_words": _mean_words(predictions, tokenizers),
+    "mean_target_words": _mean_words(targets, tokenizers),
+    "rouge_tokenizer": tokenizers.rouge_name,
+    "bleu_tokenizer": tokenizers.bleu,
   }
 
 
-def _mean_words(texts: Sequence[str]) -> float:
-  return sum(len(text.split()) for text in texts) / len(texts)
+def _mean_words(
+  texts: Sequence[str], tokenizers: text_tokens.Tokenizers
+) -> float:
+  return sum(map(tokenizers.count_words, texts)) / len(texts)
 
 
 def perplexity(loss_sum: float, num_tokens: float) -> float:

@@ -44,8 +44,7 @@ def make_record(
     "task": settings.mixture_or_task_name,
     "token_cache": cache.fingerprint,
     "tasks": {
-      name: dataclasses.asdict(dataclasses.replace(info, lengths={}))
-      for name, info in cache.tasks.items()
+      name: _describe_task(info) for name, info in cache.tasks.items()
     },
     "model_config": {
       name: value
@@ -69,6 +68,13 @@ def make_record(
     mesh=sharding.describe(mesh),
     environment=run_record.describe_environment(),
   )
+
+
+def _describe_task(info: token_cache.TaskInfo) -> dict[str, Any]:
+  fields = dataclasses.asdict(dataclasses.replace(info, lengths={}))
+  # The task's name tells it, and runs of earlier versions do not have it.
+  del fields["target"]
+  return fields
 
 
 def _probe_schedule(learning_rate: Callable[[int], Any]) -> list[str]:

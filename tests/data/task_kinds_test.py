@@ -23,32 +23,45 @@ def test_names_split_at_the_longest_kind(name, parts):
   assert task_kinds.split_task_name(name) == parts
 
 
+_JOINT = task_kinds.KINDS["joint"].target
+_LABEL_FIRST = task_kinds.KINDS["joint_label_first"].target
+
+
 @pytest.mark.parametrize(
-  "text, label",
+  "target, text, label",
   [
-    ("1 + 2 = 3 . answer: 1 + 2", "1 + 2"),
-    ("the answer: is unclear answer: 3", "3"),
-    ("( 1 + 2 ) rationale: 1 + 2 = 3 .", "( 1 + 2 )"),
-    ("yes rationale: a rationale: b", "yes"),
-    ("yes rationale: so the answer: no", "yes"),
-    # A student that has not learned the format yet.
-    ("  3 ", "3"),
-    ("", ""),
-    ("answer:", ""),
-    ("rationale: so", ""),
-    ("answer: " * 100_000 + "3", "3"),
+    (_JOINT, "1 + 2 = 3 . answer: 1 + 2", "1 + 2"),
+    (_JOINT, "the answer: is unclear answer: 3", "3"),
+    # The rationale holds the other order's marker.
+    (_JOINT, "My rationale: x. answer: no", "no"),
+    (_JOINT, "rationale: x. answer: no", "no"),
+    (_JOINT, "answer: no", "no"),
+    (_JOINT, "answer: " * 100_000 + "3", "3"),
+    # A rationale alone is no answer.
+    (_JOINT, "so it is 3", ""),
+    (_JOINT, "yes rationale: so", ""),
+    (_JOINT, "answer:", ""),
+    (_JOINT, "", ""),
+    (_LABEL_FIRST, "( 1 + 2 ) rationale: 1 + 2 = 3 .", "( 1 + 2 )"),
+    (_LABEL_FIRST, "yes rationale: a rationale: b", "yes"),
+    (_LABEL_FIRST, "yes rationale: so the answer: no", "yes"),
+    (_LABEL_FIRST, "the answer: 3 rationale: x", "the answer: 3"),
+    # A label alone is one.
+    (_LABEL_FIRST, "  3 ", "3"),
+    (_LABEL_FIRST, "rationale: so", ""),
+    (("label",), "no rationale: a answer: b", "no rationale: a answer: b"),
   ],
 )
-def test_label_is_read_out_of_a_joint_text(text, label):
-  assert task_kinds.extract_label(text) == label
+def test_the_task_knows_where_the_label_stands(target, text, label):
+  assert task_kinds.extract_label(text, target) == label
 
 
-@pytest.mark.parametrize("kind", ["joint", "joint_label_first"])
-def test_label_survives_joining(kind):
-  target = task_kinds.KINDS[kind].target
-  parts = {"label": "( 1 + 2 ) * 3", "rationale": "1 + 2 = 3 . 3 * 3 = 9 ."}
-  text = task_kinds.JOINT_MARKERS[target].join(parts[name] for name in target)
-  assert task_kinds.extract_label(text) == parts["label"]
+@pytest.mark.parametrize("rationale", ["1 + 2 = 3 .", "a rationale: b", ""])
+def test_a_joint_target_is_taken_apart_again(rationale):
+  parts = {"label": "( 1 + 2 ) * 3", "rationale": rationale}
+  for target, marker in task_kinds.JOINT_MARKERS.items():
+    text = marker.join(parts[name] for name in target)
+    assert task_kinds.split_target(text, target) == parts
 
 
 def test_every_kind_has_what_its_users_need():

@@ -313,3 +313,21 @@ def test_suggest():
     " Did you mean 'svamp_label'?"
   )
   assert token_cache.suggest("imdb", known) == ""
+
+
+@pytest.mark.parametrize(
+  "name, target",
+  [
+    ("toy_joint", ("rationale", "label")),
+    ("toy_joint_label_first", ("label", "rationale")),
+    ("my_own", ("rationale", "label")),
+  ],
+)
+def test_the_order_of_a_joint_target(name, target):
+  fields = dataclasses.asdict(make_task_info("joint"))
+  # Earlier versions did not keep it, nor does a run.
+  del fields["target"]
+  assert token_cache.read_task_info(name, fields).target == target
+  kept = dataclasses.replace(make_task_info("joint"), target=target)
+  fields = json.loads(json.dumps(dataclasses.asdict(kept)))
+  assert token_cache.read_task_info("any", fields) == kept

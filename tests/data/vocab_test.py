@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import sentencepiece
+from small_vocabulary import make_vocabulary
 
 from distill_jax.data import vocab, word_problems
 from distill_jax.errors import UserError
@@ -168,3 +169,46 @@ def test_same_ids_as_seqio_bytes():
     assert ours.decode(ids) == theirs.decode(ids)
   for ids in ([300, 68, 2, 1, 68], [0xC3 + 3], [258, 259]):
     assert ours.decode(ids) == theirs.decode(ids)
+
+
+@pytest.mark.parametrize(
+  "text, normalized",
+  [
+    ("½", "1⁄2"),
+    ("x²  …\t", "x2 ..."),
+    ("zero\u200bwidth", "zero width"),
+    ("", ""),
+  ],
+)
+def test_what_is_decoded_was_normalized(text, normalized):
+  shipped = vocab.load_vocabulary(None)
+  assert shipped.normalize(text) == normalized
+  assert shipped.normalize(normalized) == normalized
+  assert shipped.decode(shipped.encode(text)) == normalized
+  assert vocab.load_vocabulary("bytes").normalize(text) == text
+
+
+def test_unknown_pieces_are_found(vocabulary, tmp_path):
+  text = "a < b, <>{}</s>東京 ½"
+  assert vocabulary.find_unknown(text) == []
+  assert not vocabulary.holds_unknown(
+    vocabulary.decode(vocabulary.encode(text))
+  )
+  small = make_vocabulary(tmp_path)
+  assert small.find_unknown(text) == ["<", "<>{}", "東京", "⁄"]
+  assert small.encode_inputs(text).count(small.unk_id) == 4
+  assert small.find_unknown("yes</s>no") == []
+  assert small.holds_unknown(small.decode(small.encode("a < b")))
+  assert not small.holds_unknown(small.decode(small.encode("a ⁇ b")))
+
+
+def test_the_text_that_ids_were_made_from(tmp_path):
+  small = make_vocabulary(tmp_path)
+  for text in ("<", "½", "two  blanks", "yes", ""):
+    ids = small.encode(text)
+    assert small.restore_text([*ids, 1], text) == text
+    assert small.restore_text(np.asarray(ids, np.int32), text) == text
+  # A task whose preprocessors changed the ids, or kept no text.
+  ids = [*small.encode("no"), 1]
+  assert small.restore_text(ids, "yes") == "no"
+  assert small.restore_text(ids, "") == "no"

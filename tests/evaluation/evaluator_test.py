@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_student
+from small_vocabulary import make_vocabulary
 from synthetic_cache import make_task_info
 
 from distill_jax.answers import arithmetic
@@ -14,10 +15,12 @@ from distill_jax.data import batch as batch_lib
 from distill_jax.data import pipeline, token_cache, vocab
 from distill_jax.decoding import strategy
 from distill_jax.decoding.strategy import DecodingConfig
+from distill_jax.errors import UserError
 from distill_jax.evaluation import evaluator as evaluator_lib
 from distill_jax.evaluation import length_buckets
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import step as step_lib
 
@@ -182,7 +185,7 @@ def test_of_equal_choices_the_first_is_predicted(student, evaluator):
 def test_a_closed_label_set_has_classes(student, evaluator):
   info = dataclasses.replace(LABEL, label_set=("yes", "no"))
   metrics, _ = evaluator.evaluate(
-    student.state.params, make_examples(bell="yes"), info
+    student.state.params, make_examples(bell="yes", sum="no"), info
   )
   assert metrics["num_unparsed"] == 1  # "wet answer: no" is no label
   per_class = metrics["classes"]["per_class"]
@@ -191,13 +194,182 @@ def test_a_closed_label_set_has_classes(student, evaluator):
 
 
 def test_a_joint_task_compares_the_labels_in_the_texts(student, evaluator):
-  examples = make_examples(sum="dry answer: no", ball="dry answer: no")
+  examples = make_examples(
+    ball="dry answer: no",
+    bell="so answer: no",
+    bill="answer: yes",
+    sum="dry answer: no",
+  )
   info = make_task_info("joint")
   metrics, rows = evaluator.evaluate(student.state.params, examples, info)
-  assert [row["correct"] for row in rows] == [False, True, True, True]
-  assert metrics["label_accuracy"] == 0.75
+  # Without its marker a rationale is no answer, whatever it says.
+  assert [row["correct"] for row in rows] == [False, False, False, True]
+  assert metrics["label_accuracy"] == 0.25
+  assert metrics["num_unparsed"] == 3
   assert rows[3]["prediction"] == "wet answer: no"
   assert rows[3]["target"] == "dry answer: no"
+
+
+def evaluate_as_decoded(info, targets, predictions, vocabulary, choices=None):
+  """Evaluates a student that writes the ids of `predictions`.
+
+  Of choices it finds all equally likely.
+  """
+  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
+  evaluator = Evaluator(
+    T5(CONFIG), mesh, vocabulary, {"inputs": 8, "targets": 32}, len(targets)
+  )
+  to_ids = lambda text: np.asarray([*vocabulary.encode(text), 1], np.int32)
+  examples = [
+    token_cache.Example(
+      f"{index}", np.asarray([5, 1], np.int32), to_ids(target), "?", target
+    )
+    for index, target in enumerate(targets)
+  ]
+  written = [to_ids(text) for text in predictions]
+
+  def decode(params, tokens, segment_ids, row_ids, length):
+    rows = np.zeros((len(targets), 1, 32), np.int32)
+    for row, ids in zip(rows, written, strict=True):
+      row[0, : len(ids)] = ids
+    return rows
+
+  evaluator._decode = decode
+  evaluator._score = lambda params, batch: (
+    np.zeros(len(batch[batch_lib.DECODER_TARGET_TOKENS])),
+    np.ones(len(batch[batch_lib.DECODER_TARGET_TOKENS])),
+  )
+  return evaluator.evaluate({}, examples, info, choices)
+
+
+@pytest.fixture(name="small")
+def fixture_small(tmp_path):
+  return make_vocabulary(tmp_path)
+
+
+def test_labels_that_the_vocabulary_cannot_spell_are_never_right(small):
+  metrics, rows = evaluate_as_decoded(
+    LABEL, ["<", ">", "yes"] * 4, ["<", "<", "yes"] * 4, small
+  )
+  assert metrics["num_correct"] == 4
+  assert metrics["num_unparsed"] == 8
+  assert [row["target"] for row in rows[:3]] == ["<", ">", "yes"]
+  assert [row["correct"] for row in rows[:3]] == [False, False, True]
+  closed = dataclasses.replace(LABEL, label_set=("<", ">"))
+  with pytest.raises(UserError, match="'<' and '>' have the same token ids"):
+    evaluate_as_decoded(closed, ["<", ">"], ["<", ">"], small)
+
+
+def test_choices_that_the_vocabulary_cannot_spell_are_never_right(small):
+  metrics, rows = evaluate_as_decoded(
+    LABEL,
+    ["<", "yes"],
+    ["", ""],
+    small,
+    [("<", ">", "yes"), ("yes", "<", ">")],
+  )
+  assert [row["correct"] for row in rows] == [False, True]
+  assert metrics["num_unparsed"] == 1
+  assert rows[0]["choices"] == ["<", ">", "yes"]
+
+
+@pytest.mark.parametrize("path", [None, vocab.BYTES])
+@pytest.mark.parametrize("label", ["½", "…", "x²", "two  blanks", "a\ttab"])
+def test_a_label_that_the_vocabulary_rewrites_is_one_label(path, label):
+  vocabulary = vocab.load_vocabulary(path)
+  info = dataclasses.replace(LABEL, label_set=(label, "no"))
+  labels = [label, label, "no"]
+  metrics, rows = evaluate_as_decoded(
+    info, labels, [label, "no", "no"], vocabulary
+  )
+  assert [row["correct"] for row in rows] == [True, False, True]
+  assert metrics["num_unparsed"] == 0
+  per_class = metrics["classes"]["per_class"]
+  assert per_class[label]["support"] == 2
+  assert per_class[label]["recall"] == 0.5
+  assert per_class["no"]["precision"] == 0.5
+  metrics, rows = evaluate_as_decoded(
+    info, labels, ["", "", ""], vocabulary, [("no", label)] * 3
+  )
+  assert [row["correct"] for row in rows] == [False, False, True]
+  assert rows[0]["choices"] == ["no", label]
+
+
+def test_gold_labels_outside_the_set_are_left_out():
+  info = dataclasses.replace(LABEL, label_set=("yes", "no"))
+  metrics, rows = evaluate_as_decoded(
+    info,
+    ["YES", "maybe", "no", "", "no."],
+    ["yes", "maybe", "yes", "no", "No"],
+    vocab.load_vocabulary(None),
+  )
+  assert [row["correct"] for row in rows] == [True, None, False, None, True]
+  assert metrics["num_gold_outside_label_set"] == 2
+  assert (metrics["num_examples"], metrics["num_correct"]) == (3, 2)
+  assert metrics["label_accuracy"] == 2 / 3
+  assert metrics["classes"]["confusion_matrix"] == [
+    [1, 0, 0],
+    [1, 1, 0],
+    [0, 0, 0],
+  ]
+  metrics, _ = evaluate_as_decoded(
+    info, ["maybe"], ["maybe"], vocab.load_vocabulary(None)
+  )
+  assert (metrics["num_examples"], metrics["num_correct"]) == (0, 0)
+  assert "classes" not in metrics
+
+
+def test_equations_are_compared_exactly():
+  info = dataclasses.replace(LABEL, metric="equation")
+  metrics, _ = evaluate_as_decoded(
+    info, ["3.6", "0.3"], ["8.8 - 5.2", "0.1 + 0.2"], VOCABULARY
+  )
+  assert metrics["label_accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+  "target, texts, correct",
+  [
+    (
+      ("rationale", "label"),
+      [
+        ("My rationale: x. answer: no", "a rationale: b answer: yes"),
+        ("the answer: is answer: no", "answer: no"),
+        ("so answer: no", "no"),
+      ],
+      [False, True, False],
+    ),
+    (
+      ("label", "rationale"),
+      [
+        ("no rationale: the answer: yes", "yes rationale: the answer: no"),
+        ("no rationale: a rationale: b", "no"),
+      ],
+      [False, True],
+    ),
+  ],
+)
+def test_the_task_knows_the_order_of_a_joint_target(target, texts, correct):
+  info = dataclasses.replace(make_task_info("joint"), target=target)
+  _, rows = evaluate_as_decoded(
+    info, *zip(*texts, strict=True), vocab.load_vocabulary(None)
+  )
+  assert [row["correct"] for row in rows] == correct
+
+
+def test_rationales_are_compared_with_the_text_of_the_data_set(small):
+  info = make_task_info("rationale")
+  texts = ["a  big ½ of … it", "x < 3"]
+  metrics, rows = evaluate_as_decoded(
+    info, texts, texts, vocab.load_vocabulary(None)
+  )
+  assert metrics["rouge_l"] == 100
+  assert [row["target"] for row in rows] == texts
+  # The student's " ⁇ " is no "<".
+  metrics, rows = evaluate_as_decoded(
+    info, ["u v < w x y z"], ["u v < w x y z"], small
+  )
+  assert metrics["bleu"] < 100
 
 
 def test_rationales_are_compared_by_their_words(student, evaluator):

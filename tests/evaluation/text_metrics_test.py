@@ -6,8 +6,8 @@ import math
 import socket
 
 import pytest
+from sentences import TEXTS
 
-from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
 
 
@@ -37,32 +37,10 @@ def test_wilson_interval_widens_with_confidence_and_handles_no_examples():
   assert text_metrics.wilson_interval(0, 0) == (0, 1)
 
 
-@pytest.mark.parametrize(
-  "prediction, target, metric, expected",
-  [
-    ("yes", "yes", "exact_match", True),
-    ("Yes", "yes", "exact_match", False),
-    ("yes ", "yes", "exact_match", False),
-    ("(84 / 2)", "( 84.0 / 2.0 )", "equation", True),
-    ("84 / 4", "( 84.0 / 2.0 )", "equation", False),
-    ("the answer", "( 84.0 / 2.0 )", "equation", False),
-    ("1 / 0", "1 / 0", "equation", False),
-    ("__import__('os').getpid()", "1", "equation", False),
-  ],
-)
-def test_is_correct(prediction, target, metric, expected):
-  assert text_metrics.is_correct(prediction, target, metric) is expected
-
-
-def test_unknown_metric_is_a_users_mistake():
-  with pytest.raises(UserError, match="'accuracy'"):
-    text_metrics.is_correct("a", "a", "accuracy")
-
-
-def test_label_metrics_of_equations():
-  metrics = text_metrics.label_metrics(
-    ["8 / 2", "4.0", "four", "5"], ["4", "( 8.0 / 2.0 )", "4", "4"], "equation"
-  )
+def test_label_metrics_by_hand():
+  predictions = ["a", "b", None, "a", "c", None]
+  targets = ["a", "a", "a", None, "c", None]
+  metrics = text_metrics.label_metrics(predictions, targets)
   low, high = text_metrics.wilson_interval(2, 4)
   assert metrics == {
     "label_accuracy": 0.5,
@@ -71,21 +49,20 @@ def test_label_metrics_of_equations():
     "num_examples": 4,
     "num_correct": 2,
     "num_unparsed": 1,
+    "num_gold_outside_label_set": 2,
   }
-
-
-def test_label_metrics_counts_texts_outside_the_label_set():
-  predictions, targets = ["yes", "no", "maybe"], ["yes", "yes", "no"]
-  metrics = text_metrics.label_metrics(
-    predictions, targets, "exact_match", ["yes", "no"]
-  )
-  assert (metrics["num_correct"], metrics["num_unparsed"]) == (1, 1)
-  any_text = text_metrics.label_metrics(predictions, targets, "exact_match")
-  assert (any_text["num_correct"], any_text["num_unparsed"]) == (1, 0)
+  assert text_metrics.judge_labels(predictions, targets) == [
+    True,
+    False,
+    False,
+    None,
+    True,
+    None,
+  ]
 
 
 def test_label_metrics_of_no_examples_claims_nothing():
-  metrics = text_metrics.label_metrics([], [], "equation")
+  metrics = text_metrics.label_metrics([], [])
   assert metrics["num_examples"] == 0
   assert (metrics["label_accuracy_low"], metrics["label_accuracy_high"]) == (
     (0, 1)
@@ -95,7 +72,8 @@ def test_label_metrics_of_no_examples_claims_nothing():
 @pytest.mark.parametrize(
   "score_fn",
   [
-    lambda p, t: text_metrics.label_metrics(p, t, "exact_match"),
+    text_metrics.label_metrics,
+    text_metrics.judge_labels,
     lambda p, t: text_metrics.classification_metrics(p, t, ["a"]),
     text_metrics.rationale_metrics,
   ],
@@ -207,6 +185,8 @@ def test_rationale_metrics_against_slow_versions(monkeypatch):
       "num_examples": 3,
       "mean_prediction_words": 15 / 3,
       "mean_target_words": 20 / 3,
+      "rouge_tokenizer": "ascii_words",
+      "bleu_tokenizer": "13a",
     }
   )
   assert rouge[0] == pytest.approx(2 * 6 / (8 + 7))
@@ -223,6 +203,29 @@ def test_rationale_metrics_at_the_ends():
   assert empty["mean_target_words"] == 1
   none = text_metrics.rationale_metrics([], [])
   assert none.keys() == same.keys() and not any(none.values())
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_identical_texts_of_any_language_score_a_hundred(language):
+  texts = [TEXTS[language]] * 2
+  metrics = text_metrics.rationale_metrics(texts, texts)
+  assert (metrics["rouge_l"], metrics["bleu"]) == pytest.approx((100, 100))
+  assert metrics["mean_target_words"] > 1
+  half = [TEXTS[language][: len(TEXTS[language]) // 2]] * 2
+  metrics = text_metrics.rationale_metrics(half, texts)
+  assert 30 < metrics["rouge_l"] < 90
+  assert 0 < metrics["bleu"] < 90
+
+
+def test_the_tokenizers_are_those_of_the_targets_and_are_recorded():
+  chinese, english = TEXTS["Chinese"], TEXTS["English"]
+  for predictions in ([chinese], [english], [""]):
+    metrics = text_metrics.rationale_metrics(predictions, [chinese])
+    assert metrics["rouge_tokenizer"] == "unicode_words"
+    assert metrics["bleu_tokenizer"] == "zh"
+    assert metrics["mean_target_words"] == 16
+  none = text_metrics.rationale_metrics([], [])
+  assert none["rouge_tokenizer"] is none["bleu_tokenizer"] is None
 
 
 def test_perplexity():

@@ -23,7 +23,10 @@ from distill_jax.data import (
   seqio_preprocessors,
   seqio_source,
   task_kinds,
+  vocab,
 )
+from distill_jax.data import settings as settings_lib
+from distill_jax.data.label_reader import LabelReader
 from distill_jax.evaluation import text_metrics
 
 _VOCABULARY = seqio_source.ConfiguredVocabulary()
@@ -70,13 +73,27 @@ def _register_task(spec, kind_name, kind):
 
 
 def _make_metric_fn(spec, kind):
+  def load_vocabulary():
+    return vocab.load_vocabulary(settings_lib.current_settings().vocab_path)
+
   def label_metrics(targets, predictions):
-    if kind.loss == "joint":
-      targets = [task_kinds.extract_label(text) for text in targets]
-      predictions = [task_kinds.extract_label(text) for text in predictions]
-    return text_metrics.label_metrics(predictions, targets, spec.metric)
+    labels = LabelReader(spec.metric, spec.label_set, load_vocabulary())
+    read = functools.partial(task_kinds.extract_label, target=kind.target)
+    return text_metrics.label_metrics(
+      [labels.read_prediction(read(text)) for text in predictions],
+      [labels.read(read(text)) for text in targets],
+    )
 
   def rationale_metrics(targets, predictions):
-    return text_metrics.rationale_metrics(predictions, targets)
+    normalize = load_vocabulary().normalize
+    metrics = text_metrics.rationale_metrics(
+      predictions, [normalize(text) for text in targets]
+    )
+    # SeqIO logs numbers; which tokenizers were used is none.
+    return {
+      name: value
+      for name, value in metrics.items()
+      if isinstance(value, int | float)
+    }
 
   return rationale_metrics if kind.loss == "rationale" else label_metrics

@@ -2,7 +2,7 @@
 
 Owns the registry and what happens to records between source and task: the
 subsample, the validation split, rationales that contradict the gold label.
-Layer 2; imports records, splits, arithmetic, official and word_problems. Knows
+Layer 2; imports records, splits, answers, official and word_problems. Knows
 no SeqIO task and, until gold rows of an NLI train set must be fetched, no
 TensorFlow.
 """
@@ -12,22 +12,16 @@ import dataclasses
 import functools
 import glob
 import inspect
-import operator
 import pathlib
 from collections.abc import Callable, Sequence
 
-from distill_jax.answers.arithmetic import equations_equal
+from distill_jax.answers.equality import METRICS, LabelMetric, labels_equal
 from distill_jax.data import official, splits, word_problems
 from distill_jax.data.records import Record, read_records
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-
-_AGREE_FNS: dict[str, Callable[[str, str], bool]] = {
-  "exact_match": operator.eq,
-  "equation": equations_equal,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +32,11 @@ class DatasetSpec:
     name: what users call it; the tasks' names begin with it.
     load_fn: (split, settings) -> the records of that split at its source.
     metric: how an answer is compared with the gold one: "exact_match" or
-      "equation", equal values.
+      "equation", equal values; see `answers.equality`.
     source_files_fn: settings -> the files that decide the records, for a
       fingerprint; empty where the settings alone decide.
-    label_set: all labels there are, None where they are open.
+    label_set: all labels there are, None where they are open. Gold labels
+      outside it are counted by `prepare` and left out of accuracies.
     splits: the splits it has.
     validation_fraction: share of the source's training records that validates
       instead; None where the source has validation records of its own.
@@ -49,17 +44,17 @@ class DatasetSpec:
 
   name: str
   load_fn: Callable[[str, DataSettings], list[Record]]
-  metric: str
+  metric: LabelMetric
   source_files_fn: Callable[[DataSettings], list[pathlib.Path]]
   label_set: tuple[str, ...] | None = None
   splits: tuple[str, ...] = SPLITS
   validation_fraction: float | None = None
 
   def __post_init__(self):
-    if self.metric not in _AGREE_FNS:
+    if self.metric not in METRICS:
       raise UserError(
         f"Data set {self.name!r} has metric {self.metric!r}; it must be one of"
-        f" {', '.join(_AGREE_FNS)}."
+        f" {', '.join(METRICS)}."
       )
 
 
@@ -109,7 +104,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
 def jsonl_dataset(
   name: str,
   path_pattern: str,
-  metric: str,
+  metric: LabelMetric,
   label_set: tuple[str, ...] | None = None,
   splits: tuple[str, ...] = SPLITS,
 ) -> DatasetSpec:
@@ -120,15 +115,15 @@ def jsonl_dataset(
     path_pattern: path with `{split}` in it, such as "data/mine_{split}.jsonl";
       * and ? match several files, which are read in the order of their names.
     metric: "exact_match" or "equation".
-    label_set: all labels there are; None: not checked.
+    label_set: all labels there are; None: any text may be one.
     splits: the splits that have a file.
 
   Returns:
     The data set, to be given to `register_dataset`.
 
   Raises:
-    UserError: the pattern lacks `{split}`. Loading raises it for bad records,
-      for an id in two files and for gold labels outside the set.
+    UserError: the pattern lacks `{split}`. Loading raises it for bad records
+      and for an id in two files.
   """
   if "{split}" not in path_pattern:
     raise UserError(
@@ -150,11 +145,6 @@ def jsonl_dataset(
     records: dict[str, Record] = {}
     for path in get_paths(split):
       for record in read_records(path):
-        if label_set and record.label not in (*label_set, None):
-          raise UserError(
-            f"{path}: record {record.id!r} has label {record.label!r}, none of"
-            f" {', '.join(label_set)}."
-          )
         if record.id in records:
           raise UserError(
             f"{path}: {record.id!r} is the id of a record in another file of"
@@ -220,7 +210,7 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
     part = train if split == "train" else validation
     records = [records[index] for index in part]
   if split == "train":
-    records = _settle_conflicts(records, spec.metric, settings)
+    records = _settle_conflicts(records, spec, settings)
   if not records:
     raise UserError(
       f"Empty data set: {name} {split} has no records. Look at its source and"
@@ -259,25 +249,35 @@ def count_statuses(records: Sequence[Record]) -> dict[str, int]:
   return dict(collections.Counter(filter(None, statuses)).most_common())
 
 
-def count_conflicts(records: Sequence[Record], metric: str) -> int:
+def count_conflicts(
+  records: Sequence[Record],
+  metric: LabelMetric,
+  label_set: Sequence[str] | None = None,
+) -> int:
   """Counts records whose gold label and teacher's label differ.
 
   Args:
     records: any records; those without either label are no conflict.
     metric: "exact_match" or "equation".
+    label_set: all labels there are; None: any text may be one.
 
   Returns:
     Their number.
   """
-  return sum(_is_conflict(record, metric) for record in records)
+  return sum(_is_conflict(record, metric, label_set) for record in records)
 
 
-def count_teacher(records: Sequence[Record], metric: str) -> dict[str, int]:
+def count_teacher(
+  records: Sequence[Record],
+  metric: LabelMetric,
+  label_set: Sequence[str] | None = None,
+) -> dict[str, int]:
   """Counts how a teacher did on records.
 
   Args:
     records: any records.
     metric: "exact_match" or "equation".
+    label_set: all labels there are; None: any text may be one.
 
   Returns:
     The statuses' counts, and `labels_right` and `labels_wrong`: how many of the
@@ -288,30 +288,42 @@ def count_teacher(records: Sequence[Record], metric: str) -> dict[str, int]:
     record.label is not None and record.teacher_label is not None
     for record in records
   )
-  num_wrong = count_conflicts(records, metric)
+  num_wrong = count_conflicts(records, metric, label_set)
   return count_statuses(records) | {
     "labels_right": num_both - num_wrong,
     "labels_wrong": num_wrong,
   }
 
 
-def _is_conflict(record: Record, metric: str) -> bool:
+def _is_conflict(
+  record: Record, metric: LabelMetric, label_set: Sequence[str] | None
+) -> bool:
   if record.label is None or record.teacher_label is None:
     return False
-  return not _AGREE_FNS[metric](record.label, record.teacher_label)
+  # The official rules spell answers exactly: "Istanbul" is not "istanbul", and
+  # the authors' figures count it as wrong.
+  if record.status == "outside_label_set":
+    return True
+  return not labels_equal(
+    record.label, record.teacher_label, metric, label_set
+  )
 
 
 def _settle_conflicts(
-  records: list[Record], metric: str, settings: DataSettings
+  records: list[Record], spec: DatasetSpec, settings: DataSettings
 ) -> list[Record]:
   action = settings.on_rationale_label_conflict
   if action == "keep":
     return records
+
+  def is_conflict(record: Record) -> bool:
+    return _is_conflict(record, spec.metric, spec.label_set)
+
   if action == "drop_example":
-    return [record for record in records if not _is_conflict(record, metric)]
+    return [record for record in records if not is_conflict(record)]
   return [
     dataclasses.replace(record, rationale=None)
-    if _is_conflict(record, metric)
+    if is_conflict(record)
     else record
     for record in records
   ]
@@ -354,7 +366,7 @@ def _load_word_problems(split: str, settings: DataSettings) -> list[Record]:
 def _register_official(
   name: str,
   load_fn: Callable[[str, str, DataSettings], list[Record]],
-  metric: str,
+  metric: LabelMetric,
   **properties,
 ) -> None:
   register_dataset(

@@ -10,7 +10,6 @@ leave it out as they leave out `id`; there every token counts the same.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 import seqio
@@ -158,7 +157,9 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
   keeping = dataclasses.replace(settings, on_rationale_label_conflict="keep")
   counts = {
     split: datasets.count_teacher(
-      datasets.load_records(dataset, split, keeping), spec.metric
+      datasets.load_records(dataset, split, keeping),
+      spec.metric,
+      spec.label_set,
     )
     for split in settings.splits or spec.splits
     if split in spec.splits
@@ -166,7 +167,7 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
   return TaskInfo(
     rate=rate,
     kind=kind.loss,
-    metric=cast(Any, spec.metric),  # `DatasetSpec` has checked it.
+    metric=spec.metric,
     label_set=spec.label_set,
     uses_teacher_labels=kind.uses_teacher_labels,
     inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),

@@ -329,3 +329,12 @@ def test_what_a_teacher_did_not_answer(records, tmp_path):
     "joint": [],
     "joint_label_first": [],
   }
+
+
+def test_metrics_read_labels_as_the_vocabulary_writes_them(records):
+  (metric_fn,) = seqio.get_mixture_or_task("toy_joint").metric_fns
+  assert metric_fn(["x answer: 8.8 - 5.2"], ["answer: 3.6"])["num_correct"] == 1
+  (metric_fn,) = seqio.get_mixture_or_task("toy_rationale").metric_fns
+  metrics = metric_fn(["因为它有十二个½"], ["因为它有十二个1⁄2"])
+  assert metrics["rouge_l"] == 100
+  assert all(isinstance(value, int | float) for value in metrics.values())

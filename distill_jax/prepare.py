@@ -10,10 +10,18 @@ import dataclasses
 import importlib
 import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from distill_jax.config import interrupts
-from distill_jax.data import datasets, task_kinds, token_cache, vocab
+from distill_jax.data import (
+  datasets,
+  label_reader,
+  task_kinds,
+  text_survey,
+  token_cache,
+  vocab,
+)
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import STATUSES
 from distill_jax.errors import UserError
@@ -90,10 +98,24 @@ def find_or_prepare(
 
   Raises:
     UserError: the cache is damaged; or it is missing and cannot be built,
-      because the task is unknown, its data is, or SeqIO is not installed.
+      because the task is unknown, its data is, or SeqIO is not installed; or
+      two labels of a task are one to the vocabulary.
   """
   settings_lib.use_settings(settings)
   cache_dir = cache_dir or _DEFAULT_CACHE_DIR
+  cache = _open_or_build(name, settings, task_module, cache_dir, overwrite)
+  for warning in text_survey.load_survey(cache).make_warnings():
+    _log.warning("%s", warning)
+  return cache
+
+
+def _open_or_build(
+  name: str,
+  settings: settings_lib.DataSettings,
+  task_module: str,
+  cache_dir: str,
+  overwrite: bool,
+) -> token_cache.TokenCache:
   vocabulary = vocab.load_vocabulary(settings.vocab_path)
   if task_module != DEFAULT_TASK_MODULE:
     # A user's own data sets are known only once their module is imported; a
@@ -103,9 +125,11 @@ def find_or_prepare(
   if not overwrite:
     cache = _find(name, settings, vocabulary, cache_dir)
     if cache is not None:
+      _check_label_sets(cache.tasks, vocabulary)
       return cache
   seqio_cache = _import_tasks(name, task_module)
   tasks = seqio_cache.describe_tasks(name, settings)
+  _check_label_sets(tasks, vocabulary)
   identity = _make_identity(name, tasks, settings, vocabulary)
   path = token_cache.cache_path(cache_dir, identity)
   _log.info("Preparing %s in %s", name, path)
@@ -114,6 +138,17 @@ def find_or_prepare(
     path, identity, tasks, examples, vocabulary.path, overwrite
   )
   return token_cache.TokenCache(path)
+
+
+def _check_label_sets(
+  tasks: Mapping[str, token_cache.TaskInfo], vocabulary: vocab.Vocabulary
+) -> None:
+  """Refuses labels that no student could tell apart."""
+  for task, info in tasks.items():
+    try:
+      label_reader.LabelReader(info.metric, info.label_set, vocabulary)
+    except UserError as error:
+      raise UserError(f"{task}: {error}") from error
 
 
 def find_for_all(*arguments: Any) -> token_cache.TokenCache:
@@ -148,7 +183,11 @@ def find_for_all(*arguments: Any) -> token_cache.TokenCache:
 
 
 def describe(cache: token_cache.TokenCache) -> str:
-  """Returns lines: where the cache is, its examples, how the teacher did."""
+  """Returns lines: where the cache is, its examples, how the teacher did.
+
+  And what its texts hold that the vocabulary cannot spell, or another split
+  has.
+  """
   lines = [f"Token cache {cache.path}"]
   for name, task in cache.tasks.items():
     sizes = ", ".join(f"{split} {n}" for split, n in task.splits.items())
@@ -165,6 +204,7 @@ def describe(cache: token_cache.TokenCache) -> str:
       f"  teacher on {split}: {right} of {rows} labels right"
       f" ({right / rows:.2%}), {wrong} argue for another answer; {shown}"
     )
+  lines += [f"  {line}" for line in text_survey.load_survey(cache).describe()]
   return "\n".join(lines)
 
 

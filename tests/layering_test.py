@@ -20,7 +20,7 @@ _LAYERS = {
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     data.answer_choices data.batch data.records data.settings
     data.splits data.task_kinds data.token_table data.word_problem_templates
-    evaluation.length_buckets
+    evaluation.length_buckets evaluation.text_tokens
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.account_errors teacher.answer_markers teacher.exchange
@@ -34,8 +34,8 @@ _LAYERS = {
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
     config.interrupts config.model_gin
-    data.batch_counts data.packing data.shards data.token_cache data.vocab
-    data.word_problems
+    data.batch_counts data.label_reader data.packing data.shards
+    data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.dot_product model.embedding
     model.encoder model.linear
@@ -59,7 +59,7 @@ _LAYERS = {
     checkpoint.t5x checkpoint.zarr_arrays
     data.datasets data.official data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
-    data.seqio_source
+    data.seqio_source data.text_survey
     decoding.beam decoding.cache decoding.greedy decoding.layout decoding.loop
     decoding.sampling decoding.strategy
     evaluation.choices

@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from synthetic_cache import make_cache, make_example, make_task_info
+from small_vocabulary import make_vocabulary
+from synthetic_cache import make_cache, make_task_info
 
 from distill_jax import prepare
 from distill_jax.data import datasets, task_kinds, token_cache, vocab
@@ -56,7 +57,8 @@ def _store(folder, settings=_SETTINGS, name=_NAME):
   vocabulary = vocab.load_vocabulary(settings.vocab_path)
   identity = prepare._make_identity(name, (name,), settings, vocabulary)
   path = token_cache.cache_path(folder, identity)
-  example = make_example(np.random.default_rng(0), "toy_label", 0)
+  ids = [np.asarray([*vocabulary.encode(t), 1], np.int32) for t in ("q", "a")]
+  example = token_cache.Example("1", *ids, "q", "a")
   token_cache.write_cache(
     path,
     identity,
@@ -205,6 +207,54 @@ def test_a_mixture_across_data_sets_knows_the_sources_of_all(tmp_path):
     for name in ("my_set", "your_set")
     for split in ("test", "train", "validation")
   ]
+
+
+def _store_odd(folder, vocabulary_path, label_set):
+  """Writes a cache whose texts the vocabulary cannot all spell."""
+  settings = dataclasses.replace(_SETTINGS, vocab_path=vocabulary_path)
+  vocabulary = vocab.load_vocabulary(vocabulary_path)
+  identity = prepare._make_identity(_NAME, (_NAME,), settings, vocabulary)
+  path = token_cache.cache_path(folder, identity)
+  info = dataclasses.replace(make_task_info("label"), label_set=label_set)
+  rows = []
+  for split in ("train", "test"):
+    ids = [np.asarray([*vocabulary.encode(t), 1], np.int32) for t in ("q", "<")]
+    rows.append((_NAME, split, token_cache.Example("1", *ids, "q", "<")))
+  token_cache.write_cache(path, identity, {_NAME: info}, rows, vocabulary.path)
+  return settings
+
+
+def test_what_texts_hold_is_told_each_time(
+  tmp_path, no_seqio, messages, capsys, caplog
+):
+  small = make_vocabulary(tmp_path).path
+  settings = _store_odd(tmp_path, small, None)
+  for _ in range(2):
+    caplog.clear()
+    cache = _find(tmp_path, settings)
+    assert "cannot spell 1 of 1 labels of train: 1 unknown ids" in messages()
+    assert "test shares 1 of its 1 inputs with train" in messages()
+  prepare.run(prepare.PrepareRun(_NAME, settings, cache_dir=str(tmp_path)))
+  assert capsys.readouterr().out.splitlines()[2:] == [
+    "  unknown ids in train label: 1, in 1 of 1 texts",
+    "  unknown ids in test label: 1, in 1 of 1 texts",
+    "  inputs of test that train has too: 1 of 1, 1 after normalizing blanks"
+    " and case",
+  ]
+  assert cache.path.is_dir()
+
+
+def test_labels_that_are_one_to_the_vocabulary_are_refused(tmp_path, no_seqio):
+  small = make_vocabulary(tmp_path).path
+  settings = _store_odd(tmp_path, small, ("<", ">"))
+  _raise_on_one_screen(
+    f"{_NAME}: The labels '<' and '>' have the same token ids: .* VOCAB_PATH",
+    tmp_path,
+    settings,
+  )
+  # Bytes spell them.
+  settings = _store_odd(tmp_path, vocab.BYTES, ("<", ">"))
+  assert _find(tmp_path, settings)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +425,73 @@ def test_own_data_from_a_module(tmp_path, tasks_module, messages):
   assert "(sources.train.jsonl: " in messages()
   assert rebuilt.tasks["my_set_label"].splits["train"] == 1
   assert cache.path.is_dir() and rebuilt.path != cache.path
+
+
+def _write_labels(data, labels):
+  for split in datasets.SPLITS:
+    write_records(
+      data / f"{split}.jsonl",
+      [
+        Record(f"{split}-{i}", f"{split} {i} ?", label, "so")
+        for i, label in enumerate(labels)
+      ],
+    )
+
+
+@pytest.mark.tf
+def test_labels_that_cannot_be_told_apart_are_refused_before_the_work(
+  tmp_path, tasks_module, monkeypatch
+):
+  module, data = tasks_module
+  _write_labels(data, ["<", ">"])
+  importlib.import_module(module)
+  spec = datasets._specs["my_set"]
+  closed = dataclasses.replace(spec, label_set=("<", ">"))
+  monkeypatch.setitem(datasets._specs, "my_set", closed)
+  settings = dataclasses.replace(
+    _SETTINGS, vocab_path=make_vocabulary(tmp_path).path
+  )
+  caches = tmp_path / "caches"
+  _raise_on_one_screen(
+    "my_set_label: The labels '<' and '>' have the same token ids",
+    caches,
+    settings,
+    "my_set_label",
+    task_module=module,
+  )
+  assert not caches.exists()
+  found = _find(caches, name="my_set_label", task_module=module)
+  assert found.tasks["my_set_label"].label_set == ("<", ">")
+
+
+@pytest.mark.tf
+def test_gold_labels_outside_the_set_are_told(
+  tmp_path, tasks_module, monkeypatch, messages
+):
+  module, data = tasks_module
+  _write_labels(data, ["yes", "YES", "maybe", "no"])
+  importlib.import_module(module)
+  spec = datasets._specs["my_set"]
+  closed = dataclasses.replace(spec, label_set=("yes", "no"))
+  monkeypatch.setitem(datasets._specs, "my_set", closed)
+  cache = _find(tmp_path, name="my_set_label", task_module=module)
+  told = "1 of 4 labels of my_set_label test are no answer of the task: 'maybe'"
+  assert told in messages()
+  assert "labels of my_set_label test that are no answer: 1 of 4" in (
+    prepare.describe(cache)
+  )
+
+
+@pytest.mark.tf
+def test_joint_tasks_keep_their_order(tmp_path, tasks_module):
+  module, _ = tasks_module
+  for kind, order in (
+    ("joint", ("rationale", "label")),
+    ("joint_label_first", ("label", "rationale")),
+  ):
+    name = f"my_set_{kind}"
+    cache = _find(tmp_path, name=name, task_module=module)
+    assert cache.tasks[name].target == order
 
 
 @pytest.mark.tf

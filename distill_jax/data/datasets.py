@@ -304,9 +304,7 @@ def _is_conflict(
   # the authors' figures count it as wrong.
   if record.status == "outside_label_set":
     return True
-  return not labels_equal(
-    record.label, record.teacher_label, metric, label_set
-  )
+  return not labels_equal(record.label, record.teacher_label, metric, label_set)
 
 
 def _settle_conflicts(

@@ -155,15 +155,12 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
   spec = datasets.get_dataset_spec(dataset)
   # Counted before rows with conflicts are dropped, if they are.
   keeping = dataclasses.replace(settings, on_rationale_label_conflict="keep")
-  counts = {
-    split: datasets.count_teacher(
-      datasets.load_records(dataset, split, keeping),
-      spec.metric,
-      spec.label_set,
-    )
-    for split in settings.splits or spec.splits
-    if split in spec.splits
-  }
+  counts = {}
+  for split in settings.splits or spec.splits:
+    if split in spec.splits:
+      rows = datasets.load_records(dataset, split, keeping)
+      _check_labels(name, kind, rows)
+      counts[split] = datasets.count_teacher(rows, spec.metric, spec.label_set)
   return TaskInfo(
     rate=rate,
     kind=kind.loss,
@@ -175,3 +172,22 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
     teacher_counts=counts,
     target=kind.target,
   )
+
+
+def _check_labels(
+  name: str, kind: task_kinds.TaskKind, rows: Sequence[records.Record]
+) -> None:
+  """Refuses labels that could not be read out of a joint target again."""
+  marker = task_kinds.JOINT_MARKERS.get(kind.target)
+  if marker is None:
+    return
+  for record in rows:
+    parts = {"label": record.label or "", "rationale": record.rationale or ""}
+    text = marker.join(parts[part] for part in kind.target)
+    if task_kinds.extract_label(text, kind.target) != parts["label"].strip():
+      raise UserError(
+        f"{name}: the label {record.label!r} of {record.id!r} holds"
+        f" {marker.strip()!r}, which stands between label and rationale in the"
+        " targets of this task. Rename the label, or train on a task that"
+        " keeps the two apart."
+      )

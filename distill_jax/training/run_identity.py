@@ -43,9 +43,7 @@ def make_record(
   identity = {
     "task": settings.mixture_or_task_name,
     "token_cache": cache.fingerprint,
-    "tasks": {
-      name: _describe_task(info) for name, info in cache.tasks.items()
-    },
+    "tasks": {name: _describe_task(info) for name, info in cache.tasks.items()},
     "model_config": {
       name: value
       for name, value in dataclasses.asdict(settings.model_config).items()

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distill_jax.data import datasets, vocab
+from distill_jax.data import datasets, task_kinds, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
@@ -107,6 +107,35 @@ def test_a_data_set_with_a_closed_label_set():
     "labels_right": 0,
     "labels_wrong": 0,
   }
+
+
+@pytest.mark.parametrize(
+  "kind, label, is_refused",
+  [
+    ("joint", "the answer: no", True),
+    ("joint", "the rationale: no", False),
+    ("joint_label_first", "the rationale: no", True),
+    ("joint_label_first", "the answer: no", False),
+    ("label", "the answer: no", False),
+  ],
+)
+def test_a_label_that_holds_the_marker_of_its_joint_task(
+  kind, label, is_refused
+):
+  spec = datasets.DatasetSpec(
+    "toy",
+    lambda *_: [Record("0", "a", label, "rationale: answer: b")],
+    "exact_match",
+    lambda _: [],
+  )
+  register.register_dataset(spec)
+  name = f"toy_{kind}"
+  if is_refused:
+    with pytest.raises(UserError, match=f"{name}: the label '{label}' of '0'"):
+      seqio_cache.describe_tasks(name, _SETTINGS)
+    return
+  (info,) = seqio_cache.describe_tasks(name, _SETTINGS).values()
+  assert info.target == task_kinds.KINDS[kind].target
 
 
 def test_rates_are_those_of_the_mixture():

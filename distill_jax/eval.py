@@ -175,6 +175,17 @@ def run(
       "decoding": settings.decoding.describe() if ranked is None else None,
       "max_examples": settings.max_examples,
     }
+    if num_outside := metrics.get("num_gold_outside_label_set"):
+      _log.warning(
+        "%d of the %d gold labels of %s %s are no answer of the task, the first"
+        " %r; they are left out of the accuracy. Mend them, or the data set's"
+        " label_set or metric.",
+        num_outside,
+        len(rows),
+        task,
+        split,
+        next(row["target"] for row in rows if row["correct"] is None),
+      )
     _write_results(folder, metrics, rows)
     results[f"{task}/{split}"] = metrics
     print(_summarize(f"{task}/{split}", loaded.step, metrics))
@@ -334,6 +345,13 @@ def _summarize(name: str, step: int, metrics: Mapping[str, Any]) -> str:
       f" {metrics['label_accuracy_low']:.2%} to"
       f" {metrics['label_accuracy_high']:.2%}, {metrics['num_correct']} of"
       f" {metrics['num_examples']} right, {metrics['num_unparsed']} unparsed"
+    )
+    if num_outside := metrics["num_gold_outside_label_set"]:
+      lines.append(f"  left out: {num_outside} gold labels are no answer")
+  if "rouge_tokenizer" in metrics:
+    lines.append(
+      f"  words for ROUGE: {metrics['rouge_tokenizer']}, for BLEU:"
+      f" {metrics['bleu_tokenizer']}"
     )
   shown = {
     key: value

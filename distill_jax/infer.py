@@ -3,8 +3,10 @@
 Layer 4; no TensorFlow.
 """
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -172,6 +174,7 @@ def run(
   if rationale_task is not None and (settings.with_rationale or not fields):
     fields[_RATIONALE] = rationale_task
   _warn_of_trimmed(rows, fields, loaded)
+  _warn_of_unknown(rows, settings.mode, loaded)
   if settings.mode == _SCORE:
     (info,) = fields.values()
     add_fn = _make_scorer(rows, info, evaluator, loaded)
@@ -310,6 +313,21 @@ def _warn_of_trimmed(rows, fields, loaded) -> None:
         len(rows),
         limit,
         info.inputs_prefix,
+      )
+
+
+def _warn_of_unknown(rows, mode, loaded) -> None:
+  for name in ("input", "target") if mode == _SCORE else ("input",):
+    found = [loaded.vocabulary.find_unknown(row.fields[name]) for row in rows]
+    pieces = collections.Counter(itertools.chain(*found))
+    if pieces:
+      _log.warning(
+        "%d of %d %ss hold what the run's vocabulary cannot spell, which is"
+        " unknown to the student: %s.",
+        sum(map(bool, found)),
+        len(rows),
+        name,
+        ", ".join(f"{piece!r} ({n})" for piece, n in pieces.most_common(5)),
       )
 
 

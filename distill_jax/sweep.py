@@ -195,13 +195,25 @@ def _run_cell(
     overwrite=True,
   )
   predictions = _read_predictions(model_dir, method.eval_task)
+  # None: the gold label is no answer of the task, which `eval` has warned of.
+  verdicts = {
+    row["id"]: row["correct"]
+    for row in predictions
+    if row["correct"] is not None
+  }
+  if not verdicts:
+    raise UserError(
+      f"No gold label of {method.eval_task} test is an answer of the task; the"
+      f" first is {predictions[0]['target']!r}. Mend the labels, or the data"
+      " set's label_set or metric."
+    )
   result = results.RunResult(
     method=method.name,
     num_train_examples=_count_train_examples(model_dir, method.eval_task),
     seed=seed,
-    num_correct=sum(row["correct"] for row in predictions),
-    num_examples=len(predictions),
-    correct_by_id={row["id"]: row["correct"] for row in predictions},
+    num_correct=sum(verdicts.values()),
+    num_examples=len(verdicts),
+    correct_by_id=verdicts,
     seconds=seconds,
   )
   content = {"settings": cell_config, "result": dataclasses.asdict(result)}

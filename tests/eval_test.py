@@ -32,7 +32,7 @@ def _read_rows(folder):
   return [json.loads(line) for line in lines]
 
 
-def test_metrics_and_predictions_of_every_task(own_model_dir, capsys):
+def test_metrics_and_predictions_of_every_task(own_model_dir, capsys, caplog):
   results = eval_mode.run(_make_run(model_dir=str(own_model_dir)))
   assert set(results) == {"toy_label/test", "toy_rationale/test"}
   printed = capsys.readouterr().out
@@ -49,11 +49,17 @@ def test_metrics_and_predictions_of_every_task(own_model_dir, capsys):
   labels = _read_rows(own_model_dir / "eval" / "toy_label" / "test" / "2")
   # The label of example i is the byte 10 + i - 3.
   assert [row["target"] for row in labels] == [chr(7 + i) for i in range(5)]
-  num_correct = sum(row["correct"] for row in labels)
+  # Those of examples 2 to 4 are blanks, and blanks are no answer.
+  assert [row["correct"] is None for row in labels] == [False] * 2 + [True] * 3
+  num_correct = sum(row["correct"] for row in labels[:2])
   metrics = results["toy_label/test"]
   assert metrics["num_correct"] == num_correct
-  assert metrics["num_examples"] == 5
-  assert f"{num_correct} of 5 right" in printed
+  assert metrics["num_examples"] == 2
+  assert metrics["num_gold_outside_label_set"] == 3
+  assert f"{num_correct} of 2 right" in printed
+  assert "left out: 3 gold labels are no answer" in printed
+  assert "3 of the 5 gold labels of toy_label test are no answer" in caplog.text
+  assert "words for ROUGE: ascii_words, for BLEU: 13a" in printed
 
   with pytest.raises(UserError, match="toy_label/test/2 exists. Add --overwri"):
     eval_mode.run(_make_run(model_dir=str(own_model_dir)))
@@ -161,7 +167,8 @@ def test_labels_are_ranked_and_rationales_decoded(
     assert row["choices"] == [chr(7), chr(8)]
     first, second = row["choice_log_likelihoods"]
     assert row["prediction"] == row["choices"][second > first]
-    assert row["correct"] == (row["prediction"] == row["target"])
+    is_right = row["prediction"] == row["target"]
+    assert row["correct"] == (is_right if row["target"] in "\x07\x08" else None)
   assert "toy_label/test at step 2, choices ranked" in capsys.readouterr().out
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import run_settings
 import tiny_run
+from small_vocabulary import make_vocabulary
 from tiny_run import fixture_model_dir as fixture_model_dir
 
 from distill_jax import infer, run_loading
@@ -186,6 +187,26 @@ def test_of_several_samples_the_first_is_the_prediction(predict):
       overwrite=True,
       decoding=DecodingConfig("sample", num_samples=2),
     )
+
+
+def test_what_the_vocabulary_cannot_spell_is_told(
+  predict, tmp_path, monkeypatch, caplog
+):
+  small = make_vocabulary(tmp_path)
+  predict("東京 < a\nb", overwrite=True)
+  assert "cannot spell" not in caplog.text
+  monkeypatch.setattr(vocab, "load_vocabulary", lambda _: small)
+  predict("東京 < a\nb\nc < d", overwrite=True)
+  assert (
+    "2 of 3 inputs hold what the run's vocabulary cannot spell, which is unknown"
+    " to the student: '<' (2), '東京' (1)." in caplog.text
+  )
+  caplog.clear()
+  row = {"input": "a", "target": "<"}
+  predict(json.dumps(row), overwrite=True)
+  assert "cannot spell" not in caplog.text
+  predict(json.dumps(row), mode="score", overwrite=True)
+  assert "1 of 1 targets hold what the run's vocabulary" in caplog.text
 
 
 def test_targets_are_scored(predict):

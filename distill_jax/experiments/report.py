@@ -100,7 +100,8 @@ class ExamplePrediction:
     input: the example's input.
     target: the right label.
     prediction: the predicted label.
-    is_correct: whether that counts as right.
+    is_correct: whether that counts as right; None: the target is no answer of
+      the task.
     rationale: the predicted rationale, if one was asked for.
   """
 
@@ -109,7 +110,7 @@ class ExamplePrediction:
   input: str
   target: str
   prediction: str
-  is_correct: bool
+  is_correct: bool | None
   rationale: str | None = None
 
 
@@ -314,6 +315,8 @@ def _make_example(predictions: Sequence[ExamplePrediction]) -> str:
     verdict = '<td class="wrong">✗ wrong</td>'
     if each.is_correct:
       verdict = '<td class="right">✓ correct</td>'
+    elif each.is_correct is None:
+      verdict = "<td>not scored</td>"
     rationale = ""
     if has_rationales:
       rationale = f'<td class="text">{_escape_shown(each.rationale or "")}</td>'

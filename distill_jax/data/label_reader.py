@@ -32,7 +32,8 @@ class LabelReader:
     Raises:
       UserError: two labels of the set are one label to the vocabulary.
     """
-    self._metric, self._vocabulary = metric, vocabulary
+    self._metric: LabelMetric = metric
+    self._vocabulary = vocabulary
     self._labels = None
     if label_set is not None:
       _check_label_set(metric, label_set, vocabulary)

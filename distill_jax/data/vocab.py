@@ -8,7 +8,7 @@ imports errors. Knows no SeqIO and no TensorFlow, yet gives the same ids as
 import abc
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import sentencepiece
 
@@ -106,7 +106,7 @@ class Vocabulary(abc.ABC):
     surface = self._decode([UNK_ID]).strip()
     return bool(surface) and surface in decoded
 
-  def restore_text(self, ids: Sequence[int], text: str) -> str:
+  def restore_text(self, ids: Iterable[int], text: str) -> str:
     """Returns the text that ids were made from.
 
     Args:

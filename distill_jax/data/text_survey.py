@@ -38,6 +38,9 @@ _NUM_SHOWN = 5
 # Longer targets of a task without a label set are texts and no labels.
 _MAX_LABEL_CHARACTERS = 200
 _MAX_SHOWN_CHARACTERS = 60
+_ADVICE = (
+  ' Bind VOCAB_PATH to a vocabulary that has them ("bytes" can spell anything).'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,17 +155,14 @@ class Survey:
   def make_warnings(self) -> list[str]:
     """Returns what a user must know before training, one text a finding."""
     texts = []
-    for each in self.unknown:
-      then = {
-        "inputs": "The student cannot see them.",
-        "label": "Such an answer is never right, whatever the student writes.",
-        "rationale": "The student cannot learn to write them.",
-      }[each.field]
+    for index, each in enumerate(self.unknown):
+      then = "see" if each.field == "inputs" else "write"
       texts.append(
         f"The vocabulary cannot spell {each.num_texts} of {each.of_texts}"
         f" {_PLURALS[each.field]} of {each.split}: {each.num_ids} unknown ids,"
-        f" for {_list_counts(each.pieces)}. {then} Bind VOCAB_PATH to a"
-        ' vocabulary that has them ("bytes" can spell anything).'
+        f" for {_list_counts(each.pieces)}. The student cannot {then} them."
+        + _ADVICE
+        * (index == 0)
       )
     for each in self.outside:
       texts.append(
@@ -182,16 +182,20 @@ class Survey:
       texts.append(
         f"{each.num_pairs} {where} have the same token ids as another of them,"
         f" the first {first} and {second}. No student can tell them apart."
-        ' Bind VOCAB_PATH to another vocabulary ("bytes" can spell anything).'
+        f"{_ADVICE}"
       )
     for each in self.shared:
       if each.num_normalized:
+        then = (
+          f"Scores on {each.split} are too high by what the student has seen."
+          if each.earlier == "train"
+          else f"What is chosen by {each.earlier} is chosen by them."
+        )
         texts.append(
           f"{each.split} shares {each.num_normalized} of its"
           f" {each.of_inputs} inputs with {each.earlier} ({each.num_exact}"
           " exactly, the others but for blanks and case), the first"
-          f" {_shorten(each.first)}. Scores on {each.split} are too high by"
-          " what the student has seen. Take them out of one of the two."
+          f" {_shorten(each.first)}. {then} Take them out of one of the two."
         )
     return texts
 

@@ -86,7 +86,7 @@ def test_unknown_ids_by_split_and_field(tmp_path, small):
     "The vocabulary cannot spell 2 of 2 inputs of train: 2 unknown ids, for"
     " '<' (1), '>' (1). The student cannot see them. Bind VOCAB_PATH"
   )
-  assert "Such an answer is never right" in warnings[1]
+  assert "for '<' (1), '>' (1). The student cannot write them" in warnings[1]
   assert "for '因为' (1), '<' (1)" in warnings[2]
   assert "the first '<' and '>'. No student" in warnings[3]
 
@@ -229,6 +229,7 @@ def test_inputs_that_splits_share(tmp_path):
     "test shares 2 of its 4 inputs with train (1 exactly, the others but for"
     " blanks and case), the first 'one'. Scores on test are too high"
   )
+  assert "What is chosen by validation is" in found.make_warnings()[2]
 
 
 def test_splits_that_share_nothing(tmp_path):

@@ -13,13 +13,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tqdm
 
 from distill_jax import run_loading
+from distill_jax.answers import arithmetic
 from distill_jax.data import task_kinds
 from distill_jax.data.token_cache import Example, TaskInfo, read_task_info
 from distill_jax.decoding import layout as layout_lib
@@ -33,9 +34,15 @@ _log = logging.getLogger(__name__)
 _STANDARD_STREAM = "-"
 _PREDICT, _SCORE = "predict", "score"
 _PREDICTION, _RATIONALE = "prediction", "predicted_rationale"
-# Of several samples, all of them.
-_PLURALS = {_PREDICTION: "predictions", _RATIONALE: "predicted_rationales"}
+_VALUE = "prediction_value"
+_REASONS = {
+  _PREDICTION: "finish_reason",
+  _RATIONALE: "rationale_finish_reason",
+}
+# Of several samples, a list of all goes by the field's plural.
+_PREDICTED = (_PREDICTION, _RATIONALE, _VALUE, *_REASONS.values())
 _LOG_LIKELIHOOD, _NUM_TOKENS = "log_likelihood", "num_target_tokens"
+_MAX_SHOWN = 5
 
 
 class _Row(NamedTuple):
@@ -61,10 +68,15 @@ class InferRun:
       output.
     model_dir: folder of a training run.
     checkpoint_path: a checkpoint; None: the run's best on validation.
-    mode: "predict" adds `prediction`; "score" reads a field `target` too and
-      adds `log_likelihood`, of that target after the input of a label task, and
-      `num_target_tokens`. T5X's names.
-    with_rationale: predict the rationale too, in a second decoding.
+    mode: "predict" adds `prediction` and `finish_reason`, "stop" or, of a text
+      that was cut at the limit of tokens, "length"; where answers are
+      equations `prediction_value` too, null where one has none. "score" reads
+      a field `target` too and adds `log_likelihood`, of that target after the
+      input of a label task, and `num_target_tokens`. T5X's names.
+    with_rationale: predict the rationale too, in a second decoding:
+      `predicted_rationale` and `rationale_finish_reason`.
+    skips_bad_lines: leave lines out that cannot be read or scored, and count
+      them; False: the first one ends the run.
     model_config: None: the run's.
     mesh: devices of a slice along each axis, see `partitioning.mesh`.
     dcn_mesh: slices along each axis; None: all along the data axis.
@@ -81,6 +93,7 @@ class InferRun:
   checkpoint_path: str | None = None
   mode: Literal["predict", "score"] = _PREDICT
   with_rationale: bool = False
+  skips_bad_lines: bool = False
   model_config: T5Config | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
@@ -123,11 +136,13 @@ def run(
     overwrite: replace the output file.
 
   Returns:
-    The number of inputs.
+    The number of inputs, those left out not counted. Of an empty input the
+    output is empty, and no checkpoint is read.
 
   Raises:
     UserError: no checkpoint, an input line cannot be read or a target does not
-      fit, or the output file exists or cannot be written.
+      fit (with `skips_bad_lines`: none of them), or the output file exists or
+      cannot be written.
   """
   del operative_config
   to_stdout = settings.output_path == _STANDARD_STREAM
@@ -136,7 +151,8 @@ def run(
     raise UserError(f"OUTPUT_PATH {output} is a folder. Give a file's path.")
   if not to_stdout and output.exists() and not overwrite:
     raise UserError(f"{output} exists. Add --overwrite to replace it.")
-  rows = list(_read_rows(settings))
+  rows, problems = _read_rows(settings)
+  _tell_skipped(settings, rows, problems)
   writing = output.with_name(output.name + ".writing")
   if not to_stdout:
     # Found out before the work.
@@ -144,6 +160,14 @@ def run(
       output.parent.mkdir(parents=True, exist_ok=True)
       writing.touch()
       writing.unlink()
+  if not rows:
+    _log.warning(
+      "INPUT_PATH %s is empty, so the output is.", settings.input_path
+    )
+    if not to_stdout:
+      with _explain_unwritable(output):
+        output.write_text("")
+    return 0
   path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
   loaded = run_loading.load_run(
     path, settings.mesh, settings.model_config, settings.dcn_mesh
@@ -173,11 +197,17 @@ def run(
     fields[_PREDICTION] = label_task
   if rationale_task is not None and (settings.with_rationale or not fields):
     fields[_RATIONALE] = rationale_task
+  if settings.mode == _SCORE:
+    rows, too_long = _sift(
+      lambda row: _check_target(row, loaded), rows, settings
+    )
+    problems += too_long
+    _tell_skipped(settings, rows, too_long)
   _warn_of_trimmed(rows, fields, loaded)
   _warn_of_unknown(rows, settings.mode, loaded)
   if settings.mode == _SCORE:
     (info,) = fields.values()
-    add_fn = _make_scorer(rows, info, evaluator, loaded)
+    add_fn = _make_scorer(info, evaluator, loaded)
   else:
     add_fn = _make_predictor(fields, evaluator, loaded)
   started = time.perf_counter()
@@ -191,7 +221,12 @@ def run(
         file.writelines(lines)
       os.replace(writing, output)
   seconds = time.perf_counter() - started
-  _log.info("%d inputs, %.1f a second", len(rows), len(rows) / seconds)
+  _log.info(
+    "%d inputs, %.1f a second; %d bad lines skipped",
+    len(rows),
+    len(rows) / seconds,
+    len(problems),
+  )
   return len(rows)
 
 
@@ -228,38 +263,61 @@ def _make_predictor(
       predicted = evaluator.predict_samples(
         loaded.params, examples, info, first_row
       )
-      for row, texts in zip(part, predicted, strict=True):
+      for row, samples in zip(part, predicted, strict=True):
+        texts = [sample.text for sample in samples]
         if info.kind == "joint":
           texts = [
             task_kinds.extract_label(text, info.target) for text in texts
           ]
-        row[field] = texts[0]
-        if len(texts) > 1:
-          row[_PLURALS[field]] = texts
+        _add_samples(row, field, texts)
+        if field == _PREDICTION and info.metric == "equation":
+          _add_samples(row, _VALUE, [_evaluate(text) for text in texts])
+        _add_samples(
+          row, _REASONS[field], [sample.finish_reason for sample in samples]
+        )
 
   return add_predictions
 
 
-def _make_scorer(
-  rows: Sequence[_Row],
-  info: TaskInfo,
-  evaluator: Evaluator,
-  loaded: run_loading.LoadedRun,
-) -> _AddFn:
-  """Returns what adds the score of each row's target.
+def _add_samples(row: dict[str, Any], field: str, values: list[Any]) -> None:
+  row[field] = values[0]
+  if len(values) > 1:
+    row[_pluralize(field)] = values
+
+
+def _pluralize(field: str) -> str:
+  return f"{field}s"
+
+
+def _evaluate(equation: str) -> int | float | None:
+  """Returns the value as JSON has numbers; None where there is none."""
+  value = arithmetic.evaluate_equation(equation)
+  if value is None:
+    return None
+  return value.numerator if value.denominator == 1 else float(value)
+
+
+def _check_target(row: _Row, loaded: run_loading.LoadedRun) -> _Row:
+  """Returns the row.
 
   Raises:
-    UserError: a target is longer than the model's row.
+    UserError: its target is longer than the model's row.
   """
   limit = loaded.feature_lengths["targets"]
-  for row in rows:
-    num_tokens = len(_encode_target(row.fields["target"], loaded))
-    if num_tokens > limit:
-      raise UserError(
-        f"{row.where}: the target has {num_tokens} tokens with EOS; the run in"
-        f" {loaded.model_dir} was trained with {limit} at most, and part of a"
-        " target has no score. Shorten it or leave it out."
-      )
+  num_tokens = len(_encode_target(row.fields["target"], loaded))
+  if num_tokens > limit:
+    raise UserError(
+      f"{row.where}: the target has {num_tokens} tokens with EOS; the run in"
+      f" {loaded.model_dir} was trained with {limit} at most, and part of a"
+      " target has no score. Shorten it or leave it out."
+    )
+  return row
+
+
+def _make_scorer(
+  info: TaskInfo, evaluator: Evaluator, loaded: run_loading.LoadedRun
+) -> _AddFn:
+  """Returns what adds the score of each row's target."""
 
   def add_scores(part, first_row):
     del first_row
@@ -331,48 +389,114 @@ def _warn_of_unknown(rows, mode, loaded) -> None:
       )
 
 
-def _read_rows(settings: InferRun) -> Iterator[_Row]:
-  """Reads JSONL or text; which one, the first line that is not blank tells."""
+def _read_rows(settings: InferRun) -> tuple[list[_Row], list[str]]:
+  """Reads JSONL or text; which one, the first line that is not blank tells.
+
+  Returns:
+    The inputs, and what is wrong with each line that was left out.
+  """
   path = settings.input_path
+  numbered, problems = _sift(
+    lambda line: _decode_line(path, *line), _read_lines(path), settings
+  )
+  numbered = [(number, line) for number, line in numbered if line.strip()]
+  if not numbered:
+    return [], problems
+  if numbered[0][1].lstrip().startswith("{"):
+    rows, unread = _sift(
+      lambda line: _read_json(settings, *line), numbered, settings
+    )
+    return rows, problems + unread
+  if settings.mode == _SCORE:
+    raise UserError(
+      f"INFER_MODE is {_SCORE!r}, and INPUT_PATH {path} is plain text. Give"
+      " JSONL with the fields 'input' and 'target'."
+    )
+  return [
+    _Row(f"{path}:{number}", {"input": line}) for number, line in numbered
+  ], problems
+
+
+def _sift(
+  read_fn: Callable[[Any], Any], items: Iterable[Any], settings: InferRun
+) -> tuple[list[Any], list[str]]:
+  """Returns what `read_fn` makes of each item, and its mistakes.
+
+  Raises:
+    UserError: the first mistake, unless bad lines are to be skipped.
+  """
+  kept, problems = [], []
+  for item in items:
+    try:
+      kept.append(read_fn(item))
+    except UserError as error:
+      if not settings.skips_bad_lines:
+        raise
+      problems.append(str(error))
+  return kept, problems
+
+
+def _tell_skipped(
+  settings: InferRun, rows: Sequence[_Row], problems: Sequence[str]
+) -> None:
+  """Names the first lines that are left out; refuses where none is left.
+
+  Raises:
+    UserError: there are only bad lines.
+  """
+  if not problems:
+    return
+  if not rows:
+    raise UserError(
+      f"INPUT_PATH {settings.input_path} has nothing but bad lines,"
+      f" {len(problems)} of them. The first: {problems[0]}"
+    )
+  shown = [*problems[:_MAX_SHOWN]]
+  if len(problems) > _MAX_SHOWN:
+    shown.append(f"and {len(problems) - _MAX_SHOWN} more")
+  _log.warning(
+    "%d bad lines are skipped:\n  %s", len(problems), "\n  ".join(shown)
+  )
+
+
+def _read_json(settings: InferRun, number: int, line: str) -> _Row:
   if settings.mode == _SCORE:
     needed, added = ("input", "target"), (_LOG_LIKELIHOOD, _NUM_TOKENS)
   else:
-    needed, added = ("input",), (_PREDICTION, _RATIONALE)
+    needed, added = ("input",), _PREDICTED
     if settings.decoding.num_samples > 1:
-      added += tuple(_PLURALS.values())
-  numbered = _read_lines(path)
-  if not numbered[0][1].lstrip().startswith("{"):
-    if settings.mode == _SCORE:
+      added += tuple(map(_pluralize, _PREDICTED))
+  where = f"{settings.input_path}:{number}"
+  try:
+    fields = json.loads(line)
+    # JSON's \u escapes can spell half a character, which cannot be written.
+    json.dumps(fields, ensure_ascii=False).encode("utf-8")
+  # RecursionError: brackets nested by the thousand.
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{where}: not a JSON object: {error}") from error
+  for name in needed:
+    if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
+      raise UserError(f"{where}: the field '{name}' is missing, or no text.")
+  for name in added:
+    if name in fields:
       raise UserError(
-        f"INFER_MODE is {_SCORE!r}, and INPUT_PATH {path} is plain text. Give"
-        " JSONL with the fields 'input' and 'target'."
+        f"{where}: there is a field '{name}' already, which what is found"
+        " would replace. Rename it."
       )
-    for number, line in numbered:
-      yield _Row(f"{path}:{number}", {"input": line})
-    return
-  for number, line in numbered:
-    where = f"{path}:{number}"
-    try:
-      fields = json.loads(line)
-      # JSON's \u escapes can spell half a character, which cannot be written.
-      json.dumps(fields, ensure_ascii=False).encode("utf-8")
-    # RecursionError: brackets nested by the thousand.
-    except (ValueError, RecursionError) as error:
-      raise UserError(f"{where}: not a JSON object: {error}") from error
-    for name in needed:
-      if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
-        raise UserError(f"{where}: the field '{name}' is missing, or no text.")
-    for name in added:
-      if name in fields:
-        raise UserError(
-          f"{where}: there is a field '{name}' already, which what is found"
-          " would replace. Rename it."
-        )
-    yield _Row(where, fields)
+  return _Row(where, fields)
 
 
-def _read_lines(path: str) -> list[tuple[int, str]]:
-  """Returns the lines that are not blank, at least one, with their numbers."""
+def _decode_line(path: str, number: int, line: bytes) -> tuple[int, str]:
+  try:
+    return number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"INPUT_PATH {path}:{number} is not UTF-8: {error}"
+    ) from error
+
+
+def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+  """Yields the lines with their numbers."""
   if path == _STANDARD_STREAM:
     content = sys.stdin.buffer.read()
   else:
@@ -380,15 +504,5 @@ def _read_lines(path: str) -> list[tuple[int, str]]:
       content = pathlib.Path(path).expanduser().read_bytes()
     except OSError as error:
       raise UserError(f"INPUT_PATH cannot be read: {error}") from error
-  try:
-    lines = content.decode("utf-8-sig").split("\n")
-  except UnicodeDecodeError as error:
-    raise UserError(f"INPUT_PATH {path} is not UTF-8: {error}") from error
-  numbered = [
-    (number, line.rstrip("\r"))
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
-  ]
-  if not numbered:
-    raise UserError(f"INPUT_PATH {path} has no lines.")
-  return numbered
+  for number, line in enumerate(content.split(b"\n"), start=1):
+    yield number, line.rstrip(b"\r")

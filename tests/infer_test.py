@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import sys
 import types
 
@@ -16,6 +17,7 @@ from distill_jax import infer, run_loading
 from distill_jax.data import vocab
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
+from distill_jax.evaluation.evaluator import Decoded
 
 _LABEL = {
   "rate": 1.0,
@@ -32,6 +34,8 @@ _TASKS = {
   "toy_rationale": _LABEL | {"kind": "rationale", "inputs_prefix": "R:"},
   "toy_joint": _LABEL | {"kind": "joint", "inputs_prefix": "J:"},
   "toy_joint_label_first": _LABEL | {"kind": "joint", "inputs_prefix": "J:"},
+  "toy_equation": _LABEL | {"metric": "equation", "label_set": None},
+  "toy_joint_equation": _LABEL | {"kind": "joint", "metric": "equation"},
 }
 
 
@@ -65,7 +69,10 @@ class _Evaluator:
       self._vocabulary.decode(example.inputs).upper() for example in examples
     ]
     return [
-      [text + "!" * sample for sample in range(self._num_samples)]
+      [
+        Decoded(text + "!" * sample, "length" if sample else "stop")
+        for sample in range(self._num_samples)
+      ]
       for text in texts
     ]
 
@@ -123,7 +130,10 @@ def test_jsonl_keeps_other_fields_and_order(predict):
     {"input": f"q{i}", "id": i, "meta": {"Ω": [None, 1.5]}} for i in range(40)
   ]
   found = predict("\n".join(json.dumps(row) for row in rows))
-  assert found == [row | {"prediction": f"L:Q{row['id']}"} for row in rows]
+  assert found == [
+    row | {"prediction": f"L:Q{row['id']}", "finish_reason": "stop"}
+    for row in rows
+  ]
   # By and by: what is held and lost at once is bounded.
   assert _Evaluator.sizes == [16, 16, 8]
   assert _Evaluator.first_rows == [0, 16, 32]
@@ -143,7 +153,7 @@ def test_what_only_looks_like_the_end_of_a_line(predict):
 
 def test_a_byte_order_mark_is_no_input(predict):
   (row,) = predict(b'\xef\xbb\xbf{"input": "a"}')
-  assert row == {"input": "a", "prediction": "L:A"}
+  assert row == {"input": "a", "prediction": "L:A", "finish_reason": "stop"}
 
 
 def test_the_text_between_the_lines_may_hold_an_eos(predict, monkeypatch):
@@ -151,7 +161,7 @@ def test_the_text_between_the_lines_may_hold_an_eos(predict, monkeypatch):
 
   def remember(self, params, examples, info, first_row):
     seen.extend(example.inputs.tolist() for example in examples)
-    return [[""] for _ in examples]
+    return [[Decoded("", "stop")] for _ in examples]
 
   monkeypatch.setattr(_Evaluator, "predict_samples", remember)
   predict("a</s>b")
@@ -163,7 +173,9 @@ def test_rationales_are_given_when_asked_for(predict):
   assert row == {
     "input": "a",
     "prediction": "L:A",
+    "finish_reason": "stop",
     "predicted_rationale": "R:A",
+    "rationale_finish_reason": "stop",
   }
 
 
@@ -178,8 +190,12 @@ def test_of_several_samples_the_first_is_the_prediction(predict):
     "input": "a",
     "prediction": "J:A",
     "predictions": ["J:A", "J:A!", "J:A!!"],
+    "finish_reason": "stop",
+    "finish_reasons": ["stop", "length", "length"],
     "predicted_rationale": "R:A",
     "predicted_rationales": ["R:A", "R:A!", "R:A!!"],
+    "rationale_finish_reason": "stop",
+    "rationale_finish_reasons": ["stop", "length", "length"],
   }
   with pytest.raises(UserError, match="in:1: there is a field 'predictions'"):
     predict(
@@ -259,7 +275,11 @@ def test_inputs_that_are_trimmed_are_counted(predict, caplog, mode):
 
 def test_a_student_of_rationales_alone_gives_those(predict):
   (row,) = predict("a", tasks=["toy_rationale"])
-  assert row == {"input": "a", "predicted_rationale": "R:A"}
+  assert row == {
+    "input": "a",
+    "predicted_rationale": "R:A",
+    "rationale_finish_reason": "stop",
+  }
 
 
 def test_a_joint_student_gives_its_label(predict):
@@ -286,11 +306,49 @@ def test_a_joint_student_gives_its_label(predict):
 def test_a_label_is_read_out_of_a_joint_text(
   predict, monkeypatch, task, texts, labels
 ):
-  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: [texts])
+  _let_predict(monkeypatch, *(Decoded(text, "stop") for text in texts))
   (row,) = predict("a", tasks=[task])
   assert row["prediction"] == labels[0]
   if len(labels) > 1:
     assert row["predictions"] == labels
+
+
+def _let_predict(monkeypatch, *samples):
+  """Makes the stand-in predict these samples, whatever is asked."""
+  monkeypatch.setattr(_Evaluator, "predict_samples", lambda *_: [list(samples)])
+
+
+def test_an_equation_is_given_with_its_value(predict, monkeypatch):
+  texts = [
+    "(4 + 4) / 2",
+    "1.1 * 3",
+    "8.8 - 5.2",
+    "1 / 3",
+    "12",
+    "many",
+    "1 / 0",
+  ]
+  _let_predict(monkeypatch, *(Decoded(text, "stop") for text in texts))
+  (row,) = predict(
+    "a",
+    tasks=["toy_equation"],
+    decoding=DecodingConfig("sample", num_samples=7),
+  )
+  assert row["prediction_value"] == 4
+  values = row["prediction_values"]
+  assert values == [4, 3.3, 3.6, 1 / 3, 12, None, None]
+  assert [type(values[0]), type(values[4])] == [int, int]
+
+
+def test_the_value_of_an_equation_behind_its_rationale(predict, monkeypatch):
+  _let_predict(monkeypatch, Decoded("so answer: 5 x", "length"))
+  (row,) = predict("a", tasks=["toy_joint_equation"])
+  assert row == {
+    "input": "a",
+    "prediction": "5 x",
+    "prediction_value": None,
+    "finish_reason": "length",
+  }
 
 
 def test_rationales_of_a_student_that_learned_none(predict):
@@ -313,9 +371,13 @@ def test_rationales_of_a_student_that_learned_none(predict):
       '{"input": "a"}\n{"input": "a", "predicted_rationale": ""}',
       "in:2: there is a field 'predicted_rationale' already",
     ),
-    ("", "in has no lines"),
-    (" \n\r\n\t", "in has no lines"),
-    (b"a\xff\n", "in is not UTF-8"),
+    ('{"input": "a", "finish_reason": ""}', "is a field 'finish_reason' alr"),
+    ('{"input": "a", "prediction_value": 1}', "field 'prediction_value' alrea"),
+    (
+      '{"input": "a", "rationale_finish_reason": null}',
+      "there is a field 'rationale_finish_reason' already",
+    ),
+    (b"a\n\nb\xff\n", "in:3 is not UTF-8"),
   ],
 )
 def test_bad_input_is_named_before_anything_is_written(
@@ -323,6 +385,68 @@ def test_bad_input_is_named_before_anything_is_written(
 ):
   with pytest.raises(UserError, match=told):
     predict(content)
+  assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("content", ["", " \n\r\n\t"])
+@pytest.mark.parametrize("mode", ["predict", "score"])
+def test_an_empty_input_gives_an_empty_output(
+  predict, monkeypatch, caplog, content, mode
+):
+  monkeypatch.setattr(infer, "Evaluator", None)
+  assert predict(content, mode=mode) == []
+  assert "in is empty, so the output is" in caplog.text
+
+
+def test_bad_lines_are_skipped_when_asked(predict, caplog):
+  caplog.set_level(logging.INFO)
+  content = b"\n".join(
+    [
+      b'{"input": "a"}',
+      b'{"input": ',
+      b'{"input": "b", "prediction": 1}',
+      b'{"input": "\xff"}',
+      b"",
+      b'{"input": 3}',
+      b"[1]",
+      b"null",
+      b'{"input": "c"}',
+    ]
+  )
+  rows = predict(content, skips_bad_lines=True)
+  assert [row["input"] for row in rows] == ["a", "c"]
+  assert "6 bad lines are skipped:" in caplog.text  # A blank one is none.
+  for number in (2, 3, 4, 6, 7):
+    assert f"in:{number}" in caplog.text
+  assert "and 1 more" in caplog.text
+  assert "2 inputs" in caplog.text and "6 bad lines skipped" in caplog.text
+
+
+def test_targets_that_cannot_be_scored_are_skipped_when_asked(predict, caplog):
+  caplog.set_level(logging.INFO)
+  rows = [
+    {"input": "a", "target": "12345678"},
+    {"input": "b"},
+    {"input": "c", "target": "1"},
+  ]
+  (row,) = predict(
+    "\n".join(map(json.dumps, rows)), mode="score", skips_bad_lines=True
+  )
+  assert row["input"] == "c"
+  assert "1 inputs" in caplog.text and "2 bad lines skipped" in caplog.text
+  assert "in:1: the target has 9 tokens" in caplog.text
+
+
+def test_bytes_that_are_no_text_are_no_empty_input(predict):
+  with pytest.raises(UserError, match="nothing but bad lines, 1 of.*in:1 is n"):
+    predict(b"\xff\n\n", skips_bad_lines=True)
+
+
+@pytest.mark.parametrize("mode", ["predict", "score"])
+def test_an_input_of_bad_lines_alone_is_a_mistake(predict, tmp_path, mode):
+  content = '{"input": "a", "target": "12345678", "prediction": ""}\n' * 3
+  with pytest.raises(UserError, match="nothing but bad lines, 3 of.*in:1:"):
+    predict(content, mode=mode, skips_bad_lines=True)
   assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
@@ -418,7 +542,13 @@ def test_a_trained_student_on_the_standard_streams(run_on_stdin):
 
   rows = predict(b"one\ntwo\n")
   assert [list(row) for row in rows] == [
-    ["input", "prediction", "predicted_rationale"]
+    [
+      "input",
+      "prediction",
+      "finish_reason",
+      "predicted_rationale",
+      "rationale_finish_reason",
+    ]
   ] * 2
   # A row's neighbours do not change what is predicted for it.
   assert predict(b"two\nthree\none\n")[::2] == rows[::-1]
@@ -441,3 +571,4 @@ def test_the_macros_arrive(build):
   sampling = build("DECODING = 'sample'", "NUM_SAMPLES = 3")
   assert sampling.decoding.num_samples == 3
   assert build("INFER_MODE = 'score'").mode == "score"
+  assert build("SKIP_BAD_LINES = True").skips_bad_lines

@@ -6,7 +6,7 @@ training.step, length_buckets and text_metrics. Knows no gin and writes no file.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,19 @@ _LENGTH_STEP = 8
 CUT_MARK = " \N{HORIZONTAL ELLIPSIS}"
 # Floats of the logits in memory at once when targets are scored: 256 MiB.
 _MAX_LOGITS = 2**26
+
+
+class Decoded(NamedTuple):
+  """One decoded text.
+
+  Attributes:
+    text: up to the end token, or all there is.
+    finish_reason: "stop" where the model ended it, "length" where the limit
+      did.
+  """
+
+  text: str
+  finish_reason: Literal["stop", "length"]
 
 
 class Evaluator:
@@ -143,7 +156,7 @@ class Evaluator:
       One text an example, in order.
     """
     samples = self.predict_samples(params, examples, info)
-    return [texts[0] for texts in samples]
+    return [texts[0].text for texts in samples]
 
   def predict_samples(
     self,
@@ -152,7 +165,7 @@ class Evaluator:
     info: TaskInfo,
     first_row: int = 0,
     max_decode_length: int | None = None,
-  ) -> list[list[str]]:
+  ) -> list[list[Decoded]]:
     """Decodes `num_samples` predictions for each example.
 
     Args:
@@ -171,7 +184,7 @@ class Evaluator:
       self._max_decode_length, max_decode_length or self._max_decode_length
     )
     mark = CUT_MARK if length < self._max_decode_length else ""
-    predictions: list[list[str]] = [[] for _ in examples]
+    predictions: list[list[Decoded]] = [[] for _ in examples]
     for batch, rows, indices in self._batches(examples, info):
       row_ids = np.asarray(rows, np.int32) + first_row
       device_batch = sharding.to_global(batch | {_ROW_IDS: row_ids}, self._mesh)
@@ -186,12 +199,14 @@ class Evaluator:
       for index, samples in zip(
         indices, jax.device_get(tokens).tolist(), strict=False
       ):
-        predictions[index] = [
-          self._vocabulary.decode(ids)
-          + ("" if self._vocabulary.eos_id in ids else mark)
-          for ids in samples
-        ]
+        predictions[index] = [self._read_decoded(ids, mark) for ids in samples]
     return predictions
+
+  def _read_decoded(self, ids: list[int], mark: str) -> Decoded:
+    text = self._vocabulary.decode(ids)
+    if self._vocabulary.eos_id in ids:
+      return Decoded(text, "stop")
+    return Decoded(text + mark, "length")
 
   def compute_log_likelihoods(
     self,
@@ -305,11 +320,12 @@ class Evaluator:
       Metrics (numbers and names of tokenizers; with `classes` for a closed
       label set), and one row an example: `id`, `input`, `target`, `prediction`,
       for labels `correct` (None where the gold label is no answer of the task),
-      and for ranked ones `choices` and `choice_log_likelihoods`, see
-      `rank_choices`. Targets and choices are the data set's own text; they are
-      compared with what was decoded as `LabelReader` reads them. A label longer
-      than any of the task's, but for a few tokens, is cut and ends in
-      `CUT_MARK`: it is wrong, and no equation.
+      for decoded ones `finish_reason`, see `Decoded`, and for ranked ones
+      `choices` and `choice_log_likelihoods`, see `rank_choices`. Targets and
+      choices are the data set's own text; they are compared with what was
+      decoded as `LabelReader` reads them. A label longer than any of the
+      task's, but for a few tokens, is cut and ends in `CUT_MARK`: it is wrong,
+      and no equation.
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
     ranked: list[dict[str, Any]] = [{} for _ in examples]
@@ -320,7 +336,8 @@ class Evaluator:
         info,
         max_decode_length=self._find_longest_label(info),
       )
-      predictions = [texts[0] for texts in samples]
+      predictions = [texts[0].text for texts in samples]
+      ranked = [{"finish_reason": texts[0].finish_reason} for texts in samples]
     else:
       predictions = []
       scores = self.rank_choices(params, examples, info, choices)

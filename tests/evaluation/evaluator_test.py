@@ -81,6 +81,7 @@ def test_label_metrics(student, evaluator):
       "input": inputs,
       "target": "yes" if inputs == "a bell" else answer,
       "prediction": answer,
+      "finish_reason": "stop",
       "correct": inputs != "a bell",
     }
     for inputs, answer in ANSWERS.items()
@@ -421,8 +422,45 @@ def test_a_shorter_decoding(student):
   evaluator = make_evaluator(
     student.mesh, batch_rows=4, decoding=DecodingConfig(max_decode_length=2)
   )
-  predictions = evaluator.predict(student.state.params, make_examples(), LABEL)
+  params, examples = student.state.params, make_examples()
+  predictions = evaluator.predict(params, examples, LABEL)
   assert predictions == ["ye", "no", "ye", "we"]
+  samples = evaluator.predict_samples(params, examples, LABEL)
+  assert [texts[0].finish_reason for texts in samples] == ["length"] * 4
+
+
+@pytest.mark.parametrize(
+  "decoding",
+  [
+    DecodingConfig(max_decode_length=3),
+    DecodingConfig(num_beams=2, max_decode_length=3),
+    DecodingConfig(
+      "sample", temperature=1e-3, num_samples=2, max_decode_length=3
+    ),
+  ],
+  ids=lambda config: config.strategy,
+)
+def test_a_text_that_was_cut_says_so(student, decoding):
+  """Three bytes hold "no" with its end, and "yes" without."""
+  evaluator = make_evaluator(student.mesh, batch_rows=4, decoding=decoding)
+  params, examples = student.state.params, make_examples()
+  for texts, answer in zip(
+    evaluator.predict_samples(params, examples, LABEL),
+    ANSWERS.values(),
+    strict=True,
+  ):
+    reason = "stop" if answer == "no" else "length"
+    # A beam of sequences that end is preferred to one that does not.
+    if decoding.strategy != "beam":
+      assert texts == [(answer[:3], reason)] * decoding.num_samples
+    assert [len(text.text) < 3 for text in texts] == [
+      text.finish_reason == "stop" for text in texts
+    ]
+  _, rows = evaluator.evaluate(params, examples, LABEL)
+  assert [row["finish_reason"] for row in rows] == [
+    texts[0].finish_reason
+    for texts in evaluator.predict_samples(params, examples, LABEL)
+  ]
 
 
 def test_buckets_change_nothing_and_keep_the_order(student, monkeypatch):

@@ -1,34 +1,38 @@
-"""`--run_mode=eval`: metrics and predictions of a checkpoint.
+"""`--run_mode=eval`: metrics and predictions of checkpoints.
 
 Layer 4; no TensorFlow. Model, task, lengths and vocabulary are those of the
-run, unless others are given.
+run, unless others are given; of a checkpoint that lies in no run they are
+given.
 """
 
-import contextlib
+import collections
 import dataclasses
 import json
 import logging
-import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from distill_jax import prepare, run_loading
-from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax import prepare, run_data, run_loading
+from distill_jax.data import pipeline, vocab
 from distill_jax.data.settings import DataSettings
+from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
+from distill_jax.evaluation import result_folder
 from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import T5Config
+from distill_jax.training import run_record
 
 _log = logging.getLogger(__name__)
 
-_GENERATE, _RANK = "generate", "rank"
+_GENERATE, _RANK = "generate", result_folder.RANK
 # They say where files lie or when a run refuses, and shape no example.
 _NOT_SHAPING = ("data_dir", "max_not_ok_share")
+# Of a fingerprint; enough for the few caches that a checkpoint is tried on.
+_SHOWN_DIGITS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +40,18 @@ class EvalRun:
   """Settings of `--run_mode=eval`.
 
   Attributes:
-    model_dir: folder of a training run.
-    checkpoint_path: a checkpoint, of any run; None: the best on validation of
-      the run in `model_dir`. Results go to `eval/` in the checkpoint's run.
-    mixture_or_task_name: None: what the run was trained on.
+    model_dir: folder of a training run; with a checkpoint that lies in no run,
+      folder for its results.
+    checkpoint_path: a checkpoint in any form that `checkpoint.formats` opens;
+      None: of the run in `model_dir`.
+    checkpoints: which of a run: "best" on validation, "last", "all" that are
+      kept, or steps. Results go to `eval/` in the checkpoint's run.
+    mixture_or_task_name: one or several; None: what the run was trained on.
     splits: which splits to evaluate; a string is one split.
     data: what shapes the examples, where another task is given; else it must
       agree with the run's.
-    model_config: None: the run's.
+    feature_lengths: tokens of a row; None: the run's.
+    model_config: None: the run's, or what the checkpoint says.
     mesh: devices of a slice along each axis, see `partitioning.mesh`.
     dcn_mesh: slices along each axis; None: all along the data axis.
     batch_rows: rows a batch.
@@ -60,8 +68,10 @@ class EvalRun:
   data: DataSettings
   model_dir: str | None = None
   checkpoint_path: str | None = None
-  mixture_or_task_name: str | None = None
+  checkpoints: str | int | Sequence[int] = "best"
+  mixture_or_task_name: str | Sequence[str] | None = None
   splits: Sequence[str] | str = ("test",)
+  feature_lengths: Mapping[str, int] | None = None
   model_config: T5Config | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
@@ -97,107 +107,221 @@ class EvalRun:
         f"{self.decoding.num_samples} samples of each input were asked for;"
         " eval takes one. --run_mode=infer writes several."
       )
+    names = self.task_names
+    if names is not None and (
+      not names or not all(isinstance(name, str) and name for name in names)
+    ):
+      raise UserError(
+        f"MIXTURE_OR_TASK_NAME is {self.mixture_or_task_name!r}; it must be a"
+        " name or a list of names."
+      )
+
+  @property
+  def task_names(self) -> list[str] | None:
+    """The tasks and mixtures asked for; None: the run's."""
+    given = self.mixture_or_task_name
+    if given is None:
+      return None
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    return list(given) if is_list else [given]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """One task and split to evaluate.
+
+  Attributes:
+    task: its name.
+    split: of it.
+    cache: has its examples.
+    examples: of them, as many as asked for.
+    choices: the answers that each chooses from; None: it is decoded.
+  """
+
+  task: str
+  split: str
+  cache: TokenCache
+  examples: Sequence[Example]
+  choices: list[tuple[str, ...]] | None = None
+
+  @property
+  def name(self) -> str:
+    return f"{self.task}/{self.split}"
+
+  @property
+  def info(self) -> TaskInfo:
+    return self.cache.tasks[self.task]
 
 
 def run(
   settings: EvalRun, operative_config: str = "", overwrite: bool = False
 ) -> dict[str, dict[str, Any]]:
-  """Evaluates a checkpoint and writes what it finds.
+  """Evaluates checkpoints and writes what it finds.
 
   Args:
     settings: see `EvalRun`.
     operative_config: unused; every run mode is called alike.
-    overwrite: replace results of the same checkpoint, task and split.
+    overwrite: replace results of the same checkpoint, task, split and way to
+      measure.
 
   Returns:
-    Metrics by "<task>/<split>", with `checkpoint`, `prediction`, `decoding`
-    (None for ranked answers) and `max_examples`; also written to
-    `eval/<task>/<split>/<step>/metrics.json` in the checkpoint's run, with the
-    examples in `predictions.jsonl` beside it.
+    Metrics by "<task>/<split>", of several checkpoints by
+    "<task>/<split>/<step>", with what they are of: `checkpoint`, `prediction`,
+    `decoding` (None for ranked answers), `max_examples`, `token_cache`,
+    `feature_lengths` and `settings` (others that change the numbers). Also
+    written to `eval/<task>/<split>/<step>/<key>/metrics.json`, see
+    `evaluation.result_folder`, with the examples in `predictions.jsonl` beside
+    it. A checkpoint of no run has its name in place of a step.
 
   Raises:
     UserError: no checkpoint, no data, data settings that are not the run's, no
       choices to rank, or results are there already or cannot be written.
   """
   del operative_config
-  path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
-  loaded = run_loading.load_run(
-    path, settings.mesh, settings.model_config, settings.dcn_mesh
+  opened = run_loading.open_model(
+    run_loading.ModelChoice(
+      settings.model_dir,
+      settings.checkpoint_path,
+      settings.checkpoints,
+      settings.model_config,
+      settings.data.vocab_path,
+      settings.feature_lengths,
+      settings.mesh,
+      settings.dcn_mesh,
+    ),
+    {
+      "MIXTURE_OR_TASK_NAME": settings.task_names,
+      "MODEL_DIR": settings.model_dir,
+    },
   )
-  if settings.mixture_or_task_name is None:
-    cache = loaded.open_cache()
-    _check_agreement(settings, cache)
-  else:
-    cache = prepare.find_or_prepare(
-      settings.mixture_or_task_name,
-      settings.data,
-      settings.task_module,
-      settings.cache_dir,
-    )
-  _check_vocabulary(cache, loaded)
-  root = loaded.model_dir / "eval"
-  targets = {
-    (task, split): root / task / split / str(loaded.step)
-    for task, info in cache.tasks.items()
-    for split in _choose_splits(settings.splits, cache)
-    if split in info.splits
+  root = _find_root(settings, opened)
+  parts = _list_parts(settings, _open_caches(settings, opened))
+  parts = _add_choices(settings, parts)
+  folders = {
+    (checkpoint.path, part.name): root
+    / part.task
+    / part.split
+    / run_loading.name_checkpoint(checkpoint)
+    / _make_key(settings, opened, part)
+    for checkpoint in opened.checkpoints
+    for part in parts
   }
-  for folder in targets.values():
+  for folder in folders.values():
     if folder.exists() and not overwrite:
       raise UserError(f"{folder} exists. Add --overwrite to replace it.")
-  for folder in targets.values():
-    _check_writable(folder)
-  examples = {
-    (task, split): pipeline.take(
-      cache.open_split(task, split), settings.max_examples
-    )
-    for task, split in targets
-  }
-  choices = _find_all_choices(settings, cache, examples)
+  for folder in folders.values():
+    result_folder.check_writable(folder)
   evaluator = Evaluator(
-    loaded.model,
-    loaded.mesh,
-    loaded.vocabulary,
-    loaded.feature_lengths,
+    opened.model,
+    opened.mesh,
+    opened.vocabulary,
+    opened.feature_lengths,
     settings.batch_rows,
     settings.decoding,
     settings.decode_layout,
   )
-  results = {}
-  for (task, split), folder in targets.items():
-    ranked = choices.get((task, split))
-    metrics, rows = evaluator.evaluate(
-      loaded.params, examples[task, split], cache.tasks[task], ranked
-    )
-    metrics |= {
-      "checkpoint": str(loaded.checkpoint),
-      "prediction": _GENERATE if ranked is None else _RANK,
-      "decoding": settings.decoding.describe() if ranked is None else None,
-      "max_examples": settings.max_examples,
-    }
-    if num_outside := metrics.get("num_gold_outside_label_set"):
-      _log.warning(
-        "%d of the %d gold labels of %s %s are no answer of the task, the first"
-        " %r; they are left out of the accuracy. Mend them, or the data set's"
-        " label_set or metric.",
-        num_outside,
-        len(rows),
-        task,
-        split,
-        next(row["target"] for row in rows if row["correct"] is None),
+  results, params = {}, None
+  for checkpoint in opened.checkpoints:
+    # The last one's go before there are others.
+    del params
+    params = opened.load_params(checkpoint)
+    name = run_loading.name_checkpoint(checkpoint)
+    for part in parts:
+      metrics, rows = evaluator.evaluate(
+        params, part.examples, part.info, part.choices
       )
-    _write_results(folder, metrics, rows)
-    results[f"{task}/{split}"] = metrics
-    print(_summarize(f"{task}/{split}", loaded.step, metrics))
-    _log.info("Wrote %s", folder)
+      _warn_of_gold_outside(part, metrics, rows)
+      metrics |= _describe(settings, opened, part, checkpoint.path)
+      folder = folders[checkpoint.path, part.name]
+      result_folder.write_results(folder, metrics, rows)
+      is_one = len(opened.checkpoints) == 1
+      results[part.name if is_one else f"{part.name}/{name}"] = metrics
+      where = f"at step {name}" if opened.record else f"of {name}"
+      print(_summarize(f"{part.name} {where}", metrics))
+      _log.info("Wrote %s", folder)
   return results
 
 
-def _check_agreement(settings: EvalRun, cache: token_cache.TokenCache) -> None:
+def _warn_of_gold_outside(part: _Part, metrics, rows) -> None:
+  num_outside = metrics.get("num_gold_outside_label_set")
+  if num_outside:
+    _log.warning(
+      "%d of the %d gold labels of %s are no answer of the task, the first"
+      " %r; they are left out of the accuracy. Mend them, or the data set's"
+      " label_set or metric.",
+      num_outside,
+      len(rows),
+      part.name,
+      next(row["target"] for row in rows if row["correct"] is None),
+    )
+
+
+def _find_root(
+  settings: EvalRun, opened: run_loading.OpenedModel
+) -> pathlib.Path:
+  """Returns the folder of results: in the run, else in MODEL_DIR."""
+  if opened.model_dir is not None:
+    return opened.model_dir / "eval"
+  assert settings.model_dir is not None  # `open_model` needs it.
+  folder = pathlib.Path(settings.model_dir).expanduser().absolute()
+  if run_record.read_record(folder) is not None:
+    raise UserError(
+      f"MODEL_DIR {folder} holds a run, and {opened.origin} is none of it. Give"
+      " another MODEL_DIR for its results."
+    )
+  return folder / "eval"
+
+
+def _open_caches(
+  settings: EvalRun, opened: run_loading.OpenedModel
+) -> list[TokenCache]:
+  """Opens what there is to evaluate on, in the model's vocabulary.
+
+  Raises:
+    UserError: there is none, it is of another vocabulary, or settings were
+      given that are not the run's.
+  """
+  vocabulary = opened.vocabulary
+  if settings.task_names is None:
+    assert opened.record is not None  # `open_model` needs names else.
+    is_there = pathlib.Path(opened.record.token_cache_path).exists()
+    cache = run_data.open_cache(
+      opened.record,
+      vocabulary,
+      settings.data,
+      settings.task_module,
+      settings.cache_dir,
+    )
+    _check_agreement(settings, cache, is_there)
+    caches = [cache]
+  else:
+    data = settings.data
+    if data.vocab_path is None:
+      data = dataclasses.replace(
+        data, vocab_path=vocabulary.path or vocab.BYTES
+      )
+    caches = [
+      prepare.find_or_prepare(
+        name, data, settings.task_module, settings.cache_dir
+      )
+      for name in settings.task_names
+    ]
+  for cache in caches:
+    if cache.identity["vocabulary_sha256"] != vocabulary.sha256:
+      raise UserError(
+        f"The tokens in {cache.path} are of another vocabulary than that of"
+        f" {opened.origin}, {vocabulary.path or vocab.BYTES}."
+      )
+  return caches
+
+
+def _check_agreement(
+  settings: EvalRun, cache: TokenCache, is_there: bool
+) -> None:
   """Refuses data settings other than the run's, whose examples are taken.
 
   A setting that is at its default was not given; one that cannot be compared is
-  named in the log.
+  named in the log, unless the cache was missing and has been made by it.
   """
   given = {
     field.name: value
@@ -208,16 +332,13 @@ def _check_agreement(settings: EvalRun, cache: token_cache.TokenCache) -> None:
   different, unread = [], []
   for name, value in given.items():
     if name == "vocab_path":
-      sha256 = vocab.load_vocabulary(value).sha256
-      agrees = sha256 == cache.identity["vocabulary_sha256"]
-    elif name in _NOT_SHAPING:
+      continue  # `open_model` has compared it.
+    if name in _NOT_SHAPING:
       unread.append(name.upper())
       continue
-    else:
-      # As JSON has it: the cache knows no tuples.
-      plain = json.loads(json.dumps(value))
-      agrees = cache.identity["settings"].get(name) == plain
-    if not agrees:
+    # As JSON has it: the cache knows no tuples.
+    plain = json.loads(json.dumps(value))
+    if cache.identity["settings"].get(name) != plain:
       different.append(f"{name.upper()} = {value!r}")
   if different:
     raise UserError(
@@ -232,7 +353,7 @@ def _check_agreement(settings: EvalRun, cache: token_cache.TokenCache) -> None:
     unread.append("CACHE_DIR")
   if settings.task_module != prepare.DEFAULT_TASK_MODULE:
     unread.append("MIXTURE_OR_TASK_MODULE")
-  if unread:
+  if unread and is_there:
     _log.warning(
       "Without MIXTURE_OR_TASK_NAME nothing reads %s: the examples are those of"
       " the run, from %s.",
@@ -241,104 +362,118 @@ def _check_agreement(settings: EvalRun, cache: token_cache.TokenCache) -> None:
     )
 
 
-def _find_all_choices(
-  settings: EvalRun,
-  cache: token_cache.TokenCache,
-  examples: Mapping[tuple[str, str], Sequence[token_cache.Example]],
-) -> dict[tuple[str, str], list[tuple[str, ...]]]:
-  """Returns the answer choices by task and split; of what is not ranked none.
+def _list_parts(settings: EvalRun, caches: Sequence[TokenCache]) -> list[_Part]:
+  """Returns the tasks and splits asked for; a task may lack a split.
+
+  Raises:
+    UserError: no task has the split, or one is named twice.
+  """
+  given = settings.splits
+  splits = [given] if isinstance(given, str) else list(given)
+  tasks = [(task, cache) for cache in caches for task in cache.tasks]
+  known = {split for task, cache in tasks for split in cache.tasks[task].splits}
+  if not splits or set(splits) - known:
+    where = ", ".join(str(cache.path) for cache in caches)
+    raise UserError(
+      f"EVAL_SPLITS is {splits}; the splits in {where} are {sorted(known)}."
+    )
+  counts = collections.Counter(task for task, _ in tasks)
+  if twice := [task for task, count in counts.items() if count > 1]:
+    raise UserError(
+      f"MIXTURE_OR_TASK_NAME names {', '.join(twice)} more than once, by itself"
+      " or in a mixture. Leave one of them out."
+    )
+  return [
+    _Part(
+      task,
+      split,
+      cache,
+      pipeline.take(cache.open_split(task, split), settings.max_examples),
+    )
+    for task, cache in tasks
+    for split in dict.fromkeys(splits)
+    if split in cache.tasks[task].splits
+  ]
+
+
+def _add_choices(settings: EvalRun, parts: Sequence[_Part]) -> list[_Part]:
+  """Adds the answer choices to what is ranked.
 
   Raises:
     UserError: there are none to rank, or nothing is left to decode with the
       settings given for it.
   """
   if settings.prediction == _GENERATE:
-    return {}
-  ranked = {
-    (task, split): find_choices(task, cache.tasks[task], rows)
-    for (task, split), rows in examples.items()
-    if cache.tasks[task].kind != "rationale"
-  }
-  if not ranked:
+    return list(parts)
+  chosen = [
+    part
+    if part.info.kind == "rationale"
+    else dataclasses.replace(
+      part, choices=find_choices(part.task, part.info, part.examples)
+    )
+    for part in parts
+  ]
+  is_ranked = [part.choices is not None for part in chosen]
+  if not any(is_ranked):
     raise UserError(
       f"EVAL_PREDICTION is {_RANK!r}, and there are only rationales to evaluate"
-      f" in {cache.path}. Leave it at {_GENERATE!r}."
+      f" in {parts[0].cache.path}. Leave it at {_GENERATE!r}."
     )
-  if len(ranked) == len(examples) and settings.decoding != DecodingConfig():
+  if all(is_ranked) and settings.decoding != DecodingConfig():
     raise UserError(
       f"EVAL_PREDICTION is {_RANK!r}, which decodes nothing here: nothing reads"
       f" the settings of decoding, {settings.decoding.describe()}. Leave them"
       " out."
     )
-  return ranked
-
-
-def _check_vocabulary(cache: token_cache.TokenCache, loaded) -> None:
-  expected = loaded.vocabulary.sha256
-  found = cache.identity["vocabulary_sha256"]
-  if found != expected:
-    path = loaded.vocabulary.path or vocab.BYTES
-    raise UserError(
-      f"The tokens in {cache.path} are of another vocabulary than the run's in"
-      f" {loaded.model_dir}. Add --gin.VOCAB_PATH=\"'{path}'\"."
-    )
-
-
-def _choose_splits(
-  splits: Sequence[str] | str, cache: token_cache.TokenCache
-) -> list[str]:
-  chosen = [splits] if isinstance(splits, str) else list(splits)
-  known = {split for info in cache.tasks.values() for split in info.splits}
-  if not chosen or set(chosen) - known:
-    raise UserError(
-      f"EVAL_SPLITS is {chosen}; the splits in {cache.path} are"
-      f" {sorted(known)}."
-    )
   return chosen
 
 
-def _check_writable(folder: pathlib.Path) -> None:
-  """Finds out before the work; clears what a killed evaluation left."""
-  writing = _writing_folder(folder)
-  shutil.rmtree(writing, ignore_errors=True)
-  with _explain_unwritable(folder):
-    writing.mkdir(parents=True)
-    writing.rmdir()
+def _find_changes(
+  settings: EvalRun, opened: run_loading.OpenedModel, part: _Part
+) -> dict[str, Any]:
+  """Returns what else than decoding may change the numbers, by short names."""
+  changes = dict(opened.changes)
+  record, fingerprint = opened.record, part.cache.fingerprint
+  is_of_run = record is not None and (
+    settings.task_names is None or fingerprint == record.identity["token_cache"]
+  )
+  if not is_of_run:
+    changes["data"] = fingerprint[:_SHOWN_DIGITS]
+  return changes
 
 
-def _write_results(folder, metrics, rows) -> None:
-  """Writes a results folder, which appears when it is complete."""
-  writing = _writing_folder(folder)
-  with _explain_unwritable(folder):
-    writing.mkdir()
-    with open(writing / "predictions.jsonl", "w", encoding="utf-8") as file:
-      file.writelines(
-        json.dumps(row, ensure_ascii=False) + "\n" for row in rows
-      )
-    (writing / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    if folder.exists():
-      shutil.rmtree(folder)
-    os.replace(writing, folder)
+def _make_key(
+  settings: EvalRun, opened: run_loading.OpenedModel, part: _Part
+) -> str:
+  return result_folder.make_key(
+    settings.decoding if part.choices is None else None,
+    settings.max_examples,
+    _find_changes(settings, opened, part),
+  )
 
 
-def _writing_folder(folder: pathlib.Path) -> pathlib.Path:
-  return folder.with_name(f".writing-{folder.name}")
+def _describe(
+  settings: EvalRun,
+  opened: run_loading.OpenedModel,
+  part: _Part,
+  checkpoint: str,
+) -> dict[str, Any]:
+  """Says what metrics are of."""
+  is_ranked = part.choices is not None
+  return {
+    "checkpoint": checkpoint,
+    "prediction": _RANK if is_ranked else _GENERATE,
+    "decoding": None if is_ranked else settings.decoding.describe(),
+    "max_examples": settings.max_examples,
+    "token_cache": part.cache.fingerprint,
+    "feature_lengths": dict(opened.feature_lengths),
+    "settings": _find_changes(settings, opened, part),
+  }
 
 
-@contextlib.contextmanager
-def _explain_unwritable(folder: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    raise UserError(
-      f"The results in {folder} cannot be written: {error}. Free some room, or"
-      " mend what it says, and run the same command again."
-    ) from error
-
-
-def _summarize(name: str, step: int, metrics: Mapping[str, Any]) -> str:
+def _summarize(title: str, metrics: Mapping[str, Any]) -> str:
   is_ranked = metrics.get("prediction") == _RANK
-  lines = [f"{name} at step {step}" + ", choices ranked" * is_ranked]
+  lines = [title + ", choices ranked" * is_ranked]
   if "label_accuracy" in metrics:
     lines.append(
       f"  accuracy {metrics['label_accuracy']:.2%}, 95% interval"

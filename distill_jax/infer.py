@@ -13,25 +13,26 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tqdm
 
-from distill_jax import run_loading
+from distill_jax import input_rows, prepare, run_loading
 from distill_jax.answers import arithmetic
-from distill_jax.data import task_kinds
+from distill_jax.data import named_tasks, task_kinds
+from distill_jax.data.settings import DataSettings
 from distill_jax.data.token_cache import Example, TaskInfo, read_task_info
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.input_rows import Row
 from distill_jax.model.config import T5Config
 
 _log = logging.getLogger(__name__)
 
-_STANDARD_STREAM = "-"
 _PREDICT, _SCORE = "predict", "score"
 _PREDICTION, _RATIONALE = "prediction", "predicted_rationale"
 _VALUE = "prediction_value"
@@ -42,14 +43,6 @@ _REASONS = {
 # Of several samples, a list of all goes by the field's plural.
 _PREDICTED = (_PREDICTION, _RATIONALE, _VALUE, *_REASONS.values())
 _LOG_LIKELIHOOD, _NUM_TOKENS = "log_likelihood", "num_target_tokens"
-_MAX_SHOWN = 5
-
-
-class _Row(NamedTuple):
-  """One input: where it stands, for messages, and its fields."""
-
-  where: str
-  fields: dict[str, Any]
 
 
 # (rows, number of the first one among all) adds fields to each row.
@@ -67,7 +60,14 @@ class InferRun:
     output_path: the inputs with what was found, as JSONL; "-" is standard
       output.
     model_dir: folder of a training run.
-    checkpoint_path: a checkpoint; None: the run's best on validation.
+    checkpoint_path: a checkpoint in any form that `checkpoint.formats` opens;
+      None: the run's best on validation.
+    mixture_or_task_name: whose prefix inputs get and how answers are read;
+      None: what the run was trained on, of a checkpoint of no run plain text.
+    task_module: module that registers the data set.
+    input_prefix: put before each input in place of the task's; "": nothing.
+    vocab_path: where the checkpoint has no vocabulary.
+    feature_lengths: tokens of a row; None: the run's.
     mode: "predict" adds `prediction` and `finish_reason`, "stop" or, of a text
       that was cut at the limit of tokens, "length"; where answers are
       equations `prediction_value` too, null where one has none. "score" reads
@@ -77,7 +77,7 @@ class InferRun:
       `predicted_rationale` and `rationale_finish_reason`.
     skips_bad_lines: leave lines out that cannot be read or scored, and count
       them; False: the first one ends the run.
-    model_config: None: the run's.
+    model_config: None: the run's, or what the checkpoint says.
     mesh: devices of a slice along each axis, see `partitioning.mesh`.
     dcn_mesh: slices along each axis; None: all along the data axis.
     batch_rows: rows a batch.
@@ -91,6 +91,11 @@ class InferRun:
   output_path: str
   model_dir: str | None = None
   checkpoint_path: str | None = None
+  mixture_or_task_name: str | None = None
+  task_module: str = prepare.DEFAULT_TASK_MODULE
+  input_prefix: str | None = None
+  vocab_path: str | None = None
+  feature_lengths: Mapping[str, int] | None = None
   mode: Literal["predict", "score"] = _PREDICT
   with_rationale: bool = False
   skips_bad_lines: bool = False
@@ -117,6 +122,12 @@ class InferRun:
       raise UserError(
         f"INFER_MODE is {_SCORE!r}, which generates nothing, and WITH_RATIONALE"
         " is set. Leave one of them out."
+      )
+    if self.input_prefix is not None and self.with_rationale:
+      raise UserError(
+        f"INPUT_PREFIX is {self.input_prefix!r}, and WITH_RATIONALE asks for"
+        " two tasks, which their own prefixes tell apart. Leave one of them"
+        " out."
       )
     if self.mode == _SCORE and self.decoding != DecodingConfig():
       raise UserError(
@@ -145,14 +156,13 @@ def run(
       cannot be written.
   """
   del operative_config
-  to_stdout = settings.output_path == _STANDARD_STREAM
+  to_stdout = settings.output_path == input_rows.STANDARD_STREAM
   output = pathlib.Path(settings.output_path).expanduser().absolute()
   if not to_stdout and output.is_dir():
     raise UserError(f"OUTPUT_PATH {output} is a folder. Give a file's path.")
   if not to_stdout and output.exists() and not overwrite:
     raise UserError(f"{output} exists. Add --overwrite to replace it.")
   rows, problems = _read_rows(settings)
-  _tell_skipped(settings, rows, problems)
   writing = output.with_name(output.name + ".writing")
   if not to_stdout:
     # Found out before the work.
@@ -168,48 +178,41 @@ def run(
       with _explain_unwritable(output):
         output.write_text("")
     return 0
-  path = run_loading.choose_path(settings.model_dir, settings.checkpoint_path)
-  loaded = run_loading.load_run(
-    path, settings.mesh, settings.model_config, settings.dcn_mesh
+  opened = run_loading.open_model(
+    run_loading.ModelChoice(
+      settings.model_dir,
+      settings.checkpoint_path,
+      model_config=settings.model_config,
+      vocab_path=settings.vocab_path,
+      feature_lengths=settings.feature_lengths,
+      mesh=settings.mesh,
+      dcn_mesh=settings.dcn_mesh,
+    )
   )
+  fields = _choose_fields(settings, opened)
   evaluator = Evaluator(
-    loaded.model,
-    loaded.mesh,
-    loaded.vocabulary,
-    loaded.feature_lengths,
+    opened.model,
+    opened.mesh,
+    opened.vocabulary,
+    opened.feature_lengths,
     settings.batch_rows,
     settings.decoding,
     settings.decode_layout,
   )
-  tasks = {
-    name: read_task_info(name, info)
-    for name, info in loaded.record.identity["tasks"].items()
-  }
-  label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
-  rationale_task = _find_task(tasks, "rationale")
-  if settings.with_rationale and rationale_task is None:
-    raise UserError(
-      f"WITH_RATIONALE needs a student that learned rationales; the run in"
-      f" {loaded.model_dir} learned {', '.join(tasks)}."
-    )
-  fields = {}
-  if label_task is not None:
-    fields[_PREDICTION] = label_task
-  if rationale_task is not None and (settings.with_rationale or not fields):
-    fields[_RATIONALE] = rationale_task
   if settings.mode == _SCORE:
-    rows, too_long = _sift(
-      lambda row: _check_target(row, loaded), rows, settings
+    rows, too_long = input_rows.sift(
+      lambda row: _check_target(row, opened), rows, settings.skips_bad_lines
     )
+    input_rows.report_skipped(settings.input_path, rows, too_long)
     problems += too_long
-    _tell_skipped(settings, rows, too_long)
-  _warn_of_trimmed(rows, fields, loaded)
-  _warn_of_unknown(rows, settings.mode, loaded)
+  _warn_of_trimmed(rows, fields, opened)
+  _warn_of_unknown(rows, settings.mode, opened.vocabulary)
+  params = opened.load_params(opened.checkpoints[0])
   if settings.mode == _SCORE:
     (info,) = fields.values()
-    add_fn = _make_scorer(info, evaluator, loaded)
+    add_fn = _make_scorer(info, evaluator, opened, params)
   else:
-    add_fn = _make_predictor(fields, evaluator, loaded)
+    add_fn = _make_predictor(fields, evaluator, opened, params)
   started = time.perf_counter()
   predicted = _add_to_all(rows, add_fn, settings.batch_rows * 8)
   lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predicted)
@@ -230,6 +233,18 @@ def run(
   return len(rows)
 
 
+def _read_rows(settings: InferRun) -> tuple[list[Row], list[str]]:
+  if settings.mode == _SCORE:
+    needed, added = ("input", "target"), (_LOG_LIKELIHOOD, _NUM_TOKENS)
+  else:
+    needed, added = ("input",), _PREDICTED
+    if settings.decoding.num_samples > 1:
+      added += tuple(map(_pluralize, _PREDICTED))
+  return input_rows.read_rows(
+    settings.input_path, needed, added, settings.skips_bad_lines
+  )
+
+
 @contextlib.contextmanager
 def _explain_unwritable(output: pathlib.Path) -> Iterator[None]:
   try:
@@ -239,7 +254,7 @@ def _explain_unwritable(output: pathlib.Path) -> Iterator[None]:
 
 
 def _add_to_all(
-  rows: Sequence[_Row], add_fn: _AddFn, chunk_rows: int
+  rows: Sequence[Row], add_fn: _AddFn, chunk_rows: int
 ) -> Iterator[dict[str, Any]]:
   """Yields each row with what `add_fn` adds, in order."""
   with tqdm.tqdm(total=len(rows), desc="infer", unit=" inputs") as bar:
@@ -250,19 +265,70 @@ def _add_to_all(
       bar.update(len(part))
 
 
+def _choose_fields(
+  settings: InferRun, opened: run_loading.OpenedModel
+) -> dict[str, TaskInfo]:
+  """Returns the fields to predict, each with the task that does.
+
+  Raises:
+    UserError: rationales are asked for, and there is no task of them; or the
+      task's name tells nothing.
+  """
+  tasks = _find_tasks(settings, opened)
+  label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
+  rationale_task = _find_task(tasks, "rationale")
+  if settings.with_rationale and rationale_task is None:
+    learned = (
+      f"{opened.origin} learned {', '.join(tasks)}"
+      if tasks
+      else "of a checkpoint that lies in no run MIXTURE_OR_TASK_NAME says so"
+    )
+    raise UserError(
+      f"WITH_RATIONALE needs a student that learned rationales; {learned}."
+    )
+  fields = {}
+  if label_task is not None:
+    fields[_PREDICTION] = label_task
+  if rationale_task is not None and (settings.with_rationale or not fields):
+    fields[_RATIONALE] = rationale_task
+  if not fields:
+    fields[_PREDICTION] = named_tasks.make_plain_task("")
+  if settings.input_prefix is not None:
+    fields = {
+      field: dataclasses.replace(info, inputs_prefix=settings.input_prefix)
+      for field, info in fields.items()
+    }
+  return fields
+
+
+def _find_tasks(
+  settings: InferRun, opened: run_loading.OpenedModel
+) -> dict[str, TaskInfo]:
+  """Returns the tasks by name; {} where nothing tells any."""
+  name = settings.mixture_or_task_name
+  if name is not None:
+    prepare.import_own_tasks(settings.task_module)
+    return named_tasks.describe_named_tasks(name, DataSettings())
+  if opened.record is None:
+    return {}
+  return {
+    name: read_task_info(name, info)
+    for name, info in opened.record.identity["tasks"].items()
+  }
+
+
 def _make_predictor(
   fields: Mapping[str, TaskInfo],
   evaluator: Evaluator,
-  loaded: run_loading.LoadedRun,
+  opened: run_loading.OpenedModel,
+  params: Any,
 ) -> _AddFn:
   """Returns what adds a predicted text for each field."""
 
   def add_predictions(part, first_row):
     for field, info in fields.items():
-      examples = [_make_example(row["input"], "", loaded, info) for row in part]
-      predicted = evaluator.predict_samples(
-        loaded.params, examples, info, first_row
-      )
+      examples = [_make_example(row["input"], "", opened, info) for row in part]
+      predicted = evaluator.predict_samples(params, examples, info, first_row)
       for row, samples in zip(part, predicted, strict=True):
         texts = [sample.text for sample in samples]
         if info.kind == "joint":
@@ -297,34 +363,37 @@ def _evaluate(equation: str) -> int | float | None:
   return value.numerator if value.denominator == 1 else float(value)
 
 
-def _check_target(row: _Row, loaded: run_loading.LoadedRun) -> _Row:
+def _check_target(row: Row, opened: run_loading.OpenedModel) -> Row:
   """Returns the row.
 
   Raises:
     UserError: its target is longer than the model's row.
   """
-  limit = loaded.feature_lengths["targets"]
-  num_tokens = len(_encode_target(row.fields["target"], loaded))
+  limit = opened.feature_lengths["targets"]
+  num_tokens = len(_encode_target(row.fields["target"], opened))
   if num_tokens > limit:
     raise UserError(
-      f"{row.where}: the target has {num_tokens} tokens with EOS; the run in"
-      f" {loaded.model_dir} was trained with {limit} at most, and part of a"
-      " target has no score. Shorten it or leave it out."
+      f"{row.where}: the target has {num_tokens} tokens with EOS;"
+      f" {opened.origin} has rows of {limit}, and part of a target has no"
+      " score. Shorten it, leave it out, or raise TASK_FEATURE_LENGTHS."
     )
   return row
 
 
 def _make_scorer(
-  info: TaskInfo, evaluator: Evaluator, loaded: run_loading.LoadedRun
+  info: TaskInfo,
+  evaluator: Evaluator,
+  opened: run_loading.OpenedModel,
+  params: Any,
 ) -> _AddFn:
   """Returns what adds the score of each row's target."""
 
   def add_scores(part, first_row):
     del first_row
     examples = [
-      _make_example(row["input"], row["target"], loaded, info) for row in part
+      _make_example(row["input"], row["target"], opened, info) for row in part
     ]
-    scores = evaluator.compute_log_likelihoods(loaded.params, examples, info)
+    scores = evaluator.compute_log_likelihoods(params, examples, info)
     for row, score, count in zip(part, *scores, strict=True):
       row |= {_LOG_LIKELIHOOD: float(score), _NUM_TOKENS: int(count)}
 
@@ -335,38 +404,38 @@ def _find_task(tasks: Mapping[str, TaskInfo], kind: str) -> TaskInfo | None:
   return next((info for info in tasks.values() if info.kind == kind), None)
 
 
-def _make_example(source: str, target: str, loaded, info) -> Example:
+def _make_example(source: str, target: str, opened, info) -> Example:
   return Example(
     id="",
-    inputs=_encode_input(source, loaded, info),
-    targets=_encode_target(target, loaded),
+    inputs=_encode_input(source, opened, info),
+    targets=_encode_target(target, opened),
     inputs_text=source,
     targets_text=target,
   )
 
 
-def _encode_input(text: str, loaded, info) -> np.ndarray:
-  vocabulary = loaded.vocabulary
+def _encode_input(text: str, opened, info) -> np.ndarray:
+  vocabulary = opened.vocabulary
   ids = vocabulary.encode_inputs(info.inputs_prefix + text)
   return np.asarray([*ids, vocabulary.eos_id], np.int32)
 
 
-def _encode_target(text: str, loaded) -> np.ndarray:
-  vocabulary = loaded.vocabulary
+def _encode_target(text: str, opened) -> np.ndarray:
+  vocabulary = opened.vocabulary
   return np.asarray([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
 
 
-def _warn_of_trimmed(rows, fields, loaded) -> None:
-  limit = loaded.feature_lengths["inputs"]
+def _warn_of_trimmed(rows, fields, opened) -> None:
+  limit = opened.feature_lengths["inputs"]
   for info in fields.values():
     num_trimmed = sum(
-      len(_encode_input(row.fields["input"], loaded, info)) > limit
+      len(_encode_input(row.fields["input"], opened, info)) > limit
       for row in rows
     )
     if num_trimmed:
       _log.warning(
-        "%d of %d inputs have more than the %d tokens the run was trained with,"
-        " with %r before them and EOS behind; they are trimmed.",
+        "%d of %d inputs have more than the %d tokens of a row, with %r"
+        " before them and EOS behind; they are trimmed.",
         num_trimmed,
         len(rows),
         limit,
@@ -374,135 +443,16 @@ def _warn_of_trimmed(rows, fields, loaded) -> None:
       )
 
 
-def _warn_of_unknown(rows, mode, loaded) -> None:
+def _warn_of_unknown(rows, mode, vocabulary) -> None:
   for name in ("input", "target") if mode == _SCORE else ("input",):
-    found = [loaded.vocabulary.find_unknown(row.fields[name]) for row in rows]
+    found = [vocabulary.find_unknown(row.fields[name]) for row in rows]
     pieces = collections.Counter(itertools.chain(*found))
     if pieces:
       _log.warning(
-        "%d of %d %ss hold what the run's vocabulary cannot spell, which is"
+        "%d of %d %ss hold what the model's vocabulary cannot spell, which is"
         " unknown to the student: %s.",
         sum(map(bool, found)),
         len(rows),
         name,
         ", ".join(f"{piece!r} ({n})" for piece, n in pieces.most_common(5)),
       )
-
-
-def _read_rows(settings: InferRun) -> tuple[list[_Row], list[str]]:
-  """Reads JSONL or text; which one, the first line that is not blank tells.
-
-  Returns:
-    The inputs, and what is wrong with each line that was left out.
-  """
-  path = settings.input_path
-  numbered, problems = _sift(
-    lambda line: _decode_line(path, *line), _read_lines(path), settings
-  )
-  numbered = [(number, line) for number, line in numbered if line.strip()]
-  if not numbered:
-    return [], problems
-  if numbered[0][1].lstrip().startswith("{"):
-    rows, unread = _sift(
-      lambda line: _read_json(settings, *line), numbered, settings
-    )
-    return rows, problems + unread
-  if settings.mode == _SCORE:
-    raise UserError(
-      f"INFER_MODE is {_SCORE!r}, and INPUT_PATH {path} is plain text. Give"
-      " JSONL with the fields 'input' and 'target'."
-    )
-  return [
-    _Row(f"{path}:{number}", {"input": line}) for number, line in numbered
-  ], problems
-
-
-def _sift(
-  read_fn: Callable[[Any], Any], items: Iterable[Any], settings: InferRun
-) -> tuple[list[Any], list[str]]:
-  """Returns what `read_fn` makes of each item, and its mistakes.
-
-  Raises:
-    UserError: the first mistake, unless bad lines are to be skipped.
-  """
-  kept, problems = [], []
-  for item in items:
-    try:
-      kept.append(read_fn(item))
-    except UserError as error:
-      if not settings.skips_bad_lines:
-        raise
-      problems.append(str(error))
-  return kept, problems
-
-
-def _tell_skipped(
-  settings: InferRun, rows: Sequence[_Row], problems: Sequence[str]
-) -> None:
-  """Names the first lines that are left out; refuses where none is left.
-
-  Raises:
-    UserError: there are only bad lines.
-  """
-  if not problems:
-    return
-  if not rows:
-    raise UserError(
-      f"INPUT_PATH {settings.input_path} has nothing but bad lines,"
-      f" {len(problems)} of them. The first: {problems[0]}"
-    )
-  shown = [*problems[:_MAX_SHOWN]]
-  if len(problems) > _MAX_SHOWN:
-    shown.append(f"and {len(problems) - _MAX_SHOWN} more")
-  _log.warning(
-    "%d bad lines are skipped:\n  %s", len(problems), "\n  ".join(shown)
-  )
-
-
-def _read_json(settings: InferRun, number: int, line: str) -> _Row:
-  if settings.mode == _SCORE:
-    needed, added = ("input", "target"), (_LOG_LIKELIHOOD, _NUM_TOKENS)
-  else:
-    needed, added = ("input",), _PREDICTED
-    if settings.decoding.num_samples > 1:
-      added += tuple(map(_pluralize, _PREDICTED))
-  where = f"{settings.input_path}:{number}"
-  try:
-    fields = json.loads(line)
-    # JSON's \u escapes can spell half a character, which cannot be written.
-    json.dumps(fields, ensure_ascii=False).encode("utf-8")
-  # RecursionError: brackets nested by the thousand.
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{where}: not a JSON object: {error}") from error
-  for name in needed:
-    if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
-      raise UserError(f"{where}: the field '{name}' is missing, or no text.")
-  for name in added:
-    if name in fields:
-      raise UserError(
-        f"{where}: there is a field '{name}' already, which what is found"
-        " would replace. Rename it."
-      )
-  return _Row(where, fields)
-
-
-def _decode_line(path: str, number: int, line: bytes) -> tuple[int, str]:
-  try:
-    return number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"INPUT_PATH {path}:{number} is not UTF-8: {error}"
-    ) from error
-
-
-def _read_lines(path: str) -> Iterator[tuple[int, bytes]]:
-  """Yields the lines with their numbers."""
-  if path == _STANDARD_STREAM:
-    content = sys.stdin.buffer.read()
-  else:
-    try:
-      content = pathlib.Path(path).expanduser().read_bytes()
-    except OSError as error:
-      raise UserError(f"INPUT_PATH cannot be read: {error}") from error
-  for number, line in enumerate(content.split(b"\n"), start=1):
-    yield number, line.rstrip(b"\r")

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill_jax.config import interrupts
@@ -117,11 +117,7 @@ def _open_or_build(
   overwrite: bool,
 ) -> token_cache.TokenCache:
   vocabulary = vocab.load_vocabulary(settings.vocab_path)
-  if task_module != DEFAULT_TASK_MODULE:
-    # A user's own data sets are known only once their module is imported; a
-    # host that cannot, for want of SeqIO, may have been handed the cache.
-    with contextlib.suppress(ImportError):
-      importlib.import_module(task_module)
+  import_own_tasks(task_module)
   if not overwrite:
     cache = _find(name, settings, vocabulary, cache_dir)
     if cache is not None:
@@ -149,6 +145,42 @@ def _check_label_sets(
       label_reader.LabelReader(info.metric, info.label_set, vocabulary)
     except UserError as error:
       raise UserError(f"{task}: {error}") from error
+
+
+def identify(
+  name: str,
+  tasks: Sequence[str],
+  settings: settings_lib.DataSettings,
+  task_module: str = DEFAULT_TASK_MODULE,
+) -> dict[str, Any]:
+  """Returns the identity of the cache that `find_or_prepare` would return.
+
+  Args:
+    name: a SeqIO task or mixture.
+    tasks: names of its tasks.
+    settings: what shapes its examples.
+    task_module: module that registers it.
+
+  Raises:
+    UserError: the vocabulary or a source file cannot be read.
+  """
+  vocabulary = vocab.load_vocabulary(settings.vocab_path)
+  import_own_tasks(task_module)
+  return _make_identity(name, tasks, settings, vocabulary)
+
+
+def import_own_tasks(task_module: str) -> None:
+  """Makes a user's own data sets known, which their module registers.
+
+  A host that cannot import it, for want of SeqIO, may have been handed the
+  cache.
+
+  Args:
+    task_module: its name.
+  """
+  if task_module != DEFAULT_TASK_MODULE:
+    with contextlib.suppress(ImportError):
+      importlib.import_module(task_module)
 
 
 def find_for_all(*arguments: Any) -> token_cache.TokenCache:
@@ -333,7 +365,7 @@ def _import_tasks(name: str, task_module: str):
   return seqio_cache
 
 
-def import_task_module(task_module: str) -> None:
+def require_own_tasks(task_module: str) -> None:
   """Imports the module that registers a user's own data sets and tasks.
 
   Args:

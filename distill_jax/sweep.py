@@ -19,7 +19,9 @@ from distill_jax import prepare, train
 from distill_jax.checkpoint import manager
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
+from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
+from distill_jax.evaluation import result_folder
 from distill_jax.experiments import plots, report, results
 from distill_jax.training import metric_files, run_record
 
@@ -124,7 +126,7 @@ def run(
   """
   if settings.base.task_module != prepare.DEFAULT_TASK_MODULE:
     # The size of a user's own data set is asked for before any task is.
-    prepare.import_task_module(settings.base.task_module)
+    prepare.require_own_tasks(settings.base.task_module)
   folder = pathlib.Path(settings.base.model_dir).expanduser().absolute()
   methods = [Method(*method) for method in settings.methods]
   cells = [
@@ -276,7 +278,10 @@ def _resize(data, task: str, size: int):
 def _read_predictions(model_dir, eval_task: str) -> list[dict[str, Any]]:
   """Reads the test predictions of the checkpoint that `eval.run` chooses."""
   step = manager.find_checkpoint(model_dir).name
-  path = model_dir / "eval" / eval_task / "test" / step / "predictions.jsonl"
+  path = result_folder.find_predictions(
+    model_dir / "eval" / eval_task / "test" / step,
+    result_folder.make_key(DecodingConfig()),
+  )
   if not path.exists():
     evaluated = sorted(child.name for child in (model_dir / "eval").iterdir())
     raise UserError(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 from unittest import mock
 
 import pytest
@@ -13,12 +14,13 @@ from synthetic_cache import make_cache
 from tiny_run import fixture_model_dir as fixture_model_dir
 from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 
+from distill_jax import convert, prepare, run_data
 from distill_jax import eval as eval_mode
-from distill_jax import prepare, run_loading
 from distill_jax.data import vocab
 from distill_jax.data.settings import DataSettings
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
+from distill_jax.evaluation import result_folder
 
 
 def _make_run(**changes):
@@ -38,15 +40,19 @@ def test_metrics_and_predictions_of_every_task(own_model_dir, capsys, caplog):
   printed = capsys.readouterr().out
   for name, metrics in results.items():
     task, split = name.split("/")
-    folder = own_model_dir / "eval" / task / split / str(tiny_run.TRAIN_STEPS)
+    step_folder = own_model_dir / "eval" / task / split / "2"
+    folder = step_folder / "greedy"
     assert json.loads((folder / "metrics.json").read_text()) == metrics
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["2"]
+    assert [path.name for path in step_folder.parent.iterdir()] == ["2"]
+    assert [path.name for path in step_folder.iterdir()] == ["greedy"]
     rows = _read_rows(folder)
     assert [row["id"] for row in rows] == [f"toy-{i}" for i in range(5)]
     assert [row["input"] for row in rows] == [f"question {i}" for i in range(5)]
     assert metrics["loss"] > 0
     assert f"{name} at step 2" in printed
-  labels = _read_rows(own_model_dir / "eval" / "toy_label" / "test" / "2")
+  labels = _read_rows(
+    own_model_dir / "eval" / "toy_label" / "test" / "2" / "greedy"
+  )
   # The label of example i is the byte 10 + i - 3.
   assert [row["target"] for row in labels] == [chr(7 + i) for i in range(5)]
   # Those of examples 2 to 4 are blanks, and blanks are no answer.
@@ -58,16 +64,19 @@ def test_metrics_and_predictions_of_every_task(own_model_dir, capsys, caplog):
   assert metrics["num_gold_outside_label_set"] == 3
   assert f"{num_correct} of 2 right" in printed
   assert "left out: 3 gold labels are no answer" in printed
-  assert "3 of the 5 gold labels of toy_label test are no answer" in caplog.text
+  assert "3 of the 5 gold labels of toy_label/test are no answer" in caplog.text
   assert "words for ROUGE: ascii_words, for BLEU: 13a" in printed
 
-  with pytest.raises(UserError, match="toy_label/test/2 exists. Add --overwri"):
+  with pytest.raises(UserError, match="test/2/greedy exists. Add --overwri"):
     eval_mode.run(_make_run(model_dir=str(own_model_dir)))
   limited = _make_run(model_dir=str(own_model_dir), max_examples=1)
-  results = eval_mode.run(limited, overwrite=True)
+  results = eval_mode.run(limited)
   assert results["toy_label/test"]["num_examples"] == 1
   folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
-  assert len(_read_rows(folder)) == 1
+  assert len(_read_rows(folder / "greedy_max1")) == 1
+  assert len(_read_rows(folder / "greedy")) == 5
+  eval_mode.run(_make_run(model_dir=str(own_model_dir)), overwrite=True)
+  assert len(_read_rows(folder / "greedy_max1")) == 1
 
 
 class _Evaluator:
@@ -90,7 +99,9 @@ def fixture_no_model(monkeypatch):
 def test_a_checkpoint_finds_its_run(own_model_dir, no_model):
   path = str(own_model_dir / "checkpoints" / "2")
   eval_mode.run(_make_run(checkpoint_path=path))
-  assert (own_model_dir / "eval" / "toy_label" / "test" / "2").is_dir()
+  assert (
+    own_model_dir / "eval" / "toy_label" / "test" / "2" / "greedy"
+  ).is_dir()
 
 
 def test_results_stay_with_their_checkpoint_where_both_are_given(
@@ -99,7 +110,9 @@ def test_results_stay_with_their_checkpoint_where_both_are_given(
   path = str(own_model_dir / "checkpoints" / "2")
   other = tmp_path / "other"
   eval_mode.run(_make_run(checkpoint_path=path, model_dir=str(other)))
-  assert (own_model_dir / "eval" / "toy_label" / "test" / "2").is_dir()
+  assert (
+    own_model_dir / "eval" / "toy_label" / "test" / "2" / "greedy"
+  ).is_dir()
   assert not other.exists()
 
 
@@ -113,7 +126,8 @@ def test_metrics_say_what_they_are_of(own_model_dir, no_model):
   eval_mode.run(settings)
   assert _Evaluator.decoding == settings.decoding
   assert _Evaluator.decode_layout == settings.decode_layout
-  folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  folder = own_model_dir / "eval/toy_label/test/2/beam3_alpha0.6_max2"
+  record = json.loads((own_model_dir / "run.json").read_text())
   assert json.loads((folder / "metrics.json").read_text()) == {
     "num_examples": 2,
     "checkpoint": str(own_model_dir / "checkpoints" / "2"),
@@ -125,21 +139,24 @@ def test_metrics_say_what_they_are_of(own_model_dir, no_model):
       "max_decode_length": None,
     },
     "max_examples": 2,
+    "token_cache": record["identity"]["token_cache"],
+    "feature_lengths": {"inputs": 32, "targets": 12},
+    "settings": {},
   }
 
 
 @pytest.fixture(name="change_cache")
 def fixture_change_cache(monkeypatch):
   """Returns what changes tasks or identity of the run's token cache."""
-  open_cache = run_loading.LoadedRun.open_cache
+  open_cache = run_data.open_cache
 
   def change(change_fn):
-    def open_changed(self):
-      cache = open_cache(self)
+    def open_changed(*arguments):
+      cache = open_cache(*arguments)
       change_fn(cache)
       return cache
 
-    monkeypatch.setattr(run_loading.LoadedRun, "open_cache", open_changed)
+    monkeypatch.setattr(run_data, "open_cache", open_changed)
 
   return change
 
@@ -162,8 +179,9 @@ def test_labels_are_ranked_and_rationales_decoded(
   assert rationale["prediction"] == "generate"
   assert rationale["decoding"]["strategy"] == "greedy"
   assert label["num_unparsed"] == 0
-  rows = _read_rows(own_model_dir / "eval" / "toy_label" / "test" / "2")
+  rows = _read_rows(own_model_dir / "eval/toy_label/test/2/rank")
   for row in rows:
+    assert "finish_reason" not in row  # Nothing was decoded.
     assert row["choices"] == [chr(7), chr(8)]
     first, second = row["choice_log_likelihoods"]
     assert row["prediction"] == row["choices"][second > first]
@@ -294,24 +312,24 @@ def test_what_cannot_be_written_is_told_before_the_work(
 ):
   monkeypatch.setattr(eval_mode, "Evaluator", None)
   (own_model_dir / "eval").write_text("a file where a folder should be")
-  with pytest.raises(UserError, match="toy_label/test/2 cannot be written"):
+  with pytest.raises(UserError, match="test/2/greedy cannot be written"):
     eval_mode.run(_make_run(model_dir=str(own_model_dir)))
 
 
 def test_what_a_killed_evaluation_left_is_removed(own_model_dir, no_model):
-  folder = own_model_dir / "eval" / "toy_label" / "test"
-  left = folder / ".writing-2"
+  folder = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  left = folder / ".writing-greedy"
   left.mkdir(parents=True)
   (left / "predictions.jsonl").write_text("half a li")
   eval_mode.run(_make_run(model_dir=str(own_model_dir)))
-  assert [path.name for path in folder.iterdir()] == ["2"]
+  assert [path.name for path in folder.iterdir()] == ["greedy"]
 
 
 def test_a_disk_that_is_full_in_the_end(own_model_dir, no_model, monkeypatch):
   def fail(*_):
     raise OSError("No space left on device")
 
-  monkeypatch.setattr(eval_mode.os, "replace", fail)
+  monkeypatch.setattr(result_folder.os, "replace", fail)
   with pytest.raises(UserError, match="cannot be written: No space left"):
     eval_mode.run(_make_run(model_dir=str(own_model_dir)))
 
@@ -366,6 +384,8 @@ def test_another_task_is_prepared_with_the_settings_given(
   )
   with mock.patch.object(prepare, "find_or_prepare", find):
     results = eval_mode.run(settings)
+  # In the run's vocabulary, unless another is given.
+  data = dataclasses.replace(data, vocab_path="bytes")
   assert asked == [("other_task", data, "my_tasks", "caches")]
   assert results["toy_label/test"]["num_examples"] == 2
 
@@ -379,19 +399,8 @@ def test_tokens_of_another_vocabulary_are_refused(
     model_dir=str(own_model_dir), mixture_or_task_name="other_task"
   )
   with mock.patch.object(prepare, "find_or_prepare", lambda *_: cache):
-    with pytest.raises(
-      UserError, match="another vocab.*VOCAB_PATH=\"'bytes'\""
-    ):
+    with pytest.raises(UserError, match="another vocabulary than.* bytes"):
       eval_mode.run(settings)
-
-
-def test_a_cache_that_is_gone_is_named(own_model_dir, monkeypatch, no_model):
-  record = own_model_dir / "run.json"
-  fields = json.loads(record.read_text())
-  fields["token_cache_path"] = "/absent"
-  record.write_text(json.dumps(fields))
-  with pytest.raises(UserError, match="/absent is not a readable token cache"):
-    eval_mode.run(_make_run(model_dir=str(own_model_dir)))
 
 
 def test_neither_run_nor_checkpoint():
@@ -409,4 +418,200 @@ def fixture_build(monkeypatch):
 
 def test_the_macros_arrive(build):
   run_settings.check_decoding_macros(build)
+  assert build("CHECKPOINTS = 'all'").checkpoints == "all"
+  assert build("MIXTURE_OR_TASK_NAME = ('a', 'b')").task_names == ["a", "b"]
+  lengths = {"inputs": 8, "targets": 4}
+  built = build(f"TASK_FEATURE_LENGTHS = {lengths}")
+  assert built.feature_lengths == lengths
   assert build("EVAL_PREDICTION = 'rank'").prediction == "rank"
+
+
+def test_ways_to_measure_do_not_replace_each_other(
+  own_model_dir, change_cache, no_model
+):
+  change_cache(_close_label_set)
+  ways = {
+    "greedy": {},
+    "beam3_alpha0.6": {"decoding": DecodingConfig(num_beams=3)},
+    "sample_temperature1_seed0": {"decoding": DecodingConfig("sample")},
+    "greedy_length3": {"decoding": DecodingConfig(max_decode_length=3)},
+    "greedy_max2": {"max_examples": 2},
+    "rank": {"prediction": "rank"},
+    "greedy_inputs32_targets5": {
+      "feature_lengths": {"inputs": 32, "targets": 5}
+    },
+    "greedy_dtype-bfloat16": {
+      "model_config": dataclasses.replace(tiny_run.CONFIG, dtype="bfloat16")
+    },
+  }
+  label = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  for key, changes in ways.items():
+    if key == "rank":  # Rationales are decoded as before.
+      shutil.rmtree(own_model_dir / "eval" / "toy_rationale")
+    eval_mode.run(_make_run(model_dir=str(own_model_dir), **changes))
+  assert {path.name for path in label.iterdir()} == set(ways)
+  # What does not change the numbers is the same way to measure.
+  with pytest.raises(UserError, match="greedy exists"):
+    eval_mode.run(
+      _make_run(
+        model_dir=str(own_model_dir), mesh={"data": 4, "model": 2}, batch_rows=8
+      )
+    )
+
+
+def test_other_data_of_the_same_task_has_a_key_of_its_own(
+  own_model_dir, tmp_path, no_model
+):
+  eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+  cache = make_cache(tmp_path, 2, splits=("test",))
+  cache.identity["settings"] = {"label_prefix": "L:"}
+  settings = _make_run(
+    model_dir=str(own_model_dir), mixture_or_task_name="toy_distill"
+  )
+  with mock.patch.object(prepare, "find_or_prepare", lambda *_: cache):
+    results = eval_mode.run(settings)
+  label = own_model_dir / "eval" / "toy_label" / "test" / "2"
+  key = f"greedy_data-{cache.fingerprint[:8]}"
+  assert {path.name for path in label.iterdir()} == {"greedy", key}
+  assert results["toy_label/test"]["token_cache"] == cache.fingerprint
+
+
+def test_several_tasks_in_one_evaluation(own_model_dir, tmp_path, no_model):
+  caches = {}
+  for name in ("a_task", "b_task"):
+    caches[name] = make_cache(tmp_path / name, 2, splits=("test",))
+    tasks = caches[name].tasks
+    caches[name].tasks = {name: tasks["toy_label"]}
+  open_split = mock.Mock(side_effect=lambda task, split: [task, split])
+  for cache in caches.values():
+    cache.open_split = open_split
+  settings = _make_run(
+    model_dir=str(own_model_dir), mixture_or_task_name=("a_task", "b_task")
+  )
+  with mock.patch.object(
+    prepare, "find_or_prepare", lambda name, *_: caches[name]
+  ):
+    assert set(eval_mode.run(settings)) == {"a_task/test", "b_task/test"}
+  assert {path.name for path in (own_model_dir / "eval").iterdir()} == {
+    "a_task",
+    "b_task",
+  }
+  with mock.patch.object(
+    prepare, "find_or_prepare", lambda name, *_: caches["a_task"]
+  ):
+    with pytest.raises(UserError, match="names a_task more than once"):
+      eval_mode.run(settings, overwrite=True)
+
+
+@pytest.mark.parametrize("names", [(), "", ["a", 1], 3])
+def test_tasks_that_cannot_be(names):
+  with pytest.raises(UserError, match="must be a name or a list of names"):
+    _make_run(mixture_or_task_name=names)
+
+
+def test_all_kept_checkpoints(own_model_dir):
+  folder = own_model_dir / "checkpoints"
+  shutil.copytree(folder / "2", folder / "1")
+  settings = _make_run(
+    model_dir=str(own_model_dir), checkpoints="all", max_examples=2
+  )
+  with mock.patch.object(
+    eval_mode, "Evaluator", wraps=eval_mode.Evaluator
+  ) as made:
+    results = eval_mode.run(settings)
+  assert made.call_count == 1  # Compiled once.
+  assert set(results) == {
+    f"{task}/test/{step}"
+    for task in ("toy_label", "toy_rationale")
+    for step in (1, 2)
+  }
+  first, second = (results[f"toy_label/test/{step}"] for step in (1, 2))
+  assert first["checkpoint"] == str(folder / "1")
+  assert first["loss"] == second["loss"]
+  for step in (1, 2):
+    assert _read_rows(own_model_dir / f"eval/toy_label/test/{step}/greedy_max2")
+
+
+@pytest.fixture(name="foreign")
+def fixture_foreign(model_dir, tmp_path):
+  """Returns what evaluates a checkpoint of no run on made-up tokens."""
+  cache = make_cache(tmp_path / "cache", 3, splits=("test",))
+
+  def evaluate(path, **changes):
+    settings = {
+      "checkpoint_path": str(path),
+      "model_dir": str(tmp_path / "baseline"),
+      "mixture_or_task_name": "toy_distill",
+      "feature_lengths": {"inputs": 32, "targets": 12},
+    }
+    asked = []
+
+    def find(*arguments):
+      asked.append(arguments)
+      return cache
+
+    with mock.patch.object(prepare, "find_or_prepare", find):
+      results = eval_mode.run(_make_run(**(settings | changes)))
+    (call,) = asked
+    return results, call[1]
+
+  return evaluate
+
+
+@pytest.mark.parametrize("file_format", ["orbax", "hf", "t5x"])
+def test_a_checkpoint_of_no_run_is_evaluated(
+  foreign, model_dir, tmp_path, file_format, capsys
+):
+  source = tmp_path / "student"
+  convert.convert(str(model_dir), str(source), destination_format=file_format)
+  files = sorted(source.rglob("*"))
+  results, data = foreign(source)
+  assert sorted(source.rglob("*")) == files  # Nothing is written there.
+  assert data.vocab_path == "bytes"
+  fingerprint = results["toy_label/test"]["token_cache"]
+  key = f"greedy_inputs32_targets12_data-{fingerprint[:8]}"
+  name = "checkpoint_0" if file_format == "t5x" else "student"
+  folder = tmp_path / "baseline" / "eval" / "toy_label" / "test" / name / key
+  rows = _read_rows(folder)
+  of_run = eval_mode.run(
+    _make_run(model_dir=str(shutil.copytree(model_dir, tmp_path / "run")))
+  )
+  expected = _read_rows(tmp_path / "run/eval/toy_label/test/2/greedy")[:3]
+  assert [row["prediction"] for row in rows] == [
+    row["prediction"] for row in expected
+  ]
+  assert of_run.keys() == results.keys()
+  assert f"toy_label/test of {name}" in capsys.readouterr().out
+
+
+def test_results_of_a_checkpoint_of_no_run_need_a_folder(
+  foreign, model_dir, own_model_dir, tmp_path
+):
+  source = tmp_path / "student"
+  convert.convert(str(model_dir), str(source))
+  with pytest.raises(UserError) as error:
+    foreign(
+      source, model_dir=None, mixture_or_task_name=None, feature_lengths=None
+    )
+  for macro in ("MODEL_DIR", "MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS"):
+    assert f"--gin.{macro}=" in str(error.value)
+  with pytest.raises(UserError, match="holds a run, and the checkpoint"):
+    foreign(source, model_dir=str(own_model_dir))
+  assert not (own_model_dir / "eval").exists()
+
+
+def test_a_cache_that_is_gone_is_made_again(own_model_dir, tmp_path, no_model):
+  path = own_model_dir / "run.json"
+  record = json.loads(path.read_text())
+  record["token_cache_path"] = str(tmp_path / "gone")
+  path.write_text(json.dumps(record))
+  cache = make_cache(tmp_path / "again", 5, splits=("train", "test"))
+  recorded = record["data"]
+  assert recorded["files"] == cache.file_hashes
+  assert recorded["task_module"] == prepare.DEFAULT_TASK_MODULE
+  with (
+    mock.patch.object(prepare, "find_or_prepare", lambda *_: cache),
+    mock.patch.object(prepare, "identify", lambda *_: cache.identity),
+  ):
+    results = eval_mode.run(_make_run(model_dir=str(own_model_dir)))
+  assert results["toy_label/test"]["num_examples"] == 5

@@ -29,7 +29,7 @@ _LAYERS = {
   """,
   1: """
     aot.compile_report aot.topology
-    distill losses
+    distill input_rows losses
     checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
@@ -57,7 +57,7 @@ _LAYERS = {
     checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
     checkpoint.hf_tokenizer checkpoint.manager checkpoint.orbax_params
     checkpoint.t5x checkpoint.zarr_arrays
-    data.datasets data.official data.pipeline data.seqio_cache
+    data.datasets data.named_tasks data.official data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
     data.seqio_source data.text_survey
     decoding.beam decoding.cache decoding.greedy decoding.layout decoding.loop
@@ -74,15 +74,16 @@ _LAYERS = {
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations
-    run_loading t5x_bridge
-    evaluation.evaluator evaluation.validation
+    t5x_bridge
+    evaluation.evaluator evaluation.result_folder evaluation.validation
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems
     training.fit_checks training.hooks training.initial_params training.loop
     training.preemption training.run_identity
   """,
   4: """
-    convert eval infer label label_pipeline precompile prepare train
+    convert eval infer label label_pipeline precompile prepare run_data
+    run_loading train
     experiments.aggregation experiments.plots experiments.report
     experiments.results
   """,

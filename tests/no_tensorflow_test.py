@@ -52,6 +52,7 @@ def test_training(run):
 def test_evaluation(run):
   folder, process = run
   results = folder / "run" / "eval" / "word_problems_label" / "test" / "2"
+  results /= "greedy"
   assert json.loads((results / "metrics.json").read_text())["num_examples"] == 3
   assert len(_read_lines(results / "predictions.jsonl")) == 3
   assert "word_problems_rationale/test at step 2" in process.stdout

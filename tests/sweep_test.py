@@ -135,8 +135,12 @@ def test_predictions_are_those_of_the_chosen_checkpoint(own_sweep):
   results_folder = run / "eval" / "toy_label" / "test"
   (step,) = results_folder.iterdir()
   shutil.copytree(step, results_folder / "999")
-  (step / "predictions.jsonl").write_text('{"id": "a\u2028b"}\n')
+  (step / "greedy" / "predictions.jsonl").write_text('{"id": "a\u2028b"}\n')
+  (step / "predictions.jsonl").write_text('{"id": "b"}\n')
   assert sweep._read_predictions(run, "toy_label") == [{"id": "a\u2028b"}]
+  # An older version wrote no folder of its own for how it decoded.
+  shutil.rmtree(step / "greedy")
+  assert sweep._read_predictions(run, "toy_label") == [{"id": "b"}]
 
 
 def test_a_label_task_that_was_not_evaluated_is_named(swept):

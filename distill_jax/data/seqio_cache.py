@@ -18,11 +18,10 @@ import tqdm
 from distill_jax.data import (
   datasets,
   records,
-  seqio_preprocessors,
   task_kinds,
   vocab,
 )
-from distill_jax.data.settings import DataSettings
+from distill_jax.data.settings import DataSettings, get_prefix
 from distill_jax.data.token_cache import Example, TaskInfo, suggest
 from distill_jax.errors import UserError
 
@@ -167,7 +166,7 @@ def _describe(name: str, rate: float, settings: DataSettings) -> TaskInfo:
     metric=spec.metric,
     label_set=spec.label_set,
     uses_teacher_labels=kind.uses_teacher_labels,
-    inputs_prefix=seqio_preprocessors.get_prefix(kind, settings),
+    inputs_prefix=get_prefix(kind, settings),
     splits={},
     teacher_counts=counts,
     target=kind.target,

@@ -32,7 +32,7 @@ def make_inputs_and_targets(
     float32.
   """
   settings = settings_lib.current_settings()
-  prefix = get_prefix(kind, settings)
+  prefix = settings_lib.get_prefix(kind, settings)
   marker = task_kinds.JOINT_MARKERS.get(kind.target, "")
 
   def has_target(record):
@@ -49,17 +49,6 @@ def make_inputs_and_targets(
     }
 
   return dataset.filter(has_target).map(to_text)
-
-
-def get_prefix(
-  kind: task_kinds.TaskKind, settings: settings_lib.DataSettings
-) -> str:
-  """Returns the text that goes before each input of a kind of task."""
-  return {
-    "label": settings.label_prefix,
-    "rationale": settings.rationale_prefix,
-    None: "",
-  }[kind.prefix]
 
 
 def tokenize(

@@ -1,8 +1,9 @@
 """What shapes the data: one frozen object that prepare, train and tasks read.
 
-Layer 0; imports only `errors`. SeqIO registers tasks at import, before any
-setting is known, so the tasks ask `current_settings` each time a data set is
-made. Without gin the defaults hold and `DISTILL_JAX_DATA_DIR` names the data.
+Layer 0; imports errors and data.task_kinds. SeqIO registers tasks at import,
+before any setting is known, so the tasks ask `current_settings` each time a
+data set is made. Without gin the defaults hold and `DISTILL_JAX_DATA_DIR` names
+the data.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from distill_jax.data import task_kinds
 from distill_jax.errors import UserError
 
 _DATA_DIR_VARIABLE = "DISTILL_JAX_DATA_DIR"
@@ -82,6 +84,15 @@ class DataSettings:
         raise UserError(
           f"{field} is {value!r}; it must be one of {', '.join(allowed)}."
         )
+
+
+def get_prefix(kind: task_kinds.TaskKind, settings: DataSettings) -> str:
+  """Returns the text that goes before each input of a kind of task."""
+  return {
+    "label": settings.label_prefix,
+    "rationale": settings.rationale_prefix,
+    None: "",
+  }[kind.prefix]
 
 
 _settings: DataSettings | None = None

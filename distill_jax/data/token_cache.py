@@ -306,6 +306,7 @@ class TokenCache:
     path: the folder.
     identity: what the bytes were made from.
     tasks: task name -> `TaskInfo`.
+    file_hashes: file name -> SHA-256, in hex.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -330,8 +331,10 @@ class TokenCache:
       name: read_task_info(name, info)
       for name, info in manifest["tasks"].items()
     }
+    self.file_hashes: dict[str, str] = {}
     for name, expected in manifest["files"].items():
       self._verify(name, expected)
+      self.file_hashes[name] = expected["sha256"]
 
   def _verify(self, name: str, expected: Mapping[str, Any]) -> None:
     file = self.path / name

@@ -8,6 +8,7 @@ it.
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +60,21 @@ def make_record(
     "learning_rates": _probe_schedule(settings.learning_rate),
     "vocabulary_sha256": cache.identity["vocabulary_sha256"],
   }
+  data_dir = settings.data.data_dir
+  data = {
+    "settings": dataclasses.asdict(settings.data)
+    | {"data_dir": data_dir and os.path.abspath(data_dir)},
+    "task_module": settings.task_module,
+    "identity": cache.identity,
+    "files": cache.file_hashes,
+  }
   return run_record.RunRecord(
     identity=json.loads(json.dumps(identity)),
     token_cache_path=str(cache.path.absolute()),
     num_params=state_lib.count_params(abstract_params),
     mesh=sharding.describe(mesh),
     environment=run_record.describe_environment(),
+    data=json.loads(json.dumps(data)),
   )
 
 

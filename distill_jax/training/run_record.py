@@ -43,6 +43,9 @@ class RunRecord:
     num_params: parameters of the model.
     mesh: a line.
     environment: versions of packages, the git commit, the machine.
+    data: what the token cache was made from and holds, to make it again:
+      `settings` (of `data.settings.DataSettings`), `task_module`, `identity`
+      and `files` (SHA-256 by name); None: an older run.
   """
 
   identity: dict[str, Any]
@@ -50,6 +53,7 @@ class RunRecord:
   num_params: int
   mesh: str
   environment: dict[str, Any]
+  data: dict[str, Any] | None = None
 
   def write(self, model_dir: str | pathlib.Path) -> None:
     """Writes `run.json`, in one move."""

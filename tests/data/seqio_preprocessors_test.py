@@ -2,7 +2,6 @@
 
 import pytest
 
-from distill_jax.data import settings as settings_lib
 from distill_jax.data import task_kinds, vocab
 
 pytestmark = pytest.mark.tf
@@ -54,13 +53,6 @@ def test_only_rows_with_every_part_of_the_target_are_kept():
       "loss_weight": 2.5,
     },
   ]
-
-
-@pytest.mark.parametrize("kind", task_kinds.KINDS.values())
-def test_prefix(kind):
-  settings = settings_lib.DataSettings(label_prefix="L", rationale_prefix="R")
-  prefix = seqio_preprocessors.get_prefix(kind, settings)
-  assert prefix == {"label": "L", "rationale": "R", None: ""}[kind.prefix]
 
 
 _INPUTS = [

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distill_jax.data import settings
+from distill_jax.data import settings, task_kinds
 from distill_jax.errors import UserError
 
 
@@ -52,3 +52,10 @@ def test_settings_hold_until_they_are_taken_back(monkeypatch):
 def test_settings_cannot_change_unnoticed():
   with pytest.raises(dataclasses.FrozenInstanceError):
     settings.DataSettings().subsample = 0.5
+
+
+@pytest.mark.parametrize("kind", task_kinds.KINDS.values())
+def test_prefix(kind):
+  given = settings.DataSettings(label_prefix="L", rationale_prefix="R")
+  prefix = settings.get_prefix(kind, given)
+  assert prefix == {"label": "L", "rationale": "R", None: ""}[kind.prefix]

@@ -122,8 +122,9 @@ class EvalRun:
     given = self.mixture_or_task_name
     if given is None:
       return None
-    is_list = isinstance(given, Sequence) and not isinstance(given, str)
-    return list(given) if is_list else [given]
+    if isinstance(given, str) or not isinstance(given, Sequence):
+      return [given]
+    return list(given)
 
 
 @dataclasses.dataclass(frozen=True)

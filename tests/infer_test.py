@@ -13,7 +13,7 @@ import tiny_run
 from small_vocabulary import make_vocabulary
 from tiny_run import fixture_model_dir as fixture_model_dir
 
-from distill_jax import infer, run_loading
+from distill_jax import convert, infer, run_loading
 from distill_jax.data import vocab
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
@@ -573,3 +573,83 @@ def test_the_macros_arrive(build):
   assert sampling.decoding.num_samples == 3
   assert build("INFER_MODE = 'score'").mode == "score"
   assert build("SKIP_BAD_LINES = True").skips_bad_lines
+  built = build(
+    "INPUT_PREFIX = 'a'",
+    "MIXTURE_OR_TASK_NAME = 'b'",
+    "MIXTURE_OR_TASK_MODULE = 'c'",
+    "VOCAB_PATH = 'd'",
+    "TASK_FEATURE_LENGTHS = {'inputs': 1, 'targets': 2}",
+  )
+  assert (
+    built.input_prefix,
+    built.mixture_or_task_name,
+    built.task_module,
+    built.vocab_path,
+    built.feature_lengths,
+  ) == ("a", "b", "c", "d", {"inputs": 1, "targets": 2})
+
+
+@pytest.fixture(name="student")
+def fixture_student(model_dir, tmp_path):
+  """The trained student as a checkpoint of another program."""
+  folder = tmp_path / "student"
+  convert.convert(str(model_dir), str(folder), destination_format="hf")
+  return folder
+
+
+def test_a_checkpoint_of_no_run_predicts(student, model_dir, tmp_path):
+  """Its texts are those of the run it was made from, with the same prefix."""
+  source = tmp_path / "in"
+  source.write_text("one\ntwo\n")
+
+  def predict(name, **changes):
+    output = tmp_path / name
+    infer.run(
+      infer.InferRun(str(source), str(output), mesh=tiny_run.MESH, **changes)
+    )
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+  expected = predict("of_run", model_dir=str(model_dir))
+  given = {
+    "checkpoint_path": str(student),
+    "feature_lengths": {"inputs": 32, "targets": 12},
+  }
+  assert predict("prefix", input_prefix="predict: ", **given) == expected
+  assert predict("plain", **given) != expected
+  with pytest.raises(UserError, match="TASK_FEATURE_LENGTHS must be given"):
+    predict("none", checkpoint_path=str(student))
+  with pytest.raises(UserError, match="lies in no run MIXTURE_OR_TASK_NAME sa"):
+    predict("none", with_rationale=True, **given)
+  rows = predict(
+    "task",
+    mixture_or_task_name="word_problems_distill",
+    with_rationale=True,
+    **given,
+  )
+  # Its answers are equations, so they have values.
+  assert [list(row) for row in rows] == [
+    [
+      "input",
+      "prediction",
+      "prediction_value",
+      "finish_reason",
+      "predicted_rationale",
+      "rationale_finish_reason",
+    ]
+  ] * 2
+  assert [row["prediction"] for row in rows] == [
+    row["prediction"] for row in expected
+  ]
+
+
+@pytest.mark.parametrize(
+  "prefix, prediction", [(None, "L:A"), ("", "A"), ("Q: ", "Q: A")]
+)
+def test_the_prefix_of_inputs_can_be_replaced(predict, prefix, prediction):
+  (row,) = predict("a", input_prefix=prefix)
+  assert row["prediction"] == prediction
+
+
+def test_a_prefix_for_two_tasks_is_refused():
+  with pytest.raises(UserError, match="INPUT_PREFIX is 'a', and WITH_RATIONAL"):
+    infer.InferRun("in", "out", input_prefix="a", with_rationale=True)

@@ -156,6 +156,15 @@ def run(
       cannot be written.
   """
   del operative_config
+  choice = run_loading.ModelChoice(
+    settings.model_dir,
+    settings.checkpoint_path,
+    model_config=settings.model_config,
+    vocab_path=settings.vocab_path,
+    feature_lengths=settings.feature_lengths,
+    mesh=settings.mesh,
+    dcn_mesh=settings.dcn_mesh,
+  )
   to_stdout = settings.output_path == input_rows.STANDARD_STREAM
   output = pathlib.Path(settings.output_path).expanduser().absolute()
   if not to_stdout and output.is_dir():
@@ -171,6 +180,7 @@ def run(
       writing.touch()
       writing.unlink()
   if not rows:
+    _ = choice.path  # Even so, one must be given.
     _log.warning(
       "INPUT_PATH %s is empty, so the output is.", settings.input_path
     )
@@ -178,17 +188,7 @@ def run(
       with _explain_unwritable(output):
         output.write_text("")
     return 0
-  opened = run_loading.open_model(
-    run_loading.ModelChoice(
-      settings.model_dir,
-      settings.checkpoint_path,
-      model_config=settings.model_config,
-      vocab_path=settings.vocab_path,
-      feature_lengths=settings.feature_lengths,
-      mesh=settings.mesh,
-      dcn_mesh=settings.dcn_mesh,
-    )
-  )
+  opened = run_loading.open_model(choice)
   fields = _choose_fields(settings, opened)
   evaluator = Evaluator(
     opened.model,

@@ -84,6 +84,21 @@ class ModelChoice:
       )
 
   @property
+  def path(self) -> str:
+    """CHECKPOINT_PATH, else MODEL_DIR.
+
+    Raises:
+      UserError: neither was given.
+    """
+    path = self.checkpoint_path or self.model_dir
+    if path is None:
+      raise UserError(
+        "Neither CHECKPOINT_PATH nor MODEL_DIR was given. Add"
+        " --gin.MODEL_DIR=\"'...'\" with the folder of a training run."
+      )
+    return path
+
+  @property
   def steps(self) -> list[int]:
     """The steps asked for by their numbers, in order; [] if they were not."""
     given = self.checkpoints
@@ -174,12 +189,7 @@ def open_model(
       say was not given; another model or vocabulary than it has; or attention
       does not run on these devices.
   """
-  path = choice.checkpoint_path or choice.model_dir
-  if path is None:
-    raise UserError(
-      "Neither CHECKPOINT_PATH nor MODEL_DIR was given. Add"
-      " --gin.MODEL_DIR=\"'...'\" with the folder of a training run."
-    )
+  path = choice.path
   model_dir = _find_run(path)
   if model_dir is None:
     if choice.checkpoint_path is None:

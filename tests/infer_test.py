@@ -399,6 +399,12 @@ def test_an_empty_input_gives_an_empty_output(
   assert "in is empty, so the output is" in caplog.text
 
 
+def test_an_empty_input_without_a_model_is_a_mistake(predict, tmp_path):
+  with pytest.raises(UserError, match="Neither CHECKPOINT_PATH nor MODEL_DIR"):
+    predict("", model_dir=None)
+  assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 def test_bad_lines_are_skipped_when_asked(predict, caplog):
   caplog.set_level(logging.INFO)
   content = b"\n".join(

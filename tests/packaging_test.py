@@ -92,7 +92,7 @@ def test_the_command_finds_its_gin_files_from_anywhere(installed, tmp_path):
   )
   assert process.returncode == 2
   # Every setting was read; only the run to load is missing.
-  assert "no lines" in process.stderr
+  assert "Neither CHECKPOINT_PATH nor MODEL_DIR" in process.stderr
 
 
 @pytest.mark.tf

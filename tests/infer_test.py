@@ -215,7 +215,7 @@ def test_what_the_vocabulary_cannot_spell_is_told(
   monkeypatch.setattr(vocab, "load_vocabulary", lambda _: small)
   predict("東京 < a\nb\nc < d", overwrite=True)
   assert (
-    "2 of 3 inputs hold what the run's vocabulary cannot spell, which is"
+    "2 of 3 inputs hold what the model's vocabulary cannot spell, which is"
     " unknown to the student: '<' (2), '東京' (1)." in caplog.text
   )
   caplog.clear()

@@ -79,4 +79,5 @@ def _describe(
     inputs_prefix=get_prefix(kind, settings),
     splits={},
     teacher_counts={},
+    target=kind.target,
   )

@@ -223,7 +223,7 @@ def test_what_the_vocabulary_cannot_spell_is_told(
   predict(json.dumps(row), overwrite=True)
   assert "cannot spell" not in caplog.text
   predict(json.dumps(row), mode="score", overwrite=True)
-  assert "1 of 1 targets hold what the run's vocabulary" in caplog.text
+  assert "1 of 1 targets hold what the model's vocabulary" in caplog.text
 
 
 def test_targets_are_scored(predict):

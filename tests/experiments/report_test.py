@@ -184,6 +184,7 @@ def test_examples_are_grouped_with_their_verdicts(tmp_path):
     examples=[
       report.ExamplePrediction("7", "finetune", "How many?", "4", "5", False),
       report.ExamplePrediction("8", "finetune", "And now?", "6", "6", True),
+      report.ExamplePrediction("9", "finetune", "And then?", "?", "6", None),
       report.ExamplePrediction(
         "7", "distill", "How many?", "4", "4", True, "2+2"
       ),
@@ -194,6 +195,7 @@ def test_examples_are_grouped_with_their_verdicts(tmp_path):
   text = " ".join(" ".join(reader.texts).split())
   assert "How many? Target: 4" in text
   assert "finetune 5 ✗ wrong" in text and "distill 4 ✓ correct 2+2" in text
+  assert "finetune 6 not scored" in text
   assert text.index("distill 4") < text.index("And now?")
   # Only the first example has a rationale to show.
   assert text.count("Rationale") == 1

@@ -54,6 +54,7 @@ from distill_jax.training import (
   preemption,
   progress,
   run_identity,
+  run_lock,
   stop_agreement,
 )
 from distill_jax.training import state as state_lib
@@ -189,6 +190,20 @@ def run(
   distributed.check_equal(
     "settings", f"{operative_config}\n--overwrite={overwrite}"
   )
+  folder = pathlib.Path(settings.model_dir).expanduser().absolute()
+  # The processes of one run are one owner.
+  with run_lock.RunLock(folder) as lock:
+    distributed.share("lock", lock.acquire)
+    return _run_locked(settings, folder, lock, operative_config, overwrite)
+
+
+def _run_locked(
+  settings: TrainRun,
+  folder: pathlib.Path,
+  lock: run_lock.RunLock,
+  operative_config: str,
+  overwrite: bool,
+) -> state_lib.TrainState:
   # What takes no data to find out comes before minutes of preparing some.
   mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
   settings.model_config.check_platform(mesh.devices.flat[0].platform)
@@ -209,7 +224,6 @@ def run(
   model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
 
-  folder = pathlib.Path(settings.model_dir).expanduser().absolute()
   record = run_identity.make_record(settings, cache, abstract.params, mesh)
   resumes = distributed.share(
     "MODEL_DIR", lambda: model_dir.check(folder, record, overwrite)
@@ -318,6 +332,7 @@ def run(
         checkpoints,
         data,
         _find_told_rows(settings.feed, holders),
+        lock,
       ),
       start_step,
       settings.train_steps,
@@ -359,7 +374,14 @@ def _with_sharding(leaf, leaf_sharding):
 
 
 def _make_hooks(
-  settings, folder, start_step, evaluate_fn, checkpoints, data, told_rows
+  settings,
+  folder,
+  start_step,
+  evaluate_fn,
+  checkpoints,
+  data,
+  told_rows,
+  lock,
 ) -> list[loop.Hook]:
   """Makes the hooks; those that write and show are of process 0."""
   train_steps = settings.train_steps
@@ -416,5 +438,5 @@ def _make_hooks(
     agreement=agreement,
     exit_fn=end_together.end_all,
   )
-  made = [watch, log, evaluation, checkpoint, stop]
+  made = [run_lock.LockHook(lock), watch, log, evaluation, checkpoint, stop]
   return [hook for hook in made if hook is not None]

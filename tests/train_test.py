@@ -32,7 +32,7 @@ from distill_jax.errors import UserError
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import hooks, metric_files, run_identity
+from distill_jax.training import hooks, metric_files, run_identity, run_lock
 from distill_jax.training import step as step_lib
 
 WORD_PROBLEMS = pathlib.Path(prepare.__file__).parent.joinpath(
@@ -472,3 +472,31 @@ def test_validation_lays_the_decoder_out_and_training_goes_on(tmp_path):
   expected = validate("as_trained")
   assert [line["step"] for line in expected] == [2, 4]
   assert validate("split") == validate("replicated") == expected
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_second_run_in_the_folder_is_refused(tmp_path):
+  settings = make_long_run(tmp_path / "run", 2)
+  check = hooks.CheckpointHook.after_step
+
+  def start_another(hook, step, *arguments):
+    with pytest.raises(UserError, match=r"run is in use: process \d+ on host"):
+      train.run(settings)
+    check(hook, step, *arguments)
+
+  with mock.patch.object(hooks.CheckpointHook, "after_step", start_another):
+    train.run(settings)
+  # Freed at its end.
+  train.run(make_long_run(tmp_path / "run", 3))
+  assert not (tmp_path / "run" / run_lock.FILE).exists()
+  assert [row["step"] for row in read_lines(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("path", ["/proc/run", "/dev/null/run"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_data(path):
+  with (
+    mock.patch.object(prepare, "find_or_prepare") as prepares,
+    pytest.raises(UserError, match=f"MODEL_DIR {path} cannot be written"),
+  ):
+    train.run(make_run(path))
+  prepares.assert_not_called()

@@ -1,6 +1,7 @@
 """MODEL_DIR: begun anew, continued, or refused; nothing lost by accident.
 
-Layer 2; imports training.run_record, partitioning.distributed. `check` only
+Layer 2; imports training.run_lock, training.run_record and
+partitioning.distributed. `check` only
 looks; `begin` writes, and is called when nothing else can refuse the run any
 more; both are for process 0. `check_shared` is for all.
 """
@@ -13,7 +14,7 @@ import time
 
 from distill_jax.errors import UserError
 from distill_jax.partitioning import distributed
-from distill_jax.training import run_record
+from distill_jax.training import run_lock, run_record
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,10 @@ def check(
     return False
   if not folder.is_dir():
     raise UserError(f"MODEL_DIR {folder} is a file. Give a folder.")
-  if any(path.suffix != _UNFINISHED for path in folder.iterdir()):
+  if any(
+    path.suffix != _UNFINISHED and path.name != run_lock.FILE
+    for path in folder.iterdir()
+  ):
     raise UserError(
       f"MODEL_DIR {folder} has files but no run in it. Give an empty or new"
       " folder."

@@ -42,20 +42,19 @@ from distill_jax.model.t5 import T5
 from distill_jax.partitioning import distributed, sharding
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import (
+  closing,
   data_guard,
+  early_stopping,
   end_together,
   fit_checks,
-  hooks,
   initial_params,
   loop,
-  metric_files,
   model_dir,
   nonfinite,
-  preemption,
-  progress,
+  run_hooks,
   run_identity,
   run_lock,
-  stop_agreement,
+  validation_history,
 )
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
@@ -84,8 +83,11 @@ class TrainRun:
     loss_chunk_tokens: target tokens of a micro-batch whose logits are in memory
       at once; None: all.
     eval_period: steps between evaluations on validation.
-    checkpoint_period: steps between checkpoints; None: as `eval_period`, so
-      that each can be the best.
+    checkpoint_period: steps between checkpoints; None: as `eval_period`. A
+      step that none before is better than on validation is saved besides.
+    early_stopping_evals: end after so many evaluations in a row without a
+      better label accuracy on validation; None: never.
+    early_stopping_min_delta: how much better one must be to count.
     log_period: steps between lines of metrics.
     keep_checkpoints: how many of the newest to keep, besides the best.
     on_nonfinite_loss: "stop" the run at a loss or gradient that is no number,
@@ -121,6 +123,8 @@ class TrainRun:
   loss_chunk_tokens: int | None = None
   eval_period: int = 1000
   checkpoint_period: int | None = None
+  early_stopping_evals: int | None = None
+  early_stopping_min_delta: float = 0.0
   log_period: int = 10
   keep_checkpoints: int = 2
   on_nonfinite_loss: str = "stop"
@@ -140,6 +144,7 @@ class TrainRun:
       ("loss_chunk_tokens", 1, "LOSS_CHUNK_TOKENS"),
       ("eval_period", 1, "EVAL_PERIOD"),
       ("checkpoint_period", 1, "CHECKPOINT_PERIOD"),
+      ("early_stopping_evals", 1, "EARLY_STOPPING_EVALS"),
       ("log_period", 1, "LOG_PERIOD"),
       ("keep_checkpoints", 1, "KEEP_CHECKPOINTS"),
       ("max_skipped_steps", 0, "MAX_SKIPPED_STEPS"),
@@ -151,10 +156,21 @@ class TrainRun:
       value = getattr(self, field)
       if value is None and _FIELDS[field].default is None:
         continue
-      if not isinstance(value, int) or value < least:
+      if type(value) is not int or value < least:
         raise UserError(
           f"{macro} is {value!r}; it must be a whole number >= {least}."
         )
+    if not 0 <= self.early_stopping_min_delta < 1:
+      raise UserError(
+        "EARLY_STOPPING_MIN_DELTA is"
+        f" {self.early_stopping_min_delta!r}; it is a difference of accuracies,"
+        " at least 0 and below 1."
+      )
+    if self.early_stopping_min_delta and self.early_stopping_evals is None:
+      raise UserError(
+        "EARLY_STOPPING_MIN_DELTA is given and EARLY_STOPPING_EVALS is not."
+        " Give both, or leave it out."
+      )
     if self.on_nonfinite_loss not in nonfinite.POLICIES:
       raise UserError(
         f"ON_NONFINITE_LOSS is {self.on_nonfinite_loss!r}; it must be one of"
@@ -220,6 +236,7 @@ def _run_locked(
   prepare.check_teacher_labels(cache, settings.data.max_not_ok_share)
   vocabulary = vocab.load_vocabulary(cache.vocabulary_path or vocab.BYTES)
   fit_checks.check_vocabulary(vocabulary, settings.model_config)
+  fit_checks.check_early_stopping(cache, settings.early_stopping_evals)
   fit_checks.warn_of_trimming(cache, settings.feed.feature_lengths)
   model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
@@ -291,8 +308,27 @@ def _run_locked(
       _log.info("Resuming from the checkpoint of step %d", start_step)
       data.set_state(data_state)
     _log.info("%s", _describe(settings, folder, record, holders))
+    history = validation_history.ValidationHistory(
+      distributed.share(
+        "validation scores",
+        lambda: validation_history.read_scores(folder, start_step),
+      )
+    )
+    stopping = early_stopping.EarlyStopping(
+      settings.early_stopping_evals, settings.early_stopping_min_delta
+    )
     if start_step >= settings.train_steps:
       _log.info("Step %d is reached already; nothing to train.", start_step)
+      closing.show(folder, start_step, checkpoints)
+      return state
+    if stopping.is_due(history):
+      _log.info(
+        "The run has stopped early at step %d: %s. To go on, raise"
+        " EARLY_STOPPING_EVALS or leave it out.",
+        start_step,
+        stopping.explain(history),
+      )
+      closing.show(folder, start_step, checkpoints)
       return state
     if resumes and distributed.is_primary():
       model_dir.note_resume(
@@ -320,11 +356,11 @@ def _run_locked(
     evaluate_fn = validation.make_evaluate_fn(
       evaluator, cache, settings.max_eval_examples
     )
-    return loop.run_loop(
+    state = loop.run_loop(
       state,
       batches,
       step_fn,
-      _make_hooks(
+      run_hooks.make_hooks(
         settings,
         folder,
         start_step,
@@ -333,11 +369,15 @@ def _run_locked(
         data,
         _find_told_rows(settings.feed, holders),
         lock,
+        history,
+        stopping,
       ),
       start_step,
       settings.train_steps,
       end_together.end_with,
     )
+    closing.show(folder, int(state.step), checkpoints)
+    return state
 
 
 def _find_told_rows(
@@ -371,72 +411,3 @@ def _describe(settings: TrainRun, folder, record, holders) -> str:
 
 def _with_sharding(leaf, leaf_sharding):
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
-
-
-def _make_hooks(
-  settings,
-  folder,
-  start_step,
-  evaluate_fn,
-  checkpoints,
-  data,
-  told_rows,
-  lock,
-) -> list[loop.Hook]:
-  """Makes the hooks; those that write and show are of process 0."""
-  train_steps = settings.train_steps
-  is_primary = distributed.is_primary()
-  watch = nonfinite.NonfiniteHook(
-    folder,
-    settings.on_nonfinite_loss,
-    settings.max_skipped_steps,
-    start_step,
-    is_primary,
-    told_rows,
-  )
-  files = reporter = log = None
-  if is_primary:
-    files = metric_files.MetricFiles(folder, start_step)
-    reporter = progress.ProgressReporter(train_steps, start_step)
-  if is_primary or told_rows is not None:
-    log = hooks.LogHook(
-      files,
-      reporter,
-      settings.learning_rate,
-      settings.log_period,
-      train_steps,
-      watch,
-      told_rows,
-    )
-  paused_fn = log.paused if log is not None else contextlib.nullcontext
-  evaluation = hooks.EvalHook(
-    evaluate_fn, files, settings.eval_period, train_steps, watch, paused_fn
-  )
-  checkpoint = hooks.CheckpointHook(
-    checkpoints,
-    data.get_state,
-    evaluation,
-    settings.checkpoint_period or settings.eval_period,
-    train_steps,
-    watch,
-    paused_fn,
-  )
-  agreement = None
-  if distributed.process_count() > 1:
-    agreement = stop_agreement.StopAgreement(
-      distributed.client(),
-      distributed.process_index(),
-      distributed.process_count(),
-      start_step,
-    )
-  # Last, so that the step it stops after has its evaluation.
-  stop = preemption.PreemptionHook(
-    checkpoint.save,
-    checkpoints.wait,
-    train_steps,
-    settings.preemption_save_seconds,
-    agreement=agreement,
-    exit_fn=end_together.end_all,
-  )
-  made = [run_lock.LockHook(lock), watch, log, evaluation, checkpoint, stop]
-  return [hook for hook in made if hook is not None]

@@ -72,6 +72,7 @@ _LAYERS = {
     teacher.variants
     training.accumulate training.data_guard training.end_together
     training.model_dir training.nonfinite training.state training.step
+    training.validation_history
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations
@@ -79,8 +80,9 @@ _LAYERS = {
     evaluation.evaluator evaluation.result_folder evaluation.validation
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems
-    training.fit_checks training.hooks training.initial_params training.loop
-    training.preemption training.run_identity
+    training.closing training.early_stopping training.fit_checks training.hooks
+    training.initial_params training.loop training.preemption training.run_hooks
+    training.run_identity
   """,
   4: """
     convert eval infer label label_pipeline precompile prepare run_data

@@ -500,3 +500,94 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_data(path):
   ):
     train.run(make_run(path))
   prepares.assert_not_called()
+
+
+@pytest.fixture(name="validated")
+def fixture_validated(tmp_path, monkeypatch):
+  """Runs whose evaluations give the scores that a test puts in by step."""
+  cache = make_cache(tmp_path / "valid", 5, splits=("train", "validation"))
+  monkeypatch.setattr(prepare, "find_or_prepare", lambda *_: cache)
+  scores: dict[int, float] = {}
+
+  def make_evaluate_fn(*_):
+    return lambda params, step: {"toy_label": {"label_accuracy": scores[step]}}
+
+  monkeypatch.setattr(train.validation, "make_evaluate_fn", make_evaluate_fn)
+  return scores
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_run_that_gets_no_better_ends_early(tmp_path, validated):
+  validated |= {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.25, 10: 0.75, 12: 0.0}
+  changes = {"eval_period": 2, "early_stopping_evals": 2, "log_period": 1}
+  settings = make_run(tmp_path / "run", train_steps=12, **changes)
+  state = train.run(settings)
+  assert int(state.step) == 8
+  assert manager.find_checkpoint(tmp_path / "run").name == "6"
+  saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert saved == {"6", "8"}
+  # The same command does not go on, unless it is asked to.
+  lines = read_lines(tmp_path / "run")
+  assert int(train.run(settings).step) == 8
+  assert read_lines(tmp_path / "run") == lines
+  go_on = dataclasses.replace(settings, early_stopping_evals=None)
+  assert int(train.run(go_on).step) == 12
+  assert manager.find_checkpoint(tmp_path / "run").name == "10"
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_killed_run_ends_early_where_a_whole_one_does(tmp_path, validated):
+  validated |= {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.25}
+  changes = {"eval_period": 2, "early_stopping_evals": 2, "log_period": 1}
+  whole = make_run(tmp_path / "whole", train_steps=12, **changes)
+  parts = make_run(tmp_path / "parts", train_steps=12, **changes)
+  expected = train.run(whole)
+  with mock.patch.object(sharding, "to_global", _Broken(7)):
+    with pytest.raises(UserError, match="loss is nan"):
+      train.run(parts)
+  found = train.run(parts)
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert read_lines(tmp_path / "parts") == read_lines(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_the_best_step_is_kept_where_the_periods_do_not_meet(
+  tmp_path, validated
+):
+  validated |= {2: 0.25, 4: 0.75, 6: 0.5, 7: 0.5}
+  train.run(
+    make_run(
+      tmp_path / "run",
+      train_steps=7,
+      eval_period=2,
+      checkpoint_period=3,
+      keep_checkpoints=1,
+    )
+  )
+  assert manager.find_checkpoint(tmp_path / "run").name == "4"
+  saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+  assert saved == {"4", "7"}
+
+
+def test_early_stopping_needs_something_to_stop_by(tmp_path):
+  with pytest.raises(UserError, match="EARLY_STOPPING_EVALS is 2, and no task"):
+    train.run(make_run(tmp_path / "run", early_stopping_evals=2))
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"early_stopping_evals": 0},
+    {"early_stopping_evals": True},
+    {"early_stopping_evals": 1, "early_stopping_min_delta": -0.1},
+    {"early_stopping_evals": 1, "early_stopping_min_delta": 1.0},
+    {"early_stopping_min_delta": 0.1},
+    {"eval_period": True},
+    {"seed": True},
+  ],
+)
+def test_numbers_that_cannot_be_are_named(changes):
+  macro = next(reversed(changes)).upper()
+  with pytest.raises(UserError, match=f"^{macro} is "):
+    make_run("run", **changes)

@@ -42,6 +42,7 @@ _STATE, _DATA_ITERATOR = "state", "data_iterator"
 _UNFINISHED = ocp.utils.TMP_DIR_SUFFIX
 # By Orbax, when it gives the folder its name; it holds times and no state.
 _WRITTEN_LAST = "_CHECKPOINT_METADATA"
+_NO_METRICS = "Requested `tracked_metric`; did not provide metrics"
 _POLL_SECONDS = 0.02
 # Other processes wait while process 0 sums up what may be hundreds of GB.
 _MAX_SAVE_SECONDS = 3600
@@ -83,6 +84,7 @@ class Checkpoints:
       ]
     )
     absl_logging.get_absl_logger().addFilter(disk_space.is_worth_showing)
+    absl_logging.get_absl_logger().addFilter(_is_no_habit)
     distributed.share(
       "metrics of checkpoints", lambda: _check_metrics(folder, may_set_aside)
     )
@@ -115,6 +117,13 @@ class Checkpoints:
   def best_step(self) -> int | None:
     """The step with the highest best metric; None when none was evaluated."""
     return self._manager.best_step()
+
+  @property
+  def best_score(self) -> float | None:
+    """The best metric of that step."""
+    step = self.best_step
+    metrics = None if step is None else self._manager.metrics(step)
+    return None if metrics is None else metrics.get(self._best_metric)
 
   def save(
     self,
@@ -381,6 +390,13 @@ def _check_metrics(folder: pathlib.Path, may_set_aside: bool) -> None:
     raise damaged[-1][1]
   for path, error in damaged:
     damage.set_aside(path, error)
+
+
+def _is_no_habit(record: logging.LogRecord) -> bool:
+  """Keeps off the screen what Orbax says of each checkpoint between two
+  evaluations, which has no metrics and is never the best."""
+  asked_for = absl_logging.get_verbosity() >= absl_logging.INFO
+  return asked_for or not str(record.msg).startswith(_NO_METRICS)
 
 
 def _ranked(metrics, best_metric: str) -> dict[str, float] | None:

@@ -196,7 +196,9 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
     )
   validation_fraction = spec.validation_fraction if split != "test" else None
   is_from_train = split == "train" or validation_fraction is not None
-  records = spec.load_fn("train" if is_from_train else split, settings)
+  loaded_split = "train" if is_from_train else split
+  records = spec.load_fn(loaded_split, settings)
+  num_loaded = len(records)
   if records and is_from_train:
     kept = splits.subsample_indices(
       len(records), settings.subsample, settings.subsample_seed
@@ -213,10 +215,37 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
     records = _settle_conflicts(records, spec, settings)
   if not records:
     raise UserError(
-      f"Empty data set: {name} {split} has no records. Look at its source and"
-      " at on_rationale_label_conflict."
+      _explain_empty(name, split, loaded_split, num_loaded, settings)
     )
   return records
+
+
+def _explain_empty(
+  name: str,
+  split: str,
+  loaded_split: str,
+  num_loaded: int,
+  settings: DataSettings,
+) -> str:
+  """Says what left a split without records."""
+  empty = f"Empty data set: {name} {split} has no records."
+  if not num_loaded:
+    return (
+      f"{empty} Its load_fn returned none for {loaded_split!r}. Look at the"
+      " source they are read from, or leave the split out (SPLITS, or the data"
+      " set's own splits)."
+    )
+  if (
+    split == "train" and settings.on_rationale_label_conflict == "drop_example"
+  ):
+    return (
+      f"{empty} {num_loaded} were read; SUBSAMPLE = {settings.subsample} and"
+      " ON_RATIONALE_LABEL_CONFLICT = 'drop_example' left none of them."
+    )
+  return (
+    f"{empty} {num_loaded} were read; SUBSAMPLE = {settings.subsample} left"
+    " none of them. Give a larger share."
+  )
 
 
 def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:

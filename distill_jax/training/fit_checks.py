@@ -79,6 +79,30 @@ def check_attention(
     )
 
 
+def check_early_stopping(cache: TokenCache, evals: int | None) -> None:
+  """Refuses to stop by a score that no evaluation gives.
+
+  Args:
+    cache: what is trained and validated on.
+    evals: EARLY_STOPPING_EVALS.
+
+  Raises:
+    UserError: no task with labels has a validation split.
+  """
+  if evals is None or any(
+    info.kind != "rationale" and info.splits.get("validation")
+    for info in cache.tasks.values()
+  ):
+    return
+  found = "; ".join(
+    f"{name} has {', '.join(info.splits)}" for name, info in cache.tasks.items()
+  )
+  raise UserError(
+    f"EARLY_STOPPING_EVALS is {evals}, and no task has a validation split with"
+    f" labels ({found}). Prepare one (SPLITS), or leave it out."
+  )
+
+
 def warn_of_trimming(
   cache: TokenCache, feature_lengths: Mapping[str, int]
 ) -> None:

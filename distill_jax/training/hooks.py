@@ -1,10 +1,11 @@
 """What happens between steps: logging, evaluation, checkpoints.
 
 Layer 3; imports checkpoint.manager, data.batch, data.batch_counts,
-partitioning.distributed, training.metric_files, training.nonfinite and
-training.progress. Signals are `training.preemption`'s. Each hook is given
-callables and knows neither gin nor a file format. Order matters: evaluation
-comes before the checkpoint that stores its metrics.
+partitioning.distributed, training.metric_files, training.nonfinite,
+training.progress and training.validation_history. Signals are
+`training.preemption`'s. Each hook is given callables and knows neither gin nor
+a file format. Order matters: evaluation comes before the checkpoint that stores
+its metrics.
 """
 
 import contextlib
@@ -22,7 +23,12 @@ from distill_jax.data import batch_counts
 from distill_jax.partitioning import distributed
 from distill_jax.training.metric_files import MetricFiles
 from distill_jax.training.nonfinite import NonfiniteHook
-from distill_jax.training.progress import ProgressReporter
+from distill_jax.training.progress import ProgressReporter, format_number
+from distill_jax.training.validation_history import (
+  SCORE,
+  ValidationHistory,
+  find_score,
+)
 
 PyTree = Any
 # Given the metrics of a step, a context whose time the rates leave out.
@@ -154,6 +160,8 @@ class EvalHook:
     train_steps: int,
     nonfinite: NonfiniteHook,
     paused_fn: PausedFn = contextlib.nullcontext,
+    history: ValidationHistory | None = None,
+    show_fn: Callable[[str], None] = lambda line: None,
   ):
     """Remembers what to call.
 
@@ -164,7 +172,11 @@ class EvalHook:
       train_steps: the last step.
       nonfinite: looks at every loss before parameters are evaluated.
       paused_fn: `LogHook.paused`.
+      history: of the run before; its scores are added to it.
+      show_fn: shows a line to the user.
     """
+    self.history = ValidationHistory() if history is None else history
+    self._show_fn = show_fn
     self._nonfinite = nonfinite
     self._evaluate_fn, self._files = evaluate_fn, files
     self._eval_period, self._train_steps = eval_period, train_steps
@@ -185,13 +197,42 @@ class EvalHook:
     # A mixture has one label task at most; it decides which step is best.
     by_label = [m for m in results.values() if "label_accuracy" in m]
     self.latest = (step, dict(by_label[0])) if by_label else None
+    score = find_score(results)
+    if score is not None:
+      self.history.add(step, score)
+    if results:
+      self._show_fn(self._describe(step, results))
+
+  def _describe(
+    self, step: int, results: Mapping[str, Mapping[str, float]]
+  ) -> str:
+    parts = [f"validation at step {step}"]
+    for task, metrics in results.items():
+      shown = []
+      if SCORE in metrics:
+        shown.append(f"label accuracy {metrics[SCORE]:.2%}")
+      if "loss" in metrics:
+        shown.append(f"loss {format_number(metrics['loss'], digits=4)}")
+      parts.append(f"{task} {', '.join(shown)}")
+    best = self.history.best
+    if best is not None:
+      is_best = self.history.is_best(step)
+      parts.append(
+        "best so far" if is_best else f"best {best[1]:.2%} at step {best[0]}"
+      )
+    return " · ".join(parts)
 
   def close(self) -> None:
     """See `loop.Hook`."""
 
 
 class CheckpointHook:
-  """Saves every `checkpoint_period` steps and at the last step."""
+  """Saves every `checkpoint_period` steps, at the last, and what is best.
+
+  A step that was evaluated, and than which none before was better, is saved
+  whatever the period: else the best state would be lost where the periods do
+  not meet.
+  """
 
   def __init__(
     self,
@@ -226,7 +267,10 @@ class CheckpointHook:
     """See `loop.Hook`."""
     del batch
     self._checkpoints.raise_if_failed()
-    if step % self._period == 0 or step == self._train_steps:
+    is_best = self._evaluation is not None and (
+      self._evaluation.history.is_best(step)
+    )
+    if step % self._period == 0 or step == self._train_steps or is_best:
       self.save(step, state, metrics)
 
   def save(self, step: int, state: PyTree, metrics: PyTree) -> None:

@@ -14,6 +14,10 @@ PyTree = Any
 Batch = Mapping[str, np.ndarray]
 
 
+class StopTraining(Exception):
+  """Raised by a hook when the run is complete before its last step."""
+
+
 @runtime_checkable
 class Hook(Protocol):
   """Something to do between steps."""
@@ -21,7 +25,7 @@ class Hook(Protocol):
   def after_step(
     self, step: int, state: PyTree, batch: Batch, metrics: Mapping[str, Any]
   ) -> None:
-    """Called after each step.
+    """Called after each step; one that raises `StopTraining` is the last.
 
     Args:
       step: updates made so far.
@@ -68,6 +72,9 @@ def run_loop(
     for step in range(start_step + 1, train_steps + 1):
       batch, device_batch = next(batches)
       state, metrics = step_fn(state, device_batch)
-      for hook in hooks:
-        hook.after_step(step, state, batch, metrics)
+      try:
+        for hook in hooks:
+          hook.after_step(step, state, batch, metrics)
+      except StopTraining:
+        break
   return state

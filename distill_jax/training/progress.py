@@ -83,6 +83,19 @@ class ProgressReporter:
       self._written_seconds = now
       self._write_line()
 
+  def show(self, line: str) -> None:
+    """Writes a line that stays, whatever the bar does.
+
+    Args:
+      line: without its end.
+    """
+    if self._bar is not None:
+      self._bar.write(line, file=self._stream)
+      return
+    self._write_line()
+    self._stream.write(line + "\n")
+    self._stream.flush()
+
   def _make_line(
     self, now: float, step: int, metrics: Mapping[str, float]
   ) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from unittest import mock
 
 import official_release
 import pytest
@@ -188,6 +189,26 @@ def test_own_data_in_several_files(tmp_path):
   write_records(paths[0], [Record("train 0", "y", "a")])
   with pytest.raises(UserError, match="00001-.*'train 0' is the id of a recor"):
     datasets.load_records("many", "train", _SETTINGS)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_empty_split_names_its_cause(split):
+  """Which is not what settles conflicts: that is of training records alone."""
+  _register([])
+  with pytest.raises(UserError) as raised:
+    datasets.load_records("mine", split, _SETTINGS)
+  assert f"load_fn returned none for {split!r}" in str(raised.value)
+  assert "CONFLICT" not in str(raised.value).upper()
+
+
+def test_conflicts_that_leave_no_training_record_are_named():
+  _register([Record("0", "x", "a")])
+  settings = DataSettings(on_rationale_label_conflict="drop_example")
+  with (
+    mock.patch.object(datasets, "_settle_conflicts", lambda records, *_: []),
+    pytest.raises(UserError, match="1 were read; .* 'drop_example' left none"),
+  ):
+    _ids("train", settings)
 
 
 def test_mistakes_are_named():

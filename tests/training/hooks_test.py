@@ -13,6 +13,7 @@ from distill_jax.data import batch as batch_lib
 from distill_jax.errors import UserError
 from distill_jax.partitioning import distributed
 from distill_jax.training import hooks
+from distill_jax.training.validation_history import ValidationHistory
 
 _METRICS = {"loss": 3.0, "label_loss": 1.0, "rationale_loss": 2.0}
 
@@ -257,6 +258,46 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
   assert all(call[2].params == "params" for call in saves)
   # A save that failed is noticed at the next step, not at the next save.
   assert checkpoints.calls.count(("raise_if_failed",)) == 9
+
+
+def test_what_is_best_is_saved_where_the_periods_do_not_meet():
+  checkpoints, history = _Recorder(), ValidationHistory()
+  scores = {4: 0.5, 8: 0.5, 12: 0.7, 16: 0.6, 20: 0.7, 24: 0.8}
+  evaluation = hooks.EvalHook(
+    lambda params, step: {"toy_label": {"label_accuracy": scores[step]}},
+    None, 4, 25, _Watch(), history=history,
+  )  # fmt: skip
+  hook = hooks.CheckpointHook(checkpoints, dict, evaluation, 10, 25, _Watch())
+  for step in range(1, 25):
+    _run(evaluation, [step])
+    _run(hook, [step])
+  saves = [call for call in checkpoints.calls if call[0] == "save"]
+  assert [(call[1], call[4]) for call in saves] == [
+    (4, {"label_accuracy": 0.5}),
+    (8, {"label_accuracy": 0.5}),
+    (10, None),
+    (12, {"label_accuracy": 0.7}),
+    (20, {"label_accuracy": 0.7}),
+    (24, {"label_accuracy": 0.8}),
+  ]
+
+
+def test_evaluations_are_shown_with_the_best_so_far():
+  shown = []
+  accuracies = {4: 0.5, 8: 0.25}
+
+  def evaluate(params, step):
+    label = {"loss": 1.25, "label_accuracy": accuracies[step]}
+    return {"toy_rationale": {"loss": 2.0}, "toy_label": label}
+
+  hook = hooks.EvalHook(evaluate, None, 4, 9, _Watch(), show_fn=shown.append)
+  _run(hook, range(1, 9))
+  assert shown == [
+    "validation at step 4 · toy_rationale loss 2 · toy_label label accuracy"
+    " 50.00%, loss 1.25 · best so far",
+    "validation at step 8 · toy_rationale loss 2 · toy_label label accuracy"
+    " 25.00%, loss 1.25 · best 50.00% at step 4",
+  ]
 
 
 def test_a_broken_state_is_not_saved_over_good_ones():

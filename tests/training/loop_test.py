@@ -105,3 +105,21 @@ def test_the_batches_running_out_is_an_error():
       0, iter([]), max, [Recorder("a", calls)], start_step=0, train_steps=1
     )
   assert calls == [("a", "close")]
+
+
+def test_a_hook_may_end_the_loop():
+  calls, ended = [], []
+
+  class Stopper(Recorder):
+    def after_step(self, step, state, batch, metrics):
+      super().after_step(step, state, batch, metrics)
+      if step == 2:
+        raise loop.StopTraining
+
+  hooks = [Stopper("a", calls), Recorder("b", calls)]
+  state = run(hooks, train_steps=9, on_error_fn=ended.append)
+  assert state == 100 + 70 + 80
+  assert [call[:2] for call in calls] == [
+    ("a", 1), ("b", 1), ("a", 2), ("b", "close"), ("a", "close")
+  ]  # fmt: skip
+  assert ended == [None]

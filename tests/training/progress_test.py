@@ -93,6 +93,25 @@ def test_terminal_gets_one_bar_and_no_lines():
   assert shown.count("\n") == 1
 
 
+def test_a_line_that_stays_follows_the_step_it_is_of():
+  stream, clock = io.StringIO(), _Clock()
+  with progress.ProgressReporter(9, stream=stream, time_fn=clock) as reporter:
+    for step in (1, 2):
+      reporter.update(step, {})
+    reporter.show("validation at step 2")
+    reporter.update(3, {})
+  lines = [line.partition(" ·")[0] for line in stream.getvalue().splitlines()]
+  assert lines == ["step 1/9", "step 2/9", "validation at step 2", "step 3/9"]
+
+
+def test_a_line_that_stays_is_whole_beside_a_bar():
+  stream = _Terminal()
+  with progress.ProgressReporter(20, stream=stream) as reporter:
+    reporter.update(10, {})
+    reporter.show("validation at step 10")
+  assert "\rvalidation at step 10\n" in stream.getvalue()
+
+
 def test_standard_error_is_the_default(capsys):
   with progress.ProgressReporter(2) as reporter:
     reporter.update(2, {})

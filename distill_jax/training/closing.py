@@ -1,0 +1,65 @@
+"""The last lines of a run: its best step, where that is, how to evaluate it.
+
+Layer 3; imports checkpoint.manager, partitioning.distributed.
+"""
+
+import logging
+import pathlib
+import shlex
+
+from distill_jax.checkpoint import manager
+from distill_jax.partitioning import distributed
+
+_log = logging.getLogger(__name__)
+
+
+def show(
+  model_dir: pathlib.Path, last_step: int, checkpoints: manager.Checkpoints
+) -> None:
+  """Shows them; only process 0 does.
+
+  Args:
+    model_dir: folder of the run.
+    last_step: the step it has come to.
+    checkpoints: of the run, all saved.
+  """
+  best = checkpoints.best_step, checkpoints.best_score
+  if distributed.is_primary():
+    _log.info("%s", describe(model_dir, last_step, *best))
+
+
+def describe(
+  model_dir: pathlib.Path,
+  last_step: int,
+  best_step: int | None,
+  best_score: float | None,
+) -> str:
+  """Returns the lines.
+
+  Args:
+    model_dir: folder of the run.
+    last_step: the step it has come to.
+    best_step: that with the highest label accuracy; None: none was evaluated.
+    best_score: the accuracy.
+  """
+  if best_step is None or best_score is None:
+    found = f"Trained to step {last_step}; nothing was validated."
+  else:
+    found = (
+      f"Trained to step {last_step}. Best on validation: step {best_step},"
+      f" label accuracy {best_score:.2%}."
+    )
+  step = last_step if best_step is None else best_step
+  quoted = repr(str(model_dir))
+  command = shlex.join(
+    [
+      "distill-jax",
+      "--run_mode=eval",
+      "--gin_file=gin/runs/eval.gin",
+      f"--gin.MODEL_DIR={quoted}",
+    ]
+  )
+  return (
+    f"{found}\n  Checkpoint: {model_dir / manager.FOLDER / str(step)}\n"
+    f"  Evaluate it: {command}"
+  )

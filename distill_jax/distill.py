@@ -8,6 +8,7 @@ L = L_label + lambda * L_rationale, each a mean cross-entropy over its tokens.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -37,8 +38,10 @@ class Objective:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value < 0:
-        raise UserError(f"{field.name} is {value}; a weight is 0 or more.")
+      if not 0 <= value < math.inf:
+        raise UserError(
+          f"{field.name.upper()} is {value}; a weight is a number, 0 or more."
+        )
 
 
 def count_tokens(

@@ -177,7 +177,7 @@ class TrainRun:
         f" {', '.join(map(repr, nonfinite.POLICIES))}."
       )
     layout_lib.check(self.decode_layout)
-    if not isinstance(self.model_dir, str):
+    if not isinstance(self.model_dir, str) or not self.model_dir.strip():
       raise UserError(f"MODEL_DIR is {self.model_dir!r}; it must be a path.")
 
 

@@ -235,7 +235,7 @@ def test_scores_are_sums_over_each_row(logits, batch):
 
 @pytest.mark.parametrize("field", ["rationale_loss_weight", "z_loss"])
 def test_negative_weights_are_refused(field):
-  with pytest.raises(UserError, match=f"{field} is -0.5"):
+  with pytest.raises(UserError, match=f"{field.upper()} is -0.5"):
     distill.Objective(**{field: -0.5})
 
 

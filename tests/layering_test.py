@@ -18,6 +18,7 @@ _LAYERS = {
     free_name
     answers.arithmetic answers.equality answers.numerals
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
+    config.fields
     data.answer_choices data.batch data.records data.settings
     data.splits data.task_kinds data.token_table data.word_problem_templates
     evaluation.length_buckets evaluation.text_tokens
@@ -33,7 +34,7 @@ _LAYERS = {
     checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
-    config.interrupts config.model_gin
+    config.interrupts config.model_gin config.replaced_choices
     data.batch_counts data.label_reader data.packing data.shards
     data.token_cache data.vocab data.word_problems
     evaluation.text_metrics

@@ -12,6 +12,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import optax
 import pytest
 import synthetic_cache
 from synthetic_cache import make_cache
@@ -172,7 +173,7 @@ def test_too_many_bad_teacher_labels_are_refused(tmp_path, cache):
 
 def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
   # A rate of nothing leaves the parameters as they were loaded.
-  rate = schedules.constant(0.0)
+  rate = optax.constant_schedule(0.0)
   state = train.run(
     make_run(
       tmp_path / "run",
@@ -199,7 +200,7 @@ def test_parameters_start_from_any_form(
 ):
   source = tmp_path / "initial"
   convert.convert(str(model_dir), str(source), destination_format=file_format)
-  rate = schedules.constant(0.0)
+  rate = optax.constant_schedule(0.0)
   caplog.set_level("INFO", "distill_jax.training")
   with mock.patch.object(logging.getLogger("distill_jax"), "propagate", True):
     state = train.run(

@@ -1,18 +1,23 @@
 """Reads gin files and bindings, and refuses what nobody reads.
 
-Layer 1; imports errors. Of the settings it knows one by name, MODEL_CONFIG,
-which a file of its own must give. gin keeps what it parsed and what was read in
-two private dictionaries; both are touched here and nowhere else.
+Layer 1; imports config.fields, config.replaced_choices and errors. Of the
+settings it knows one by name, MODEL_CONFIG, which a file of its own must give,
+and those that are paths. gin keeps what it parsed and what was read in two
+private dictionaries; both are touched here and nowhere else.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin uses it without importing it
 import logging
 import re
+import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
+from distill_jax.config import fields, replaced_choices
 from distill_jax.errors import UserError
 from gin import config as gin_config
 
@@ -20,6 +25,9 @@ _QUOTING = (
   "Strings need quotes of their own inside the shell's:"
   " --gin.MODEL_DIR=\"'/tmp/run'\"."
 )
+
+
+_record = replaced_choices.BindingRecord()
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
@@ -56,12 +64,20 @@ def parse(
     UserError: a file is missing or cannot be parsed, a binding cannot be
       parsed, or it sets a macro that no file knows.
   """
+  global _record
+  _record = replaced_choices.BindingRecord()
+  with _record.recording():
+    _parse(files, bindings, search_paths)
+
+
+def _parse(files, bindings, search_paths) -> None:
   for path in search_paths:
     gin.add_config_file_search_path(path)
   for file in files:
     try:
       with _without_search_noise():
-        gin.parse_config_file(file)
+        # By the module, whose function is watched.
+        gin_config.parse_config_file(file)
     except Exception as error:
       raise UserError(_explain_file(file, search_paths, error)) from error
   known = _macros()
@@ -74,9 +90,23 @@ def parse(
         hint = f"Did you mean {close[0]}?"
       raise UserError(f"--gin.{name}: no gin file given knows {name}. {hint}")
     try:
-      gin.parse_config(binding)
+      gin.parse_config(_with_imports(binding))
     except Exception as error:
       raise UserError(_explain_binding(binding, error)) from error
+
+
+def _with_imports(binding: str) -> str:
+  """Puts the files' imports before a binding that names an object."""
+  if not binding.partition("=")[2].lstrip().startswith("@"):
+    return binding
+  imports = sorted(
+    statement.format()
+    for statement in gin_config._IMPORTS
+    if not statement.module.startswith("__gin__")
+  )
+  return "\n".join(
+    ["from __gin__ import dynamic_registration", *imports, binding]
+  )
 
 
 def set_default(macro: str, value: str) -> None:
@@ -104,6 +134,7 @@ def build(configurable):
       reads it.
   """
   raise_on_missing()
+  raise_on_wrong_types()
   try:
     built = gin.get_configurable(configurable)()
   except Exception as error:
@@ -143,10 +174,62 @@ def raise_on_missing() -> None:
     raise UserError("\n".join(hints))
 
 
+def raise_on_wrong_types() -> None:
+  """Refuses values that are not of the type of what they are bound to.
+
+  Call before objects are built, which would fail in their own words.
+
+  Raises:
+    UserError: names the macro, its value and what it must be.
+  """
+  config = gin_config._CONFIG
+  for (_, selector), parameters in config.items():
+    if selector == "gin.macro":
+      continue
+    hints = _find_types(selector)
+    for parameter, value in parameters.items():
+      name, value = _follow_macros(f"{selector}.{parameter}", value)
+      if parameter not in hints or any(gin_config.iterate_references(value)):
+        continue
+      problem = fields.explain_mismatch(name, value, hints[parameter])
+      if problem is not None:
+        raise UserError(problem)
+
+
+def _find_types(selector: str) -> dict[str, Any]:
+  """Returns the types of a configurable's parameters, where they are known."""
+  wrapped = gin_config._REGISTRY[selector].wrapped
+  is_plain_class = isinstance(wrapped, type) and not dataclasses.is_dataclass(
+    wrapped
+  )
+  try:
+    return typing.get_type_hints(
+      wrapped.__init__ if is_plain_class else wrapped, include_extras=True
+    )
+  except (NameError, TypeError):
+    return {}
+
+
+def _follow_macros(name: str, value: Any) -> tuple[str, Any]:
+  """Returns the macro that a value comes from, and the value."""
+  seen = set()
+  while (
+    isinstance(value, gin_config.ConfigurableReference)
+    and value.config_key in gin_config._CONFIG
+    and value.config_key[1] == "gin.macro"
+    and value.config_key not in seen
+  ):
+    seen.add(value.config_key)
+    name = value.config_key[0]
+    value = gin_config._CONFIG[value.config_key]["value"]
+  return name, value
+
+
 def raise_on_unread() -> None:
   """Refuses settings that were parsed and that nothing has read.
 
-  Call after all objects are built.
+  Those that would be read, had no later file replaced what reads them, are no
+  mistake. Call after all objects are built.
 
   Raises:
     UserError: names them.
@@ -163,7 +246,9 @@ def raise_on_unread() -> None:
       for parameter in read_parameters
     }
     for parameter in parameters:
-      if parameter not in read:
+      if parameter not in read and not _record.excuses(
+        (scope, selector), parameter
+      ):
         is_macro = selector == "gin.macro"
         unread.append(scope if is_macro else f"{selector}.{parameter}")
   if unread:

@@ -82,7 +82,7 @@ class FeedConfig:
       raise UserError(f"SEED is {self.seed!r}; it must be a whole number >= 0.")
     if self.pairing not in ("paired", "mixed"):
       raise UserError(
-        f"pairing is {self.pairing!r}; it must be 'paired' or 'mixed'."
+        f"PAIRING is {self.pairing!r}; it must be 'paired' or 'mixed'."
       )
 
   @property

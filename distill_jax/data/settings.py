@@ -69,8 +69,18 @@ class DataSettings:
       )
     if not 0 <= self.max_not_ok_share <= 1:
       raise UserError(
-        f"max_not_ok_share is {self.max_not_ok_share}; it is a share, from 0"
+        f"MAX_NOT_OK_SHARE is {self.max_not_ok_share}; it is a share, from 0"
         " to 1."
+      )
+    if type(self.subsample_seed) is not int or self.subsample_seed < 0:
+      raise UserError(
+        f"SUBSAMPLE_SEED is {self.subsample_seed!r}; it must be a whole number"
+        " >= 0."
+      )
+    if self.splits is not None and not self.splits:
+      raise UserError(
+        f"SPLITS is {self.splits!r}; it names at least one split, or is None"
+        " for all."
       )
     for field, allowed in (
       ("teacher_parse", ("strict", "tolerant")),
@@ -82,7 +92,8 @@ class DataSettings:
       value = getattr(self, field)
       if value not in allowed:
         raise UserError(
-          f"{field} is {value!r}; it must be one of {', '.join(allowed)}."
+          f"{field.upper()} is {value!r}; it must be one of"
+          f" {', '.join(map(repr, allowed))}."
         )
 
 

@@ -5,6 +5,8 @@ only. Parameters that hold all layers of a scan are treated as those of each
 layer by itself, so that a scanned model trains as one that is not.
 """
 
+import math
+
 import jax
 import optax
 
@@ -77,12 +79,17 @@ def adamw(
       apart, and rounded to the nearest it would stand still.
 
   Raises:
-    UserError: `mu_dtype` is another.
+    UserError: `mu_dtype` is another, or a number cannot be.
   """
   if mu_dtype not in _MU_DTYPES:
     raise UserError(
       f"FIRST_MOMENT_DTYPE is {mu_dtype!r}; it must be one of"
       f" {', '.join(map(repr, _MU_DTYPES))}."
+    )
+
+  if not 0 <= weight_decay < math.inf:
+    raise UserError(
+      f"WEIGHT_DECAY is {weight_decay}; it must be a number, 0 or more."
     )
 
   def decay_mask(params):
@@ -107,6 +114,11 @@ def adamw(
 def _with_clipping(optimizer, max_grad_norm):
   if max_grad_norm is None:
     return optimizer
+  if not 0 < max_grad_norm < math.inf:
+    raise UserError(
+      f"MAX_GRAD_NORM is {max_grad_norm}; it must be a number above 0, or None"
+      " not to clip."
+    )
   return optax.chain(optax.clip_by_global_norm(max_grad_norm), optimizer)
 
 

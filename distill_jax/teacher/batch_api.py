@@ -45,7 +45,8 @@ class BatchConfig:
   """How requests become batches.
 
   Attributes:
-    state_path: BATCH_STATE_PATH, the file that knows what was submitted.
+    state_path: BATCH_STATE_PATH, the file that knows what was submitted; None:
+      to be replaced before it is used.
     poll_seconds: BATCH_POLL_SECONDS, between two looks at a batch.
     idle_seconds: BATCH_IDLE_SECONDS; what is collected is submitted once no
       request came for so long.
@@ -54,7 +55,7 @@ class BatchConfig:
     completion_window: what the provider promises, in its words.
   """
 
-  state_path: str | os.PathLike[str]
+  state_path: str | os.PathLike[str] | None
   poll_seconds: float = 60.0
   idle_seconds: float = 5.0
   max_requests: int = 50_000
@@ -111,6 +112,7 @@ class BatchTransport:
       self._connection, batch_config.completion_window
     )
     self._sleep = sleep
+    assert batch_config.state_path is not None
     self._state = BatchState(
       pathlib.Path(batch_config.state_path), config.base_url
     )

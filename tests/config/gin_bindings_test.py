@@ -96,7 +96,41 @@ _QUOTES = "Strings need quotes of their own inside the shell's"
     ("TRAIN_STEPS = '300'", "TRAIN_STEPS is '300'; it must be a whole number"),
     ("DROPOUT_RATE = 2.0", "DROPOUT_RATE is 2.0; it is a probability"),
     ("BATCH_SIZE = 0", "BATCH_SIZE is 0; it must be a whole number >= 1"),
-    ("LEARNING_RATE = 'x'", "settings of 'constant' do not fit: '<' not supp"),
+    ("LEARNING_RATE = 'x'", "LEARNING_RATE is 'x'; it must be a number."),
+    (
+      "LEARNING_RATE = '3e-3'",
+      "LEARNING_RATE is '3e-3'; it must be a number. Leave the quotes out.",
+    ),
+    ("LEARNING_RATE = 0", "LEARNING_RATE is 0; it must be a number above 0"),
+    ("LEARNING_RATE = 1e999", "LEARNING_RATE is inf; it must be a number"),
+    ("LEARNING_RATE = True", "LEARNING_RATE is True; it must be a number"),
+    ("EVAL_PERIOD = True", "EVAL_PERIOD is True; it must be a whole number"),
+    ("EVAL_PERIOD = 10.0", "EVAL_PERIOD is 10.0; it must be a whole number"),
+    ("MODEL_DIR = 3", "MODEL_DIR is 3; it must be a text in quotes"),
+    ("MODEL_DIR = ''", "MODEL_DIR is ''; it must be a path"),
+    ("PACKED = 1", "PACKED is 1; it must be True or False"),
+    ("MESH = 8", "MESH is 8; it must be a dictionary of texts in quotes to wh"),
+    ("SPLITS = 'train'", "SPLITS is 'train'; it must be a list of texts in qu"),
+    ("TEACHER_PARSE = 'x'", "TEACHER_PARSE is 'x'; it must be one of 'strict'"),
+    ("MAX_GRAD_NORM = 0", "MAX_GRAD_NORM is 0; it must be a number above 0"),
+    ("SUBSAMPLE_SEED = -1", "SUBSAMPLE_SEED is -1; it must be a whole number"),
+    ("Z_LOSS = -1.0", "Z_LOSS is -1.0; a weight is a number, 0 or more"),
+    (
+      "SCHEDULE = 'x'",
+      "SCHEDULE is 'x'; it must be one of 'constant'",
+    ),
+    (
+      "OPTIMIZER = 'adamw'",
+      "OPTIMIZER is 'adamw'; it must be a Gradient",
+    ),
+    (
+      "LEARNING_RATE_SCHEDULE = 'cosine'",
+      "LEARNING_RATE_SCHEDULE is 'cosine'; it must be what a gin file makes",
+    ),
+    (
+      "train.TrainRun.seed = '7'",
+      r"train.TrainRun.seed is '7'; it must be a whole number. Leave the quot",
+    ),
     ("SEED = %gin.REQUIRED", "Missing: --gin.SEED=VALUE"),
     ("SEED = %OTHER", "Missing: --gin.OTHER=VALUE"),
   ],
@@ -165,6 +199,91 @@ def test_a_default_gives_way_to_what_was_set():
   gin.parse_config("INPUT_PATH = 'a'\nOUTPUT_PATH = 'b'")
   settings = gin_bindings.build(infer.InferRun)
   assert settings == infer.InferRun("a", "b", mesh={"data": -1})
+
+
+# --- Choices that are replaced -----------------------------------------------
+
+_OWN = (
+  "from __gin__ import dynamic_registration\n"
+  "from distill_jax.optim import schedules\n"
+  "include 'gin/runs/train_adamw.gin'\n"
+)
+_OWN_RATE = (
+  "LEARNING_RATE_SCHEDULE = @schedules.rsqrt_decay()\n"
+  "schedules.rsqrt_decay:\n"
+  "  learning_rate = %LEARNING_RATE\n"
+  "  warmup_steps = 4\n"
+)
+
+
+def test_a_file_may_replace_the_schedule_of_one_that_it_includes(tmp_path):
+  path = _write(tmp_path, _OWN + _OWN_RATE)
+  settings = _build(*_BINDINGS, files=(_FILES[0], path))
+  assert float(settings.learning_rate(16)) == pytest.approx(5e-5 / 2)
+  # What nothing reads is not in the text that builds the same again.
+  text = gin_bindings.operative_config()
+  assert "make_schedule" not in text
+  gin.clear_config()
+  again = _build(files=(_write(tmp_path, text, "config.gin"),))
+  assert float(again.learning_rate(16)) == pytest.approx(5e-5 / 2)
+
+
+def test_a_later_file_may_replace_the_optimizer(tmp_path):
+  path = _write(
+    tmp_path,
+    "from __gin__ import dynamic_registration\n"
+    "from distill_jax.optim import factory\n"
+    "OPTIMIZER = @factory.adamw()\n"
+    "factory.adamw.learning_rate = %LEARNING_RATE_SCHEDULE\n",
+  )
+  assert _build(*_BINDINGS, files=(*_FILES, path)).optimizer
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_what_is_set_beside_the_replacement_must_be_read(tmp_path, is_bound):
+  own = "" if is_bound else "WARMUP_STEPS = 3\n"
+  bindings = ("WARMUP_STEPS = 3",) if is_bound else ()
+  path = _write(tmp_path, _OWN + own + _OWN_RATE)
+  with pytest.raises(UserError, match="reads these settings: WARMUP_STEPS"):
+    _build(*_BINDINGS, *bindings, files=(_FILES[0], path))
+
+
+def test_a_replacement_excuses_nothing_else(tmp_path):
+  path = _write(tmp_path, f"{_OWN}{_OWN_RATE}schedules.constant.warmup_steps=1")
+  with pytest.raises(UserError, match="settings: .*constant.warmup_steps"):
+    _build(*_BINDINGS, files=(_FILES[0], path))
+  gin.clear_config()
+  _write(tmp_path, "IDLE = 1\ninclude 'gin/runs/train.gin'\n", "base.gin")
+  path = _write(tmp_path, "include 'base.gin'\nSEED = 4\n")
+  with pytest.raises(UserError, match="Nothing reads these settings: IDLE"):
+    _build(*_BINDINGS, files=(_FILES[0], path), folders=(tmp_path,))
+
+
+@pytest.mark.parametrize("run", ["train", "train_adamw"])
+@pytest.mark.parametrize(
+  "name, rate",
+  [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5), ("rsqrt", 0.1**0.5)],
+)
+def test_a_schedule_is_chosen_on_the_command_line(run, name, rate):
+  settings = _build(
+    *_BINDINGS,
+    f"SCHEDULE = {name!r}",
+    "WARMUP_STEPS = 20",
+    "TRAIN_STEPS = 380",
+    "LEARNING_RATE = 1.0",
+    files=(_FILES[0], f"gin/runs/{run}.gin"),
+  )
+  assert float(settings.learning_rate(200)) == pytest.approx(rate)
+  assert float(settings.learning_rate(10)) == pytest.approx(0.5)
+
+
+def test_an_object_is_bound_on_the_command_line():
+  settings = _build(
+    *_BINDINGS,
+    "LEARNING_RATE_SCHEDULE = @schedules.constant()",
+    "schedules.constant.learning_rate = 0.25",
+  )
+  assert settings.learning_rate(7) == 0.25
 
 
 # --- Files ------------------------------------------------------------------

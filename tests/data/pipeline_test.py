@@ -194,7 +194,7 @@ def test_eval_batches_hold_each_example_once_in_order(tmp_path):
   [
     ({"feature_lengths": {"inputs": 4}}, "TASK_FEATURE_LENGTHS"),
     ({"batch_rows": 0}, "BATCH_SIZE"),
-    ({"pairing": "both"}, "pairing"),
+    ({"pairing": "both"}, "PAIRING"),
     ({"num_shards": 0}, "DATA_SHARDS is 0"),
     ({"num_shards": 3}, "BATCH_SIZE is 4 and DATA_SHARDS 3"),
     (

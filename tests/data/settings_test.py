@@ -18,9 +18,13 @@ def fixture_no_settings(monkeypatch):
   [
     ("subsample", 0.0, "SUBSAMPLE is 0.0; it is a fraction"),
     ("subsample", 1.5, "SUBSAMPLE is 1.5"),
-    ("max_not_ok_share", -0.1, "max_not_ok_share is -0.1"),
-    ("teacher_parse", "loose", "teacher_parse is 'loose'.* strict, tolerant"),
-    ("on_rationale_label_conflict", "drop", "one of keep, drop_rationale, dr"),
+    ("max_not_ok_share", -0.1, "MAX_NOT_OK_SHARE is -0.1"),
+    (
+      "teacher_parse",
+      "loose",
+      "PARSE is 'loose'.* 'strict', 'tolerant'",
+    ),
+    ("on_rationale_label_conflict", "drop", "of 'keep', 'drop_rationale', 'dr"),
   ],
 )
 def test_bad_values_are_named(field, value, told):

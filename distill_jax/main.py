@@ -246,7 +246,6 @@ def _joined_processes() -> Iterator[None]:
 
 def run() -> None:
   """Entry point of the `distill-jax` command."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   console_logging.set_up()
   # As `python -m` does: a user's own tasks may be a module in this folder.
   sys.path.append(os.getcwd())

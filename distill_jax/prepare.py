@@ -302,6 +302,10 @@ def _find(
   if not stale:
     return None
   path, differences = min(stale, key=lambda item: len(item[1]))
+  if all(each.startswith("settings.") for each in differences):
+    # Other settings make other data, as every run of a sweep does.
+    _log.info("No token cache has these settings yet; a new one is needed.")
+    return None
   _log.warning(
     "The token cache %s is stale for these settings (%s); a new one is needed.",
     path,

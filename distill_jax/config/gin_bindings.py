@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin uses it without importing it
 import logging
+import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,17 @@ _QUOTING = (
   "Strings need quotes of their own inside the shell's:"
   " --gin.MODEL_DIR=\"'/tmp/run'\"."
 )
-
+# Settings that name a file or folder, here or on a bucket.
+_PATHS = (
+  "CACHE_DIR",
+  "CHECKPOINT_PATH",
+  "DATA_DIR",
+  "INITIAL_CHECKPOINT_PATH",
+  "MODEL_DIR",
+  "VOCAB_PATH",
+)
+# VOCAB_PATH = 'bytes' is ByT5's vocabulary.
+_NO_PATHS = ("bytes",)
 
 _record = replaced_choices.BindingRecord()
 
@@ -68,6 +79,21 @@ def parse(
   _record = replaced_choices.BindingRecord()
   with _record.recording():
     _parse(files, bindings, search_paths)
+  _make_paths_absolute()
+
+
+def _make_paths_absolute() -> None:
+  """Makes what is kept of the settings true from any folder."""
+  for macro in _PATHS:
+    parameters = gin_config._CONFIG.get((macro, "gin.macro"), {})
+    value = parameters.get("value")
+    if (
+      isinstance(value, str)
+      and value.strip()
+      and "://" not in value
+      and value not in _NO_PATHS
+    ):
+      parameters["value"] = os.path.abspath(os.path.expanduser(value))
 
 
 def _parse(files, bindings, search_paths) -> None:

@@ -5,6 +5,7 @@ Layer 3; imports checkpoint.manager, partitioning.distributed.
 
 import logging
 import pathlib
+import re
 import shlex
 
 from distill_jax.checkpoint import manager
@@ -50,16 +51,18 @@ def describe(
       f" label accuracy {best_score:.2%}."
     )
   step = last_step if best_step is None else best_step
-  quoted = repr(str(model_dir))
-  command = shlex.join(
-    [
-      "distill-jax",
-      "--run_mode=eval",
-      "--gin_file=gin/runs/eval.gin",
-      f"--gin.MODEL_DIR={quoted}",
-    ]
+  command = (
+    "distill-jax --run_mode=eval --gin_file=gin/runs/eval.gin"
+    f" {_quote(model_dir)}"
   )
   return (
     f"{found}\n  Checkpoint: {model_dir / manager.FOLDER / str(step)}\n"
     f"  Evaluate it: {command}"
   )
+
+
+def _quote(model_dir: pathlib.Path) -> str:
+  """Returns MODEL_DIR as an argument of a shell, quoted for gin inside."""
+  if re.fullmatch(r"[\w /.,:=+@%~-]+", str(model_dir)):
+    return f"--gin.MODEL_DIR=\"'{model_dir}'\""
+  return shlex.quote(f"--gin.MODEL_DIR={str(model_dir)!r}")

@@ -75,6 +75,7 @@ def make_record(
     mesh=sharding.describe(mesh),
     environment=run_record.describe_environment(),
     data=json.loads(json.dumps(data)),
+    train_steps=settings.train_steps,
   )
 
 

@@ -27,6 +27,8 @@ _PACKAGES = (
   "grain",
   "numpy",
 )
+# What a schedule decides, and the optimizer that follows it.
+_RATE_FIELDS = {"learning_rates", "optimizer_updates"}
 # What runs did before these settings of the identity were there.
 _BEFORE = {"feed.num_shards": 1}
 
@@ -46,6 +48,7 @@ class RunRecord:
     data: what the token cache was made from and holds, to make it again:
       `settings` (of `data.settings.DataSettings`), `task_module`, `identity`
       and `files` (SHA-256 by name); None: an older run.
+    train_steps: TRAIN_STEPS when the run began; None: it was not noted then.
   """
 
   identity: dict[str, Any]
@@ -54,6 +57,7 @@ class RunRecord:
   mesh: str
   environment: dict[str, Any]
   data: dict[str, Any] | None = None
+  train_steps: int | None = None
 
   def write(self, model_dir: str | pathlib.Path) -> None:
     """Writes `run.json`, in one move."""
@@ -132,7 +136,10 @@ def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
   """
   differences = _describe_differences("", found.identity, wanted.identity)
   if differences:
+    names = {line.partition(":")[0] for line in differences}
     shown = "\n  ".join(differences)
+    if names <= _RATE_FIELDS and found.train_steps != wanted.train_steps:
+      raise UserError(_explain_rate(found, wanted, model_dir, shown))
     raise UserError(
       f"{model_dir} holds a run with other settings:\n  {shown}\nGive another"
       " MODEL_DIR, the settings it was started with (its config.gin), or"
@@ -140,10 +147,34 @@ def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
     )
 
 
+def _explain_rate(
+  found: RunRecord, wanted: RunRecord, model_dir, differences: str
+) -> str:
+  """Says how to train longer where the rate depends on how long."""
+  before = found.train_steps
+  asked = "" if before is None else f" and was {before} when the run began"
+  quoted = f"--gin.INITIAL_CHECKPOINT_PATH=\"'{model_dir}'\""
+  return (
+    f"{model_dir} holds a run with another learning rate. TRAIN_STEPS is"
+    f" {wanted.train_steps} now{asked}: a rate that ends at TRAIN_STEPS"
+    " (SCHEDULE = 'linear' or 'cosine') is another at every step, and the run"
+    " would be neither the one nor the other. To train longer, either\n"
+    "  start in a new MODEL_DIR from this run's best checkpoint, with"
+    f" {quoted}\n"
+    "  or begin with a rate that does not depend on TRAIN_STEPS (SCHEDULE ="
+    " 'constant' or 'rsqrt'), which any number of steps goes on with.\n"
+    "If LEARNING_RATE, WARMUP_STEPS or the optimizer's settings were changed"
+    " too, give those the run was started with (its config.gin). Different"
+    f" are:\n  {differences}"
+  )
+
+
 def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:
   """One line a leaf in which two JSON values differ."""
   if not (isinstance(found, dict) and isinstance(wanted, dict)):
-    same = found == wanted
+    same = found == wanted or (
+      name == "initial_checkpoint_path" and _is_same_path(found, wanted)
+    )
     return [] if same else [f"{name}: {found} before, {wanted} now"]
   lines = []
   for key in sorted(found.keys() | wanted.keys()):
@@ -151,6 +182,23 @@ def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:
     before = found.get(key, _BEFORE.get(path))
     lines += _describe_differences(path, before, wanted.get(key))
   return lines
+
+
+def _is_same_path(found: Any, wanted: Any) -> bool:
+  """Whether two paths may be one; runs once noted them as they were given."""
+  if not (isinstance(found, str) and isinstance(wanted, str)):
+    return False
+  if "://" in found + wanted:
+    return found == wanted
+  paths = [
+    os.path.normpath(os.path.expanduser(each)) for each in (found, wanted)
+  ]
+  if all(map(os.path.isabs, paths)):
+    return paths[0] == paths[1]
+  shorter, longer = sorted(
+    (pathlib.Path(each).parts for each in paths), key=len
+  )
+  return longer[len(longer) - len(shorter) :] == shorter
 
 
 def describe_environment() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tests of console_logging.py: our messages are shown, libraries' warnings."""
 
+import os
 import subprocess
 import sys
 
@@ -48,3 +49,51 @@ def test_what_is_shown():
   assert "ours" in shown
   assert "warned" in shown
   assert "chatter" not in shown
+
+
+_STARTING = """
+import os, sys
+from distill_jax.config import console_logging
+console_logging.set_up()
+if len(sys.argv) > 1:
+  from absl import logging
+  logging.set_verbosity(logging.INFO)
+import tensorflow
+sys.stderr.write(str(tensorflow.__loader__.__class__.__name__))
+os.write(2, b"I0000 00:00:17.6 12 port.cc:153] after\\n")
+"""
+_TENSORFLOW = r"""
+import os
+for line in (
+  "WARNING: All log messages before absl::InitializeLog() is called are",
+  "I0000 00:00:1795910401.662459    7799 port.cc:153] oneDNN custom operations",
+  "E0000 00:00:1795910401.662459    7799 cuda_dnn.cc:8579] Unable to register"
+  " cuDNN factory: Attempting to register factory",
+  "2026-11-28 10:00:00.123456: I tensorflow/core/util/port.cc:153] oneDNN",
+  "W0000 00:00:1795910401.662459    7799 a.cc:1] computation placer already",
+  "E0000 00:00:1795910401.662459    7799 a.cc:1] the disk is on fire",
+  "Traceback: shown",
+):
+  os.write(2, line.encode() + b"\n")
+"""
+
+
+def test_what_tensorflow_says_when_it_starts_is_not_shown(tmp_path):
+  (tmp_path / "tensorflow.py").write_text(_TENSORFLOW)
+
+  def start(*arguments):
+    return subprocess.run(
+      [sys.executable, "-c", _STARTING, *arguments],
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(tmp_path)},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stderr.splitlines()
+
+  shown = start()
+  assert shown[0].endswith("the disk is on fire")
+  assert shown[1] == "Traceback: shown"
+  # Afterwards all is as it was.
+  assert len(shown) == 3 and shown[2].startswith("SourceFileLoader")
+  assert len(start("--verbosity=0")) == 8

@@ -361,3 +361,34 @@ def test_operative_configuration_builds_the_same_again(tmp_path, run):
   assert second.objective == distill.Objective(rationale_loss_weight=1e-5)
   assert second.learning_rate(0) == first.learning_rate(0) == 0.25
   assert gin_bindings.operative_config() == text
+
+
+def test_paths_are_kept_so_that_they_are_true_anywhere(tmp_path, monkeypatch):
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  monkeypatch.setenv("HOME", "/home/me")
+  given = {
+    "MODEL_DIR": ("runs/a", f"{tmp_path}/here/runs/a"),
+    "DATA_DIR": ("../data", f"{tmp_path}/data"),
+    "CACHE_DIR": ("~/cache", "/home/me/cache"),
+    "INITIAL_CHECKPOINT_PATH": ("gs://bucket/a", "gs://bucket/a"),
+    "VOCAB_PATH": ("bytes", "bytes"),
+  }
+  bindings = [b for b in _BINDINGS if not b.startswith("MODEL_DIR")]
+  bindings += [f"{name} = {value!r}" for name, (value, _) in given.items()]
+  first = _build(*bindings)
+  text = gin_bindings.operative_config()
+  for _, expected in given.values():
+    assert repr(expected) in text
+  config = _write(tmp_path, text, "config.gin")
+  gin.clear_config()
+  monkeypatch.chdir("/")
+  again = _build(files=(config,))
+  assert _without_functions(again) == _without_functions(first)
+  assert gin_bindings.operative_config() == text
+
+
+def test_a_vocabulary_is_a_path_too(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  settings = _build(*_BINDINGS, "VOCAB_PATH = 'my.model'")
+  assert settings.data.vocab_path == str(tmp_path / "my.model")

@@ -22,6 +22,12 @@ def test_the_best_step_is_named_with_its_command():
   ]
 
 
+def test_a_plain_path_is_quoted_as_in_the_readme():
+  text = closing.describe(pathlib.Path("/runs/a b"), 300, None, None)
+  assert text.endswith(" --gin.MODEL_DIR=\"'/runs/a b'\"")
+  assert shlex.split(text)[-1] == "--gin.MODEL_DIR='/runs/a b'"
+
+
 def test_without_validation_the_last_step_is_named():
   text = closing.describe(pathlib.Path("/run"), 300, None, None)
   assert "nothing was validated" in text

@@ -103,3 +103,76 @@ def test_a_machine_without_git(monkeypatch, error):
 
   monkeypatch.setattr(subprocess, "run", fail)
   assert run_record.describe_environment()["git_commit"] is None
+
+
+_RATES = {"optimizer_updates": ["1"], "learning_rates": ["0.1", "0.05"]}
+
+
+def _with_rates(train_steps, **changes):
+  record = _with_identity(**(_RATES | changes))
+  return dataclasses.replace(record, train_steps=train_steps)
+
+
+@pytest.mark.parametrize("before", [300, None])
+def test_training_longer_names_train_steps_and_the_ways_out(before):
+  found = _with_rates(before)
+  wanted = _with_rates(
+    600, learning_rates=["0.1", "0.075"], optimizer_updates=["2"]
+  )
+  with pytest.raises(UserError) as raised:
+    run_record.check_resumable(found, wanted, "/run")
+  message = str(raised.value)
+  assert "TRAIN_STEPS is 600 now" in message
+  assert ("was 300 when the run began" in message) == (before == 300)
+  assert "--gin.INITIAL_CHECKPOINT_PATH=\"'/run'\"" in message
+  assert "SCHEDULE = 'constant' or 'rsqrt'" in message
+  assert "learning_rates: ['0.1', '0.05'] before" in message
+
+
+def test_another_rate_of_as_many_steps_is_not_put_on_train_steps():
+  with pytest.raises(UserError) as raised:
+    run_record.check_resumable(
+      _with_rates(300), _with_rates(300, learning_rates=["1"]), "/run"
+    )
+  assert "TRAIN_STEPS" not in str(raised.value)
+  with pytest.raises(UserError, match="seed: 0 before") as raised:
+    run_record.check_resumable(
+      _with_rates(300), _with_rates(600, seed=1, learning_rates=["1"]), "/run"
+    )
+  assert "TRAIN_STEPS" not in str(raised.value)
+
+
+def test_more_steps_at_the_same_rates_go_on():
+  run_record.check_resumable(_with_rates(300), _with_rates(600), "/run")
+
+
+def test_a_record_without_train_steps_is_read(tmp_path):
+  """As earlier versions wrote it."""
+  content = dataclasses.asdict(_RECORD)
+  del content["train_steps"]
+  (tmp_path / "run.json").write_text(json.dumps(content))
+  assert run_record.read_record(tmp_path) == _RECORD
+
+
+@pytest.mark.parametrize(
+  "before, now, is_same",
+  [
+    ("runs/a", "/home/me/runs/a", True),
+    ("./runs/a/", "/home/me/runs/a", True),
+    ("/home/me/runs/a", "/home/me/runs/../runs/a", True),
+    ("/other/runs/a", "/home/me/runs/a", False),
+    ("b/a", "/home/me/runs/a", False),
+    ("gs://bucket/a", "gs://bucket/a", True),
+    ("gs://bucket/a", "/bucket/a", False),
+    (None, "/home/me/runs/a", False),
+  ],
+)
+def test_where_parameters_came_from_is_a_path(before, now, is_same):
+  """Earlier versions noted it as it was given."""
+  found = _with_identity(initial_checkpoint_path=before)
+  wanted = _with_identity(initial_checkpoint_path=now)
+  if is_same:
+    run_record.check_resumable(found, wanted, "/run")
+  else:
+    with pytest.raises(UserError, match="initial_checkpoint_path"):
+      run_record.check_resumable(found, wanted, "/run")

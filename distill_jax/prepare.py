@@ -30,6 +30,9 @@ from distill_jax.partitioning import distributed
 _log = logging.getLogger(__name__)
 
 DEFAULT_TASK_MODULE = "distill_jax.tasks"
+STALE = (
+  "The token cache %s is stale for these settings (%s); a new one is needed."
+)
 _DEFAULT_CACHE_DIR = "~/.cache/distill_jax/tokens"
 # Where files lie and when a run refuses does not shape an example.
 _NOT_IDENTITY = ("data_dir", "vocab_path", "max_not_ok_share")
@@ -302,12 +305,11 @@ def _find(
   if not stale:
     return None
   path, differences = min(stale, key=lambda item: len(item[1]))
-  if all(each.startswith("settings.") for each in differences):
-    # Other settings make other data, as every run of a sweep does.
-    _log.info("No token cache has these settings yet; a new one is needed.")
-    return None
-  _log.warning(
-    "The token cache %s is stale for these settings (%s); a new one is needed.",
+  # Other settings make other data; anything else changed behind their back.
+  only_settings = all(each.startswith("settings.") for each in differences)
+  _log.log(
+    logging.INFO if only_settings else logging.WARNING,
+    STALE,
     path,
     "; ".join(differences),
   )

@@ -5,13 +5,14 @@ run in a folder of its own, evaluated once on test from its best checkpoint on
 validation. Interrupted, the same command goes on where it stopped.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distill_jax import eval as eval_mode
@@ -154,6 +155,21 @@ def run(
   return rows
 
 
+@contextlib.contextmanager
+def _expecting_other_data() -> Iterator[None]:
+  """Keeps off the screen that a run's data is not that of the run before."""
+
+  def is_news(record: logging.LogRecord) -> bool:
+    return record.msg != prepare.STALE or record.levelno > logging.INFO
+
+  logger = logging.getLogger(prepare.__name__)
+  logger.addFilter(is_news)
+  try:
+    yield
+  finally:
+    logger.removeFilter(is_news)
+
+
 def _cell_folder(folder, method: Method, size: int, seed: int) -> pathlib.Path:
   return folder / f"{method.slug}-{size}-seed{seed}"
 
@@ -182,7 +198,8 @@ def _run_cell(
     ),
     data=_resize(base.data, method.task, size),
   )
-  train.run(cell, cell_config, overwrite)
+  with _expecting_other_data():
+    train.run(cell, cell_config, overwrite)
   seconds = time.perf_counter() - started
   eval_mode.run(
     eval_mode.EvalRun(

@@ -371,6 +371,7 @@ def _run_locked(
         lock,
         history,
         stopping,
+        operative_config,
       ),
       start_step,
       settings.train_steps,

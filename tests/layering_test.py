@@ -52,8 +52,8 @@ _LAYERS = {
     teacher.guarded_http teacher.journal teacher.journal_lines
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.rate_limits teacher.replies teacher.voting
-    training.metric_files training.progress training.run_lock
-    training.run_record
+    training.event_files training.metric_files training.progress
+    training.run_lock training.run_record
   """,
   2: """
     checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle

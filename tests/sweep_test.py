@@ -229,3 +229,18 @@ def test_a_task_module_that_is_not_there_is_named(tmp_path):
   )
   with pytest.raises(UserError, match="MODULE 'nowhere' cannot be imported"):
     sweep.run(settings, "SEED = 0")
+
+
+def test_that_the_data_of_runs_differ_is_no_news(caplog):
+  logger = sweep.logging.getLogger(prepare.__name__)
+  caplog.set_level("INFO", logger.name)
+  with mock.patch.object(logger.parent, "propagate", True):
+    with sweep._expecting_other_data():
+      logger.info(prepare.STALE, "/cache", "settings.subsample: 1.0 -> 0.5")
+      logger.info("Preparing it")
+      logger.warning(prepare.STALE, "/cache", "sources.train.jsonl: a -> b")
+    logger.info(prepare.STALE, "/other", "settings.subsample: 1.0 -> 0.5")
+  shown = [record.getMessage() for record in caplog.records]
+  assert [text.split("(")[-1][:8] for text in shown] == [
+    "Preparin", "sources.", "settings"
+  ]  # fmt: skip

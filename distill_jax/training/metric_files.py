@@ -1,31 +1,19 @@
-"""Metrics on disk: `metrics.jsonl` and TensorBoard events.
+"""Metrics on disk: `metrics.jsonl`, and TensorBoard events beside it.
 
-Layer 1; imports errors and tensorboardX, which needs no TensorFlow. A resumed
-run takes back the lines past the checkpoint it starts from, since it writes
-those steps again; they are kept in `metrics.superseded.jsonl`.
-
-Events are written by the caller's thread: tensorboardX's `SummaryWriter` has a
-thread that a full disk ends, after which adding to its full queue waits for
-ever.
+Layer 1; imports training.event_files and errors. A resumed run takes back the
+lines past the checkpoint it starts from, since it writes those steps again;
+they are kept in `metrics.superseded.jsonl`.
 """
-
-# The classes of protocol buffers are made when they are imported.
-# pyright: reportAttributeAccessIssue=false
 
 import contextlib
 import json
 import math
 import os
 import pathlib
-import socket
-import time
 from collections.abc import Iterator, Mapping
 
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2, summary_pb2
-from tensorboardX.record_writer import RecordWriter
-
 from distill_jax.errors import UserError
+from distill_jax.training.event_files import EventFiles
 
 _METRICS = "metrics.jsonl"
 _SUPERSEDED = "metrics.superseded.jsonl"
@@ -34,12 +22,18 @@ _SUPERSEDED = "metrics.superseded.jsonl"
 class MetricFiles:
   """Appends metrics of steps to the files of a run."""
 
-  def __init__(self, model_dir: str | pathlib.Path, start_step: int = 0):
+  def __init__(
+    self,
+    model_dir: str | pathlib.Path,
+    start_step: int = 0,
+    gin_text: str = "",
+  ):
     """Opens the files.
 
     Args:
       model_dir: folder of the run.
       start_step: lines of later steps are moved aside.
+      gin_text: the settings, for TensorBoard to show.
 
     Raises:
       UserError: the folder cannot be written.
@@ -48,11 +42,7 @@ class MetricFiles:
     with _explain_unwritable(folder):
       _move_later_lines(folder, start_step)
       self._file = open(folder / _METRICS, "a", encoding="utf-8")
-      self._events = RecordWriter(str(_name_events(folder)))
-      self._write_event(file_version="brain.Event:2")
-      # TensorBoard drops what earlier files have from this step on.
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._write_event(step=start_step + 1, session_log=start)
+      self._events = EventFiles(folder, start_step, gin_text)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes one line and the same scalars as events.
@@ -70,26 +60,17 @@ class MetricFiles:
       for name, value in metrics.items()
     }
     line = json.dumps({"step": step, "split": split, **values})
-    scalars = summary_pb2.Summary()
-    for name, value in values.items():
-      if value is not None:
-        scalars.MergeFrom(summary.scalar(f"{split}/{name}", value))
     with _explain_unwritable(self._folder):
       self._file.write(line + "\n")
       self._file.flush()
-      self._write_event(step=step, summary=scalars)
+      self._events.write(step, split, values)
 
   def close(self) -> None:
     """Closes the files."""
-    for file in (self._file, self._events):
-      # All was flushed when it was written, and what failed was told then.
-      with contextlib.suppress(OSError):
-        file.close()
-
-  def _write_event(self, **fields) -> None:
-    event = event_pb2.Event(wall_time=time.time(), **fields)
-    self._events.write(event.SerializeToString())
-    self._events.flush()
+    self._events.close()
+    # All was flushed when it was written, and what failed was told then.
+    with contextlib.suppress(OSError):
+      self._file.close()
 
 
 def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
@@ -112,23 +93,6 @@ def read_metrics(model_dir: str | pathlib.Path) -> list[dict]:
     if isinstance(row, dict) and isinstance(row.get("step"), int):
       rows.append(row)
   return rows
-
-
-def _name_events(folder: pathlib.Path) -> pathlib.Path:
-  """Names a new file of events so that it sorts after those that are there.
-
-  TensorBoard reads them in the order of their names, where the number is a time
-  in seconds by custom. Clocks run backwards, and differ between the machines a
-  run is resumed on; the order of the files must not.
-  """
-  prefix = "events.out.tfevents."
-  numbers = [
-    int(number)
-    for path in folder.glob(f"{prefix}*")
-    if (number := path.name.removeprefix(prefix).partition(".")[0]).isdecimal()
-  ]
-  number = max([int(time.time()), *(before + 1 for before in numbers)])
-  return folder / f"{prefix}{number:010}.{socket.gethostname()}"
 
 
 @contextlib.contextmanager

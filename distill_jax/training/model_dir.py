@@ -25,6 +25,7 @@ _RUN_FILES = (
   "vocabulary.model",
   "metrics*.jsonl",
   "events.*",
+  "validation/*/events.*",
   "checkpoints",
   "nonfinite",
   "eval",

@@ -34,6 +34,7 @@ def make_hooks(
   lock,
   history,
   stopping,
+  gin_text,
 ) -> list[loop.Hook]:
   """Makes the hooks; those that write and show are of process 0."""
   train_steps = settings.train_steps
@@ -48,7 +49,7 @@ def make_hooks(
   )
   files = reporter = log = None
   if is_primary:
-    files = metric_files.MetricFiles(folder, start_step)
+    files = metric_files.MetricFiles(folder, start_step, gin_text)
     reporter = progress.ProgressReporter(train_steps, start_step)
   if is_primary or told_rows is not None:
     log = hooks.LogHook(

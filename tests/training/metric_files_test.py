@@ -6,11 +6,11 @@ import math
 import os
 
 import pytest
+from event_reading import read_events
 from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from distill_jax.errors import UserError
-from distill_jax.training import metric_files
+from distill_jax.training import event_files, metric_files
 
 
 def _write(folder, steps, start_step=0, offset=0.0):
@@ -23,19 +23,6 @@ def _write(folder, steps, start_step=0, offset=0.0):
 def _steps(folder, name="metrics.jsonl"):
   lines = (folder / name).read_text().splitlines()
   return [json.loads(line)["step"] for line in lines]
-
-
-def _read_events(folder):
-  """Returns the events of all files of a folder, oldest file first."""
-  events = []
-  for path in sorted(folder.glob("events.*")):
-    content = path.read_bytes()
-    while content:
-      length = int.from_bytes(content[:8], "little")
-      assert content[8:12] == masked_crc32c(content[:8]).to_bytes(4, "little")
-      events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
-      content = content[16 + length :]
-  return events
 
 
 def test_lines_can_be_read_while_the_run_goes_on(tmp_path):
@@ -54,11 +41,11 @@ def test_events_sort_as_they_were_written_whatever_the_clock(
 ):
   """TensorBoard reads files by name, and a clock may run backwards."""
   for seconds in (2_000_000_000, 1_000_000_000, 1_000_000_000.5, 5.0):
-    monkeypatch.setattr(metric_files.time, "time", lambda t=seconds: t)
+    monkeypatch.setattr(event_files.time, "time", lambda t=seconds: t)
     step = len(list(tmp_path.glob("events.*"))) + 1
     _write(tmp_path, [step], start_step=step - 1)
   assert len(list(tmp_path.glob("events.*"))) == 4
-  events = [event for event in _read_events(tmp_path) if event.summary.value]
+  events = [event for event in read_events(tmp_path) if event.summary.value]
   assert [event.step for event in events] == [1, 2, 3, 4]
   assert _steps(tmp_path) == [1, 2, 3, 4]
 
@@ -91,29 +78,13 @@ def test_what_is_no_number_is_null(tmp_path):
   assert line == {"step": 1, "split": "train", "a": None, "b": None, "c": None}
 
 
-def test_events_hold_the_same_numbers(tmp_path):
-  files = metric_files.MetricFiles(tmp_path)
-  files.write(7, "train", {"loss": 2.5, "label_loss": math.nan})
-  files.write(8, "validation/toy_label", {"label_accuracy": 0.25})
-  files.close()
-  scalars = {
-    (event.step, value.tag): value.simple_value
-    for event in _read_events(tmp_path)
-    for value in event.summary.value
-  }
-  assert scalars == {
-    (7, "train/loss"): 2.5,
-    (8, "validation/toy_label/label_accuracy"): 0.25,
-  }
-
-
 @pytest.mark.parametrize("start_step", [0, 2])
 def test_events_of_steps_that_are_made_again_are_purged(tmp_path, start_step):
   _write(tmp_path, [1, 2, 3])
   _write(tmp_path, [start_step + 1], start_step)
   starts = [
     event.step
-    for event in _read_events(tmp_path)
+    for event in read_events(tmp_path)
     if event.session_log.status == event_pb2.SessionLog.START
   ]
   # TensorBoard drops earlier events from this step on.
@@ -164,12 +135,16 @@ class _FullDisk:
   flush = close = lambda self: self.write("")
 
 
-@pytest.mark.parametrize("which", ["_file", "_events"])
+@pytest.mark.parametrize("which", ["lines", "events"])
 def test_a_full_disk_ends_the_run_and_does_not_hang(tmp_path, which):
   files = metric_files.MetricFiles(tmp_path)
   files.write(1, "train", {"loss": 1.0})
-  getattr(files, which).close()
-  setattr(files, which, _FullDisk())
+  if which == "lines":
+    files._file.close()
+    files._file = _FullDisk()
+  else:
+    files._events.close()
+    files._events._writers["train"] = _FullDisk()
   # More often than a queue between threads would take.
   for step in range(2, 30):
     with pytest.raises(UserError, match="No space left.* intact. Free some"):

@@ -32,6 +32,7 @@ def make_hooks(folder, **changes):
     lock=run_lock.RunLock(pathlib.Path(folder)),
     history=ValidationHistory(),
     stopping=early_stopping.EarlyStopping(None),
+    gin_text="A = 1\n",
   )
   with contextlib.ExitStack() as stack:
     for hook in made:

@@ -100,7 +100,9 @@ class _QuietLoader(importlib.abc.Loader):
 
   def exec_module(self, module) -> None:
     # What asks the module for its files, as for packaged data, gets them.
-    module.__spec__.loader = module.__loader__ = self._loader
+    module.__loader__ = self._loader
+    if module.__spec__ is not None:
+      module.__spec__.loader = self._loader
     with without_startup_noise():
       self._loader.exec_module(module)
 

@@ -91,6 +91,7 @@ setuptools.setup(
       *DATA,
       "beartype>=0.20",
       "hypothesis>=6.100",
+      "pyarrow>=15",
       "pyright>=1.1.390",
       "pytest>=8",
       "pytest-xdist>=3.6",
@@ -101,6 +102,8 @@ setuptools.setup(
     # Attention of Hopper and Blackwell GPUs. It wants JAX 0.11.1.
     "tokamax": ["tokamax>=0.0.17; python_version>='3.12'"],
     "hf": REFERENCE,
+    # Questions for a teacher in Parquet.
+    "parquet": ["pyarrow>=15"],
     # Wants protobuf below 7, which the locked versions are not: a venv apart.
     "beam": ["apache-beam>=2.77,<3"],
     # What T5X imports; itself, airio and jestimator come from GitHub.

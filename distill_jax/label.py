@@ -5,6 +5,7 @@ answer at a time; records and summary are made of the journal, and may be made
 again.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,30 +14,34 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from distill_jax.data import records
+from distill_jax import label_settings
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
+from distill_jax.label_settings import LabelRun
 from distill_jax.teacher import (
+  budget,
   comparison,
+  conclusion,
   exchange,
   journal,
   labelling,
+  ledger,
   preview,
   prices,
+  provenance,
+  questions,
   record_file,
   sending,
   session,
+  teachers,
   template_files,
   variants,
 )
 from distill_jax.teacher.batch_api import BatchConfig, BatchTransport
 from distill_jax.teacher.client import TeacherClient
-from distill_jax.teacher.comparison import ComparisonConfig
-from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.filters import FilterConfig
 from distill_jax.teacher.output_folder import OutputFolder, parse_shard
 from distill_jax.teacher.tally import Tally
 from distill_jax.teacher.variants import Variant
@@ -45,129 +50,7 @@ _log = logging.getLogger(__name__)
 
 Action = Literal["label", "rebuild", "evaluate", "dry_run"]
 
-_DIRECT, _BATCH = "direct", "batch"
-_DONE, _INCOMPLETE = 0, 1
-GO_ON = (
-  "Give the same command again to go on; nothing that was answered is asked"
-  " again."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelRun:
-  """Settings of `--run_mode=label`.
-
-  Attributes:
-    input_path: questions as JSONL: records, or bare `id`, `input` and, where it
-      is known, `label`.
-    output_path: a folder for the journal, the records and their summary. It may
-      be that of an earlier run, which then goes on.
-    teacher_model: the server's name of the teacher, or a list of such names,
-      who then vote.
-    prompt: name of a template that ships, or path of one.
-    client: where the teacher is and how hard it is asked.
-    order: "rationale_first" or "label_first"; None: as the template says.
-    endpoint: "chat" or "completions".
-    temperature: of sampling.
-    top_p: of sampling; None: the server's.
-    seed: of the first sample; None: none is sent.
-    num_samples: answers asked of each teacher for each question.
-    max_tokens: most tokens of an answer; None: the template's.
-    max_tokens_field: see `variants.Variant`.
-    parse: see `variants.Variant`.
-    accuracies: likewise.
-    filters: which records are kept. `answer_form` and `labels` are taken from
-      the template.
-    transport: "direct", or "batch" for the provider's batch API.
-    batch: of the latter; a `state_path` of None is in the output folder.
-    price_table: TOML with prices; None: costs are not known.
-    vocab_path: the teacher's sentencepiece model, for the estimate of
-      `--dry_run`; None: four characters a token.
-    retry_failures: ask again what failed for good in an earlier run.
-    max_open_failures: nothing more is sent after so many failures in a row that
-      might pass.
-    drain_seconds: how long Ctrl-C waits for answers under way.
-    num_previewed: prompts that `--dry_run` prints.
-    evaluation: what `--evaluate` compares.
-  """
-
-  input_path: str
-  output_path: str
-  teacher_model: str | Sequence[str]
-  prompt: str
-  client: TeacherConfig
-  order: Literal["rationale_first", "label_first"] | None = None
-  endpoint: exchange.Endpoint = "chat"
-  temperature: float = 0.0
-  top_p: float | None = None
-  seed: int | None = 0
-  num_samples: int = 1
-  max_tokens: int | None = None
-  max_tokens_field: exchange.MaxTokensField = "max_tokens"
-  parse: str = variants.TOLERANT
-  accuracies: Mapping[str, float] | None = None
-  filters: FilterConfig = FilterConfig()
-  transport: Literal["direct", "batch"] = _DIRECT
-  batch: BatchConfig | None = None
-  price_table: str | None = None
-  vocab_path: str | None = None
-  retry_failures: bool = False
-  max_open_failures: int = 100
-  drain_seconds: float = 30.0
-  num_previewed: int = 2
-  evaluation: ComparisonConfig = ComparisonConfig()
-
-  def __post_init__(self):
-    if self.transport not in (_DIRECT, _BATCH):
-      raise UserError(
-        f"TRANSPORT is {self.transport!r}; it must be {_DIRECT!r} or"
-        f" {_BATCH!r}."
-      )
-    for macro, value in (
-      ("INPUT_PATH", self.input_path),
-      ("OUTPUT_PATH", self.output_path),
-      ("PROMPT", self.prompt),
-      ("PARSE", self.parse),
-    ):
-      if not isinstance(value, str) or not value:
-        raise UserError(f"{macro} is {value!r}; it must be a text.")
-    if not isinstance(self.teacher_model, str | list | tuple):
-      raise UserError(
-        f"TEACHER_MODEL is {self.teacher_model!r}; it is a model's name, as the"
-        " server has it, or a list of such names."
-      )
-    for macro, value, least in (
-      ("MAX_OPEN_FAILURES", self.max_open_failures, 1),
-      ("DRAIN_SECONDS", self.drain_seconds, 0),
-      ("DRY_RUN_PROMPTS", self.num_previewed, 0),
-    ):
-      if not isinstance(value, int | float) or not value >= least:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a number >= {least}."
-        )
-
-  def make_variant(self, **changes: Any) -> Variant:
-    """Makes the way to label, with `changes` to its fields.
-
-    Raises:
-      UserError: a setting that cannot be.
-    """
-    models = self.teacher_model
-    fields = {
-      "models": (models,) if isinstance(models, str) else tuple(models),
-      "endpoint": self.endpoint,
-      "temperature": self.temperature,
-      "top_p": self.top_p,
-      "seed": self.seed,
-      "num_samples": self.num_samples,
-      "max_tokens": self.max_tokens,
-      "max_tokens_field": self.max_tokens_field,
-      "parse": self.parse,
-      "accuracies": self.accuracies,
-    } | changes
-    if "template" not in fields:
-      fields["template"] = template_files.load_template(self.prompt, self.order)
-    return Variant(**fields)
+GO_ON = conclusion.GO_ON
 
 
 def run(
@@ -210,7 +93,7 @@ def run(
       raise
     # `| head` has seen enough; Python, at its end, would complain once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _DONE
+    return conclusion.DONE
   # While nothing is being sent; then `session` takes signals.
   except KeyboardInterrupt:
     _log.warning("Interrupted. %s", GO_ON)
@@ -242,11 +125,31 @@ class _Work:
         twice, or there is no question.
     """
     number = -1
-    for number, question in enumerate(records.read_records(self.input_path)):
+    for number, question in enumerate(
+      questions.read_questions(self.input_path)
+    ):
       if self._shard is None or number % self._shard[1] == self._shard[0]:
         yield question
     if number < 0:
       raise UserError(f"INPUT_PATH {self.input_path} has no questions.")
+
+  def summarize_paid(
+    self, answers: journal.Answers, num_records: int | None
+  ) -> dict[str, Any]:
+    """Returns what all journals cost; see `ledger.summarize`."""
+    return ledger.summarize(answers.ledgers, self.price_table, num_records)
+
+  def make_budget(self, answers: journal.Answers) -> budget.Budget | None:
+    """Returns what more may cost; None where anything may."""
+    settings = self.settings
+    if settings.max_cost is None and settings.max_total_tokens is None:
+      return None
+    return budget.Budget(
+      answers.ledgers,
+      self.price_table,
+      settings.max_cost,
+      settings.max_total_tokens,
+    )
 
   def check_prices(self, models: Iterable[str]) -> None:
     """Finds out before the work that a model has no price."""
@@ -271,7 +174,10 @@ def _label(
   variant = work.settings.make_variant()
   work.check_prices(variant.models)
   identity = record_file.identify(
-    variant, str(work.input_path), work.settings.filters
+    variant,
+    str(work.input_path),
+    work.settings.filters,
+    questions.compute_digest(work.input_path),
   )
   if is_rebuild and not work.folder.list_journals():
     raise UserError(
@@ -282,37 +188,46 @@ def _label(
     work.folder.check_replaceable(identity)
   with work.folder.open_journals() as (own, answers):
     sent = None
-    if not is_rebuild:
-      sent = _send(work, own, answers, [variant], work.read_questions)
+    if is_rebuild:
+      # Nothing is asked, so nothing is refused.
+      provenance.check(
+        provenance.count_origins(answers.ledgers, variant.addresses),
+        provenance.ANY,
+      )
+    else:
+      with _reporting_paid(work, answers):
+        sent = _send(work, own, answers, [variant], work.read_questions)
     summary = record_file.write_records(
       work.folder.records_path,
       work.read_questions(),
       variant,
       answers,
       work.settings.filters,
-      work.price_table,
       is_partial_good=is_rebuild,
       min_outcomes=0 if overwrite else work.folder.count_outcomes(),
     )
     found = work.folder.read_summary()
     if summary["num_records"] is not None:
       summary["settings"] = identity
-      work.folder.write_text("config.gin", operative_config)
+      summary["config"] = work.folder.write_config(operative_config)
     else:
       # Of the records that stand there still.
       summary["settings"] = found.get("settings")
+      summary["config"] = found.get("config")
+    summary["paid"] = work.summarize_paid(answers, summary["num_records"])
     last_run = found.get("last_run")
     summary["last_run"] = last_run if sent is None else sent.describe()
     work.folder.write_summary(summary)
   print(record_file.describe(summary, work.folder.records_path))
-  return conclude(
-    work.settings,
+  return conclusion.conclude(
+    work.settings.max_open_failures,
     summary["num_open"],
     sent,
     "Without --rebuild the same command asks for them."
     if is_rebuild
     else f"{GO_ON} --rebuild writes the records there are.",
-    is_any_answered=has_answers(summary),
+    is_any_answered=conclusion.has_answers(summary),
+    budget=work.settings.describe_budget(),
   )
 
 
@@ -330,13 +245,15 @@ def _evaluate(work: _Work) -> int:
       " --evaluate compares answers with. Give one that has."
     )
   with work.folder.open_journals() as (own, answers):
-    sent = _send(work, own, answers, compared, lambda: chosen)
+    with _reporting_paid(work, answers):
+      sent = _send(work, own, answers, compared, lambda: chosen)
     rows = []
     for variant in compared:
       tally = Tally(variant, work.price_table)
       for question in chosen:
         tally.add(variants.find_outcome(variant, question, answers))
-      rows.append((variant, tally.summarize()))
+      rows.append((variant, tally.summarize() | tally.summarize_use()))
+    paid = work.summarize_paid(answers, None)
   described = [variant.describe() | summary for variant, summary in rows]
   name = "evaluation.json"
   work.folder.write_text(name, json.dumps(described, indent=2) + "\n")
@@ -345,7 +262,13 @@ def _evaluate(work: _Work) -> int:
     f"{len(chosen)} labelled questions each; all figures in"
     f" {work.folder.path / name}"
   )
-  return conclude(work.settings, sum(row["num_open"] for _, row in rows), sent)
+  print("\n".join(ledger.describe(paid)))
+  return conclusion.conclude(
+    work.settings.max_open_failures,
+    sum(row["num_open"] for _, row in rows),
+    sent,
+    budget=work.settings.describe_budget(),
+  )
 
 
 def _preview(work: _Work) -> int:
@@ -364,39 +287,60 @@ def _preview(work: _Work) -> int:
   for number, request in enumerate(shown, start=1):
     print(f"--- request {number}")
     print(preview.show_request(request))
+  origins = provenance.Origins()
   with work.folder.read_journals() as answers:
     unanswered = sending.list_unanswered(
-      [variant], work.read_questions, answers, settings.retry_failures
+      [variant],
+      work.read_questions,
+      answers,
+      settings.retry_failures,
+      origins,
     )
     total = preview.estimate(unanswered, counter, work.price_table)
-  cost = "not known (give PRICE_TABLE)"
-  if work.price_table is not None:
-    cost = f"at most {total.cost:.4g} {work.price_table.currency}"
+    paid = work.summarize_paid(answers, None)
+  currency = work.price_table.currency if work.price_table is not None else None
   print(
     f"---\n{num_questions} questions, {num_requests} requests, of which"
-    f" {total.num_requests} are to be sent\nprompt tokens:"
-    f" {total.prompt_tokens} (estimated: {counter.method})\ncompletion tokens:"
-    f" at most {total.completion_tokens}\ncost: {cost}"
+    f" {total.num_requests} are to be sent"
   )
-  return _DONE
+  print("\n".join(preview.describe(total, counter.method, currency)))
+  if paid["num_requests"]:
+    print("\n".join(ledger.describe(paid)))
+  if limits := settings.describe_budget():
+    print(f"of all this, {limits} may be spent in this folder")
+  provenance.check(origins, settings.accept_addresses)
+  return conclusion.DONE
+
+
+@contextlib.contextmanager
+def _reporting_paid(work: _Work, answers: journal.Answers) -> Iterator[None]:
+  """Says and writes down what was paid where a run ends in an error."""
+  try:
+    yield
+  except UserError:
+    paid = work.summarize_paid(answers, None)
+    if paid["num_requests"]:
+      print("\n".join(ledger.describe(paid)))
+      work.folder.write_summary(work.folder.read_summary() | {"paid": paid})
+    raise
 
 
 def _make_compared(settings: LabelRun) -> list[Variant]:
   """Returns the variants that `--evaluate` compares."""
   config = settings.evaluation
-  models = config.models or settings.teacher_model
+  models = config.models or [t.model for t in settings.read_teachers()]
   return [
     settings.make_variant(
       template=template_files.load_template(prompt, settings.order),
       models=(model,),
       temperature=temperature,
       # Greedy samples are all the same.
-      num_samples=settings.num_samples if temperature else 1,
+      num_samples=1 if temperature == 0 else settings.num_samples,
       accuracies=None,
     )
     for prompt, model, temperature in itertools.product(
       config.prompts or (settings.prompt,),
-      (models,) if isinstance(models, str) else models,
+      models,
       config.temperatures or (settings.temperature,),
     )
   ]
@@ -419,70 +363,43 @@ def _send(
     max_open_failures=settings.max_open_failures,
     drain_seconds=settings.drain_seconds,
     retry_failures=settings.retry_failures,
+    budget=work.make_budget(answers),
   )
-  if settings.transport == _BATCH:
+  if settings.transport == label_settings.BATCH:
     # A batch is collected from requests that all wait for it.
     limits = dataclasses.replace(
       limits, max_concurrency=work.make_batch_config().max_requests
     )
   return sending.send_unanswered(
-    asked, read_fn, lambda: _make_transport(work), own, answers, limits
+    asked,
+    read_fn,
+    lambda: _make_transport(work, asked),
+    own,
+    answers,
+    limits,
+    settings.accept_addresses,
   )
 
 
-def _make_transport(work: _Work) -> exchange.Transport:
-  if work.settings.transport == _BATCH:
-    return BatchTransport(work.settings.client, work.make_batch_config())
-  return TeacherClient(work.settings.client)
-
-
-# --- The end ----------------------------------------------------------------
-
-
-def has_answers(summary: Mapping[str, Any]) -> bool:
-  """Tells whether there are answers, or no questions that lack them."""
-  num_questions = summary["num_questions"]
-  return not num_questions or summary["num_without_answer"] < num_questions
-
-
-def conclude(
-  settings: LabelRun,
-  num_open: int,
-  sent: session.Session | None,
-  advice: str = GO_ON,
-  is_any_answered: bool = True,
-) -> int:
-  """Says what is left to do.
-
-  Args:
-    settings: of the run.
-    num_open: questions without an outcome.
-    sent: the session that left them so; None: nothing was sent.
-    advice: what else the user may do.
-    is_any_answered: whether any question has one.
-
-  Returns:
-    The exit code; see `run`.
-  """
-  if not num_open and not is_any_answered:
-    print(
-      "distill-jax: no question has an answer; every request failed for good."
-      " Correct what the failures in the journal name. If the settings stay as"
-      " they are, --gin.RETRY_FAILURES=True asks again.",
-      file=sys.stderr,
-    )
-    return _INCOMPLETE
-  if not num_open:
-    return _DONE
-  said = f"{num_open} questions are without an outcome"
-  if sent is not None and sent.progress.is_in_trouble:
-    said += (
-      f"; sending stopped after {settings.max_open_failures} failures in a row"
-      " (MAX_OPEN_FAILURES)"
-    )
-  if sent is not None and sent.progress.last_failure:
-    said += f"; the last failure was {sent.progress.last_failure}"
-  print(f"distill-jax: {said}. {advice}", file=sys.stderr)
-  if sent is not None and sent.signal_number is not None:
-    return 128 + sent.signal_number
-  return _INCOMPLETE
+def _make_transport(
+  work: _Work, asked: Sequence[Variant]
+) -> exchange.Transport:
+  models = dict.fromkeys(model for v in asked for model in v.models)
+  groups = teachers.group_clients(work.settings.find_teachers(models))
+  if work.settings.transport == label_settings.BATCH:
+    if len(groups) > 1:
+      raise UserError(
+        "TRANSPORT is 'batch', and TEACHER_MODEL has teachers at several"
+        " addresses. Label by one after the other, or give 'direct'."
+      )
+    return BatchTransport(groups[0][0], work.make_batch_config())
+  if len(groups) == 1:
+    return TeacherClient(groups[0][0])
+  return teachers.RoutingTransport(
+    {
+      model: transport
+      for client, models in groups
+      for transport in [TeacherClient(client)]
+      for model in models
+    }
+  )

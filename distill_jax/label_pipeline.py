@@ -27,11 +27,16 @@ from distill_jax.teacher import (
   beam_asking,
   beam_files,
   beam_pipeline,
+  conclusion,
+  journal,
   labelling,
+  ledger,
   output_folder,
   prices,
+  provenance,
   record_file,
   session,
+  teachers,
 )
 
 _log = logging.getLogger(__name__)
@@ -66,6 +71,17 @@ def run(
       f"TRANSPORT is {settings.transport!r}, and the pipeline asks directly."
       " Use distill-jax --run_mode=label for the provider's batch API."
     )
+  if settings.describe_budget():
+    raise UserError(
+      f"{settings.describe_budget()}: the workers of a pipeline know nothing of"
+      " each other's costs. Set a limit at the provider, or use distill-jax"
+      " --run_mode=label."
+    )
+  if len(teachers.group_clients(settings.read_teachers())) > 1:
+    raise UserError(
+      "TEACHER_MODEL has teachers at several addresses, and the pipeline asks"
+      " at one. Use distill-jax --run_mode=label."
+    )
   if num_shards < 1:
     raise UserError(f"--num_shards is {num_shards}; it must be above 0.")
   _check_flags(beam_arguments)
@@ -76,6 +92,7 @@ def run(
   ) | {"num_shards": num_shards}
   folder.check_replaceable(identity, overwrite)
   with folder.lock():
+    _check_addresses(job, folder, settings)
     report, seconds = _run_pipeline(job, beam_arguments)
     summary, found = report.summary, folder.read_summary()
     sent = None
@@ -84,20 +101,22 @@ def run(
     if summary["num_records"] is not None:
       folder.delete_other_records()
       summary["settings"] = identity
-      folder.write_text("config.gin", operative_config)
+      summary["config"] = folder.write_config(operative_config)
     else:
       # Of the records that stand there still.
       summary["settings"] = found.get("settings")
+      summary["config"] = found.get("config")
+    summary["paid"] = _summarize_paid(job, folder, summary["num_records"])
     summary["last_run"] = found.get("last_run")
     if sent is not None:
       summary["last_run"] = sent.describe()
     folder.write_text("summary.json", json.dumps(summary, indent=2) + "\n")
   print(record_file.describe(summary, folder.records_pattern))
-  return label.conclude(
-    settings,
+  return conclusion.conclude(
+    settings.max_open_failures,
     summary["num_open"],
     sent,
-    is_any_answered=label.has_answers(summary),
+    is_any_answered=conclusion.has_answers(summary),
   )
 
 
@@ -124,7 +143,9 @@ def _make_job(settings: label.LabelRun, folder: "_Folder") -> beam_pipeline.Job:
     for model in variant.models:
       price_table.compute_cost(model, 0, 0)
   # Raises where there are more shards than requests may be under way.
-  beam_asking.divide_limits(settings.client, folder.num_shards)
+  beam_asking.divide_limits(
+    settings.read_teachers()[0].client, folder.num_shards
+  )
   input_paths = beam_files.list_files(_make_absolute(settings.input_path))
   if not input_paths:
     raise UserError(f"INPUT_PATH {settings.input_path} matches no file.")
@@ -139,7 +160,7 @@ def _make_job(settings: label.LabelRun, folder: "_Folder") -> beam_pipeline.Job:
     folder=folder.path,
     num_shards=folder.num_shards,
     variant=variant,
-    client=settings.client,
+    client=settings.read_teachers()[0].client,
     limits=labelling.Limits(
       max_concurrency=settings.client.max_concurrency,
       max_open_failures=settings.max_open_failures,
@@ -150,6 +171,34 @@ def _make_job(settings: label.LabelRun, folder: "_Folder") -> beam_pipeline.Job:
     price_table=price_table,
     report_path=beam_files.join(folder.path, f"report-{uuid.uuid4().hex}.json"),
   )
+
+
+def _read_ledgers(folder: "_Folder") -> list[ledger.Ledger]:
+  ledgers = []
+  for path in beam_files.list_journals(folder.path):
+    with (
+      beam_files.reading(path) as file,
+      journal.JournalReader(file) as reader,
+    ):
+      ledgers.append(reader.ledger)
+  return ledgers
+
+
+def _check_addresses(
+  job: beam_pipeline.Job, folder: "_Folder", settings: label.LabelRun
+) -> None:
+  """Refuses journals with answers that another server gave the same teacher."""
+  provenance.check(
+    provenance.count_origins(_read_ledgers(folder), job.variant.addresses),
+    settings.accept_addresses,
+  )
+
+
+def _summarize_paid(
+  job: beam_pipeline.Job, folder: "_Folder", num_records: int | None
+) -> dict[str, Any]:
+  """Returns what all journals cost; see `ledger.summarize`."""
+  return ledger.summarize(_read_ledgers(folder), job.price_table, num_records)
 
 
 def _run_pipeline(
@@ -245,6 +294,19 @@ class _Folder:
       except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+  def write_config(self, text: str) -> str:
+    """Writes settings; see `output_folder.OutputFolder.write_config`."""
+    found = {}
+    for path in beam_files.list_files(
+      beam_files.join(self.path, "config*.gin")
+    ):
+      with beam_files.reading(path) as file:
+        found[path.rpartition("/")[2]] = file.read_text(encoding="utf-8")
+    name = output_folder.name_config(found, text)
+    if name not in found:
+      self.write_text(name, text)
+    return name
 
   def write_text(self, name: str, text: str) -> None:
     """Writes a file; see `beam_files.write_text`."""

@@ -45,13 +45,14 @@ _LAYERS = {
     optim.factory optim.schedules
     partitioning.distributed partitioning.mesh partitioning.rendezvous
     partitioning.sharding
-    teacher.answer_forms teacher.append_file teacher.batch_api
-    teacher.batch_calls teacher.batch_replies teacher.batch_state
+    teacher.answer_forms teacher.append_file teacher.asking teacher.batch_api
+    teacher.batch_calls teacher.batch_replies teacher.batch_state teacher.budget
     teacher.class_balance teacher.client teacher.config teacher.connection
     teacher.equation_answers
-    teacher.guarded_http teacher.journal teacher.journal_lines
+    teacher.guarded_http teacher.journal teacher.journal_lines teacher.ledger
     teacher.near_duplicates teacher.official_parsing teacher.parsing
-    teacher.prices teacher.rate_limits teacher.replies teacher.voting
+    teacher.prices teacher.provenance teacher.questions teacher.rate_limits
+    teacher.replies teacher.teachers teacher.voting
     training.event_files training.metric_files training.progress
     training.run_lock training.run_record
   """,
@@ -66,18 +67,17 @@ _LAYERS = {
     decoding.sampling decoding.strategy
     evaluation.choices
     teacher.beam_asking teacher.beam_files teacher.beam_pipeline
-    teacher.comparison teacher.filters teacher.labelling teacher.output_folder
-    teacher.preview teacher.prompts teacher.record_file teacher.sending
-    teacher.session teacher.standings teacher.tally teacher.template_files
-    teacher.templates
-    teacher.variants
+    teacher.comparison teacher.conclusion teacher.filters teacher.labelling
+    teacher.output_folder teacher.preview teacher.prompts teacher.record_file
+    teacher.sending teacher.session teacher.standings teacher.tally
+    teacher.template_files teacher.templates teacher.variants
     training.accumulate training.data_guard training.end_together
     training.model_dir training.nonfinite training.state training.step
     training.validation_history
   """,
   3: """
     aot.program_costs aot.programs aot.saved_activations
-    t5x_bridge
+    label_settings t5x_bridge
     evaluation.evaluator evaluation.result_folder evaluation.validation
     tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
     tasks.svamp tasks.word_problems

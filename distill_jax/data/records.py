@@ -77,8 +77,60 @@ def read_json_lines(
     UserError: the file cannot be read, is not UTF-8, or a line is not a JSON
       object. Names file and line.
   """
-  for where, line in _read_lines(path):
-    yield where, _parse_object(line, where)
+  try:
+    # Bytes, because text mode would also end lines at a lone carriage return
+    # and could not say which line holds a broken character.
+    with open(path, "rb") as file:
+      yield from parse_json_lines(file, path)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse_json_lines(
+  file: Iterable[bytes], path: str | os.PathLike
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields the JSON objects of lines; see `read_json_lines`.
+
+  Args:
+    file: the lines, as bytes.
+    path: theirs, for messages.
+
+  Yields:
+    Place and object.
+
+  Raises:
+    UserError: as `read_json_lines`.
+  """
+  for number, text in enumerate(decode_lines(file, path), start=1):
+    if text.strip():
+      where = f"{path}:{number}"
+      yield where, _parse_object(text, where)
+
+
+def decode_lines(
+  file: Iterable[bytes], path: str | os.PathLike
+) -> Iterator[str]:
+  """Yields lines as text, with their ends.
+
+  Args:
+    file: the lines, as bytes.
+    path: theirs, for messages.
+
+  Yields:
+    Each line.
+
+  Raises:
+    UserError: one is not UTF-8. Names it.
+  """
+  for number, line in enumerate(file, start=1):
+    try:
+      # Some editors put a byte order mark before the first line.
+      yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+      raise UserError(
+        f"{path}:{number}: not UTF-8 at byte {error.start} of the line. Convert"
+        " the file to UTF-8."
+      ) from error
 
 
 def parse_record(line: str, where: str) -> Record:
@@ -95,7 +147,7 @@ def parse_record(line: str, where: str) -> Record:
     UserError: bad JSON, a missing or unknown field, a value of the wrong type,
       an unknown status or a weight out of range. Names `where` and the field.
   """
-  return _make_record(_parse_object(line, where), where)
+  return make_record(_parse_object(line, where), where)
 
 
 def read_records(path: str | os.PathLike) -> Iterator[Record]:
@@ -114,7 +166,7 @@ def read_records(path: str | os.PathLike) -> Iterator[Record]:
   """
   places: dict[str, str] = {}
   for where, fields in read_json_lines(path):
-    record = _make_record(fields, where)
+    record = make_record(fields, where)
     if record.id in places:
       raise UserError(
         f"{where}:id: {record.id!r} is already the id of"
@@ -146,27 +198,6 @@ def write_records(path: str | os.PathLike, records: Iterable[Record]) -> None:
     unfinished_path.unlink(missing_ok=True)
 
 
-def _read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
-  try:
-    # Bytes, because text mode would also end lines at a lone carriage return
-    # and could not say which line holds a broken character.
-    with open(path, "rb") as file:
-      for number, line in enumerate(file, start=1):
-        where = f"{path}:{number}"
-        try:
-          # Some editors put a byte order mark before the first line.
-          text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-          raise UserError(
-            f"{where}: not UTF-8 at byte {error.start} of the line. Convert"
-            " the file to UTF-8."
-          ) from error
-        if text.strip():
-          yield where, text
-  except OSError as error:
-    raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
 def _parse_object(line: str, where: str) -> dict[str, Any]:
   try:
     value = json.loads(line)
@@ -187,7 +218,16 @@ def is_weight(value: Any) -> bool:
   return is_number and MIN_WEIGHT <= value <= MAX_WEIGHT
 
 
-def _make_record(fields: dict[str, Any], where: str) -> Record:
+def make_record(fields: dict[str, Any], where: str) -> Record:
+  """Makes a record of its fields.
+
+  Args:
+    fields: by name.
+    where: their place, for messages.
+
+  Raises:
+    UserError: as `parse_record`.
+  """
   for name in _REQUIRED_FIELDS:
     if name not in fields:
       raise UserError(f"{where}:{name}: missing; every record must have it.")

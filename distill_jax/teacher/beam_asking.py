@@ -266,4 +266,5 @@ def sum_progress(parts: Iterable[Progress]) -> Progress:
         value += getattr(total, field.name)
       setattr(total, field.name, value)
   total.is_in_trouble = bool(total.is_in_trouble)
+  total.is_budget_spent = bool(total.is_budget_spent)
   return total

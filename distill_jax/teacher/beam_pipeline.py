@@ -1,9 +1,9 @@
 """Labelling as a Beam pipeline: the same steps as one machine's, on many.
 
 Layer 2; imports errors, data.records and, of its own folder, beam_asking,
-beam_files, config, filters, journal, labelling, prices, tally and variants.
-Prompts, parsing, votes, filters and counts are theirs; here is only which of
-them works on what.
+beam_files, config, filters, journal, labelling, prices, questions, tally and
+variants. Prompts, parsing, votes, filters and counts are theirs; here is only
+which of them works on what.
 
   questions ─ read, check ─┬─ join by id ─┬─ all answered ───────────┬─ outcome
   journals ─ join by key ──┘              └─ open ─ by shard ─ ask ──┘     │
@@ -32,6 +32,7 @@ from distill_jax.teacher import (
   beam_files,
   journal,
   prices,
+  questions,
   variants,
 )
 from distill_jax.teacher.beam_asking import Question
@@ -170,7 +171,7 @@ def _read_questions(pipeline, job):
 def _read_file(numbered_path, variant) -> Iterator[tuple[str, Question]]:
   file_number, path = numbered_path
   with beam_files.reading(path) as file:
-    for number, record in enumerate(records.read_records(file)):
+    for number, record in enumerate(questions.read_questions(file, path)):
       variants.check_question(variant, record)
       keys = tuple(r.key for r in variants.make_requests(variant, record))
       yield record.id, Question((file_number, number), record, keys, {})

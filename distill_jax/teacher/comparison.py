@@ -128,9 +128,13 @@ def _describe_variants(compared: Sequence[Variant]) -> dict[str, list[str]]:
   return {
     "prompt": [variant.template.name for variant in compared],
     "teacher": [shown[name] for name in names],
-    "temp": [f"{variant.temperature:g}" for variant in compared],
+    "temp": [_format_temperature(variant.temperature) for variant in compared],
     "samples": [str(variant.num_samples) for variant in compared],
   }
+
+
+def _format_temperature(temperature: float | None) -> str:
+  return "server's" if temperature is None else f"{temperature:g}"
 
 
 def _shorten(name: str) -> str:
@@ -213,13 +217,6 @@ def describe_unusable_gold(summary: Mapping[str, Any]) -> str | None:
     " equation without value) and count in no accuracy. Correct them, or"
     " choose another PROMPT."
   )
-
-
-def format_cost(summary: Mapping[str, Any]) -> str:
-  """Returns the cost with its currency, "-" where it is not known."""
-  if summary["cost"] is None:
-    return "-"
-  return f"{summary['cost']:.4g} {summary['currency']}"
 
 
 def _format_share(share: float | None) -> str:

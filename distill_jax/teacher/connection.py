@@ -18,7 +18,11 @@ from typing import Any, Generic, TypeVar
 
 from distill_jax.errors import UserError
 from distill_jax.teacher import redaction, replies
-from distill_jax.teacher.config import TeacherConfig, read_api_key
+from distill_jax.teacher.config import (
+  TeacherConfig,
+  list_secrets,
+  read_api_key,
+)
 from distill_jax.teacher.exchange import TeacherError
 from distill_jax.teacher.rate_limits import RateLimits
 
@@ -87,9 +91,11 @@ class Connection:
       UserError: no key.
     """
     key = read_api_key(config)
-    redaction.add_secret(key)
+    secrets = list_secrets(config)
+    for secret in secrets:
+      redaction.add_secret(secret)
     if (
-      redaction.is_secret(key)
+      any(map(redaction.is_secret, secrets))
       and config.base_url.startswith("http:")
       and not config.is_local
     ):
@@ -298,9 +304,12 @@ class Connection:
   def describe(self, failure: replies.Failure) -> str:
     """Returns, for the user, what no request survives and what to do."""
     hint = failure.hint
-    if failure.kind == "unauthorized":
+    variable = self._config.api_key_variable
+    if failure.kind == "unauthorized" and variable is None:
+      hint = f"{hint} Correct what EXTRA_HEADERS and EXTRA_QUERY send."
+    elif failure.kind == "unauthorized":
       hint = (
-        f"{hint} Set the environment variable {self._config.api_key_variable}"
+        f"{hint} Set the environment variable {variable}"
         " to one it takes, or name another with TEACHER_API_KEY_VARIABLE."
       )
     return f"The teacher at {self._config.base_url}: {failure.message}. {hint}"

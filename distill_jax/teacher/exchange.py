@@ -42,6 +42,8 @@ class Request:
     parameters: what the API takes besides: `temperature`, one of
       `MAX_TOKENS_FIELDS`, `stop`, `seed`, `top_p`. JSON values.
     sample_index: which of several samples of one prompt, from 0.
+    address: of the server it is for; not in the key, and only written down.
+    prompt_name: of the template that made the prompt; likewise.
   """
 
   model: str
@@ -49,10 +51,12 @@ class Request:
   prompt: str | Sequence[Mapping[str, str]]
   parameters: Mapping[str, Any]
   sample_index: int = 0
+  address: str | None = dataclasses.field(default=None, compare=False)
+  prompt_name: str | None = dataclasses.field(default=None, compare=False)
 
   @functools.cached_property
   def key(self) -> str:
-    """Hex digest of everything above; equal requests are one request."""
+    """Hex digest of all that is asked; equal requests are one request."""
     # Not asdict, whose copy of the exemplars takes longer than all the rest.
     fields = {
       "model": self.model,
@@ -130,7 +134,8 @@ class TeacherError(Exception):
 
   Attributes:
     kind: "rate_limited", "server_error", "timeout", "connection",
-      "bad_response", "too_large", "rejected" or "unauthorized".
+      "bad_response", "too_large", "rejected" or "unauthorized"; "fatal" of what
+      ended a run.
     is_final: asking again would not help; otherwise the budget of attempts or
       of time is used up, and another run may ask again.
     num_attempts: attempts made.

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import openai
 
-from distill_jax.teacher.config import TeacherConfig
+from distill_jax.teacher.config import TeacherConfig, read_extras
 
 _PACKED = "distill_jax.packed"
 # zlib's words for gzip and zlib by their heads, and for the bare format.
@@ -73,12 +73,23 @@ def make_sdk(
     if max_bytes is not None:
       response.stream = _LimitedStream(response, max_bytes)
 
+  async def leave_out_key(request: httpx2.Request) -> None:
+    # Azure takes this header for a token of another kind.
+    request.headers.pop("authorization", None)
+
+  hooks: dict[str, list[Any]] = {"response": [guard]}
+  if config.api_key_variable is None and not _has_authorization(config):
+    hooks["request"] = [leave_out_key]
   return openai.AsyncOpenAI(
     api_key=key,
     base_url=config.base_url,
     max_retries=0,
     timeout=config.timeout_seconds,
-    default_headers={"Accept-Encoding": "identity"},
+    default_headers={
+      "Accept-Encoding": "identity",
+      **read_extras(config.extra_headers),
+    },
+    default_query=read_extras(config.extra_query),
     http_client=httpx2.AsyncClient(
       timeout=config.timeout_seconds,
       # The caller bounds concurrency; a queue here would eat into timeouts.
@@ -87,11 +98,15 @@ def make_sdk(
       ),
       # A redirected POST becomes a GET, or a key goes to another host.
       follow_redirects=False,
-      event_hooks={"response": [guard]},
+      event_hooks=hooks,
       # A proxy of the environment's cannot reach this machine.
       trust_env=not config.is_local,
     ),
   )
+
+
+def _has_authorization(config: TeacherConfig) -> bool:
+  return any(name.lower() == "authorization" for name in config.extra_headers)
 
 
 def unpack(response: httpx2.Response, max_bytes: int) -> bytes:

@@ -1,8 +1,9 @@
 """The journal: every request and every answer, a line of JSON each.
 
 Owns who may write the file, and finding an answer in it again; `journal_lines`
-says what a line holds, and every line passes `redaction`. Layer 1; imports
-`errors`, `append_file`, `exchange`, `journal_lines` and `redaction`. Knows no
+says what a line holds, `ledger` what all of them cost, and every line passes
+`redaction`. Layer 1; imports `errors`, `append_file`, `exchange`,
+`journal_lines`, `ledger` and `redaction`. Knows no
 prompt, parser or transport.
 
 The file only grows. A line is handed to the system at once, so a killed process
@@ -10,10 +11,12 @@ loses nothing that it had appended; `sync` brings it to the disk, so that a
 machine that loses power does not either.
 """
 
+import dataclasses
 import datetime
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,11 +30,14 @@ from distill_jax.teacher.exchange import (
   TeacherError,
 )
 from distill_jax.teacher.journal_lines import (
-  EVENT_FIELDS,
+  OPTIONAL_FIELDS,
   Failure,
   get_fields,
   parse_event,
 )
+from distill_jax.teacher.ledger import Ledger
+
+_RESPONSE_FIELDS = {field.name for field in dataclasses.fields(Response)}
 
 # A reply that cannot be read is asked for once more, and no oftener: it is paid
 # for each time.
@@ -41,8 +47,12 @@ MAX_UNREADABLE = 2
 class JournalReader:
   """The answers in one journal.
 
-  Memory holds a digest and a place for each request, about 200 bytes, and no
-  text. A last line without its end, which a writer may be at, is left out.
+  Memory holds a digest, a place and an address for each request, about 300
+  bytes, and no text. A last line without its end, which a writer may be at, is
+  left out.
+
+  Attributes:
+    ledger: what the lines cost.
   """
 
   def __init__(self, path: str | os.PathLike):
@@ -56,8 +66,11 @@ class JournalReader:
         line.
     """
     self.path = pathlib.Path(path)
+    self.ledger = Ledger()
     # Key -> where its line begins.
     self._responses: dict[bytes, int] = {}
+    # Key -> the server that answered, each address once in memory.
+    self._addresses: dict[bytes, str] = {}
     self._final_failures: dict[bytes, int] = {}
     self._open_failures: dict[bytes, int] = {}
     # Responses without text: the last of each request.
@@ -99,6 +112,10 @@ class JournalReader:
       if digest not in self._final_failures and self._is_final_textless(digest):
         yield digest.hex()
 
+  def get_address(self, key: str) -> str | None:
+    """Returns where an answer came from, None where that is not written."""
+    return self._addresses.get(bytes.fromhex(key))
+
   def read_response(self, key: str) -> Response | None:
     """Returns the answer to a request, None where there is none.
 
@@ -113,7 +130,10 @@ class JournalReader:
       offset = self._textless[digest]
     if offset is None:
       return None
-    return Response(**self._read_fields(offset, key, "response"))
+    fields = self._read_fields(offset, key, "response")
+    return Response(
+      **{name: fields[name] for name in fields if name in _RESPONSE_FIELDS}
+    )
 
   def read_failure(self, key: str) -> Failure | None:
     """Returns how a request last failed, final or not.
@@ -162,8 +182,13 @@ class JournalReader:
       ) from error
 
   def _remember(self, event: dict[str, Any], offset: int) -> None:
+    self.ledger.note(event)
     digest = bytes.fromhex(event["key"])
     status = event.get("status", ANSWERED)
+    if event["event"] == "response" and digest not in self._responses:
+      self._addresses.pop(digest, None)
+      if event.get("address"):
+        self._addresses[digest] = sys.intern(event["address"])
     if event["event"] == "response" and status == ANSWERED:
       self._responses.setdefault(digest, offset)
       for outdone in (
@@ -268,6 +293,8 @@ class Journal(JournalReader):
         "sample_index": request.sample_index,
         "question": question,
         "attempt": self.get_num_asked(key) + 1,
+        "address": request.address,
+        "prompt_name": request.prompt_name,
       }
     )
 
@@ -281,12 +308,9 @@ class Journal(JournalReader):
     Raises:
       UserError: the file cannot be written.
     """
-    said = {
-      name: value
-      for name, value in vars(response).items()
-      if value is not None or name in EVENT_FIELDS["response"]
-    }
-    self._append({"event": "response", "key": key, **said})
+    event = {"event": "response", "key": key, **vars(response)}
+    event["address"] = self.ledger.get_open_address(key)
+    self._append(event)
 
   def append_failure(self, key: str, error: TeacherError) -> None:
     """Writes down that there was no answer.
@@ -358,6 +382,9 @@ class Journal(JournalReader):
     event = redaction.redact(event)
     now = datetime.datetime.now(datetime.UTC)
     event["time"] = now.isoformat(timespec="milliseconds")
+    for name in OPTIONAL_FIELDS[event["event"]]:
+      if event.get(name, "") is None:
+        del event[name]
     # ASCII: half a surrogate pair could not be written otherwise.
     line = json.dumps(event).encode("ascii") + b"\n"
     try:
@@ -386,6 +413,19 @@ class Answers:
         them.
     """
     self._readers = readers
+
+  @property
+  def ledgers(self) -> list[Ledger]:
+    """What each journal's lines cost."""
+    return [reader.ledger for reader in self._readers]
+
+  def get_address(self, key: str) -> str | None:
+    """Returns where an answer came from; see `JournalReader`."""
+    for reader in self._readers:
+      if reader.has_response(key):
+        return reader.get_address(key)
+    addresses = (reader.get_address(key) for reader in self._readers)
+    return next(filter(None, addresses), None)
 
   def has_response(self, key: str) -> bool:
     """Tells whether a request was answered."""

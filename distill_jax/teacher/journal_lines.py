@@ -3,10 +3,10 @@
 Layer 1; imports no module of ours. Three kinds of lines:
 
   {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
-   "sample_index", "question", "attempt", "time"}
+   "sample_index", "question", "attempt", "address", "prompt_name", "time"}
   {"event": "response", "key", "text", "finish_reason", "prompt_tokens",
    "completion_tokens", "model", "latency_seconds", "num_attempts", "status",
-   "reasoning", "raw", "cached_tokens", "reasoning_tokens", "time"}
+   "reasoning", "raw", "cached_tokens", "reasoning_tokens", "address", "time"}
   {"event": "failure", "key", "kind", "message", "is_final", "num_attempts",
    "time"}
 
@@ -18,8 +18,8 @@ to one request the first counts; a response outdoes a failure.
 Every reply that came as a success is a response and was paid for, so what was
 paid is the sum over all response lines. One whose `status` is not "answered"
 has no text; for the request it is a final failure, and an "unreadable" one is
-from the second on. The last five fields are left out where there is nothing to
-say; lines of earlier versions, which lack them, are answers.
+from the second on. What `OPTIONAL_FIELDS` names is left out where there is
+nothing to say; responses of earlier versions, which lack it, are answers.
 """
 
 import dataclasses
@@ -51,13 +51,14 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
 }
 # Likewise, where a line has them.
 OPTIONAL_FIELDS: dict[str, dict[str, Any]] = {
-  "request": {},
+  "request": {"address": _TEXT_OR_NONE, "prompt_name": _TEXT_OR_NONE},
   "response": {
     "status": str,
     "reasoning": _TEXT_OR_NONE,
     "raw": _TEXT_OR_NONE,
     "cached_tokens": _COUNT,
     "reasoning_tokens": _COUNT,
+    "address": _TEXT_OR_NONE,
   },
   "failure": {},
 }

@@ -1,9 +1,9 @@
 """Sends many requests over one transport and journals what comes of them.
 
 Owns how many are under way, when to stop and what is brought to the disk when.
-Layer 2; imports errors, exchange, journal and standings. Knows no prompt, file
-format or progress bar. Requests come from an iterator and answers go to the
-journal, so memory does not grow with their number.
+Layer 2; imports errors, budget, exchange, journal and standings. Knows no
+prompt, file format or progress bar. Requests come from an iterator and answers
+go to the journal, so memory does not grow with their number.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from distill_jax.errors import UserError
+from distill_jax.teacher.budget import Budget
 from distill_jax.teacher.exchange import (
   ANSWERED,
   UNREADABLE,
@@ -26,6 +27,8 @@ from distill_jax.teacher.standings import Doubt, Standing, Standings
 
 # So many requests are passed over before others have their turn.
 _MAX_PASSED_OVER = 50
+# How soon a run that waits for its budget finds that it was stopped.
+_BUDGET_POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Limits:
     max_doubts_in_a_row: after the first answer, it takes so many with no answer
       between them: a key that was withdrawn refuses all, and as many questions
       in a row that are refused by themselves are rare. They cost nothing.
+    budget: how much all may cost; None: any.
   """
 
   max_concurrency: int
@@ -63,6 +67,7 @@ class Limits:
   max_first_refusals: int = 20
   max_first_doubts: int = 3
   max_doubts_in_a_row: int = 20
+  budget: Budget | None = None
 
 
 @dataclasses.dataclass
@@ -78,6 +83,7 @@ class Progress:
     completion_tokens: likewise.
     is_in_trouble: it stopped because of `Limits.max_open_failures`.
     last_failure: what the last failure said.
+    is_budget_spent: it stopped because of `Limits.budget`.
   """
 
   num_sent: int = 0
@@ -88,6 +94,7 @@ class Progress:
   completion_tokens: int = 0
   is_in_trouble: bool = False
   last_failure: str = ""
+  is_budget_spent: bool = False
 
 
 class Stop:
@@ -194,6 +201,7 @@ class _Run:
     )
     self._error: Exception | None = None
     self._sync_wanted = asyncio.Event()
+    self._settled = asyncio.Event()
 
   async def run(self) -> Progress:
     workers = [
@@ -246,6 +254,7 @@ class _Run:
           await self._ask(request, key, question)
         finally:
           self._under_way.discard(key)
+          self._settled.set()
     # A bug's, too, must end the run.
     except Exception as error:
       self._fail(error)
@@ -257,13 +266,15 @@ class _Run:
       while not self._stop.sending.is_set():
         request, question = next(self._requests, (None, ""))
         if request is None:
-          return self._take_again()
+          return await self._take_again()
         key = request.key
         if (
           needs_answer(key, self._answers, self._limits.retry_failures)
           and key not in self._under_way
           and bytes.fromhex(key) not in self._failed
         ):
+          if not await self._fits_budget(request):
+            return None
           self._under_way.add(key)
           return request, key, question
         num_passed_over += 1
@@ -271,12 +282,29 @@ class _Run:
           await asyncio.sleep(0)
       return None
 
-  def _take_again(self) -> tuple[Request, str, str] | None:
-    if not self._again:
+  async def _take_again(self) -> tuple[Request, str, str] | None:
+    if not self._again or not await self._fits_budget(self._again[0][0]):
       return None
     self._progress.num_open -= 1
     self._under_way.add(self._again[0][1])
     return self._again.popleft()
+
+  async def _fits_budget(self, request: Request) -> bool:
+    """Waits until the budget has room for a request; stops if it never has."""
+    budget = self._limits.budget
+    while budget is not None and not budget.admits(request):
+      if self._stop.sending.is_set():
+        return False
+      if not self._under_way:
+        self._progress.is_budget_spent = True
+        self._stop.sending.set()
+        return False
+      # What is under way counts for the most it can be, and will be less.
+      self._settled.clear()
+      with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_BUDGET_POLL_SECONDS):
+          await self._settled.wait()
+    return True
 
   async def _ask(self, request: Request, key: str, question: str) -> None:
     progress = self._progress
@@ -303,6 +331,13 @@ class _Run:
       else:
         self._journal.append_failure(key, error)
         self._note_failure(key, error)
+    except UserError as error:
+      # So that no one takes it for a request that was lost, and may be paid.
+      ended = TeacherError(
+        str(error), kind="fatal", is_final=False, num_attempts=1
+      )
+      self._journal.append_failure(key, ended)
+      raise
     else:
       self._journal.append_response(key, response)
       self._note_response(standing, request, key, question, response)

@@ -8,12 +8,14 @@ where things are and who may write them, and not what is in them.
   records.jsonl    made of the journal, and so are the next three
   summary.json
   evaluation.json  of `--evaluate`
-  config.gin       the settings of the records
+  config.gin       the settings of the first records; those of later ones that
+                   differ are in config-2.gin, config-3.gin, ...
   batches.json     what the provider's batch API works on
   shard-i-of-n/    the same files, of the questions of one shard
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -25,6 +27,7 @@ from distill_jax.errors import UserError
 from distill_jax.teacher import append_file, journal
 
 _JOURNAL, _SUMMARY = "journal.jsonl", "summary.json"
+_INPUT_DIGEST = "input_sha256"
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
@@ -58,18 +61,40 @@ def check_identity(
     UserError: the two differ.
   """
   found = summary.get("settings")
-  if found == identity:
-    return
+  found = found if isinstance(found, dict) else {}
+  names = [name for name in {**identity, **found} if name != _INPUT_DIGEST]
+  if _INPUT_DIGEST in found and identity.get(_INPUT_DIGEST) == found.get(
+    _INPUT_DIGEST
+  ):
+    # The same questions, wherever their file is now.
+    names.remove("input_path")
   differing = ", ".join(
-    name
-    for name, wanted in identity.items()
-    if not isinstance(found, dict) or found.get(name) != wanted
+    name for name in names if found.get(name) != identity.get(name)
   )
+  if not differing:
+    return
   raise UserError(
     f"{records_path} was made with other settings ({differing}). Give another"
     " OUTPUT_PATH, or --overwrite to replace the records; the journal beside"
     " them is kept in any case, and what it answers is not asked again."
   )
+
+
+def name_config(found: Mapping[str, str], text: str) -> str:
+  """Returns where settings are kept, so that no file claims others' answers.
+
+  Args:
+    found: the files there are, name -> text.
+    text: the settings.
+
+  Returns:
+    The name of the file that holds this text, or of one that is not there yet.
+  """
+  for number in itertools.count(1):
+    name = "config.gin" if number == 1 else f"config-{number}.gin"
+    if found.get(name, text) == text:
+      return name
+  raise AssertionError("unreachable")
 
 
 class OutputFolder:
@@ -204,6 +229,30 @@ class OutputFolder:
   def write_summary(self, summary: Mapping[str, Any]) -> None:
     """Writes the summary; see `write_text`."""
     self.write_text(_SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+  def write_config(self, text: str) -> str:
+    """Writes settings beside those that are there; see `name_config`.
+
+    Args:
+      text: the settings.
+
+    Returns:
+      The name of the file that holds them.
+
+    Raises:
+      UserError: it cannot be read or written.
+    """
+    try:
+      found = {
+        path.name: path.read_text(encoding="utf-8")
+        for path in self.path.glob("config*.gin")
+      }
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f"{self.path}: config.gin: {error}.") from error
+    name = name_config(found, text)
+    if name not in found:
+      self.write_text(name, text)
+    return name
 
   def write_text(self, name: str, text: str) -> None:
     """Writes a file that appears whole or not at all.

@@ -19,7 +19,8 @@ class Estimate:
     num_requests: not answered yet.
     prompt_tokens: of them, estimated.
     completion_tokens: the most they can come to.
-    cost: at most; None without a price table.
+    cost: an estimate too, with every answer as long as it may be; None without
+      a price table.
   """
 
   num_requests: int = 0
@@ -58,6 +59,30 @@ def estimate(
         request.model, prompt_tokens, completion_tokens
       )
   return total
+
+
+def describe(total: Estimate, method: str, currency: str | None) -> list[str]:
+  """Returns an estimate in lines for the screen.
+
+  Args:
+    total: it.
+    method: how prompt tokens were counted, in words.
+    currency: of the cost; None: it is not known.
+  """
+  cost = "not known (give PRICE_TABLE)"
+  if total.cost is not None:
+    cost = (
+      f"estimate {total.cost:.4g} {currency}, with every answer as long as"
+      " MAX_TOKENS allows"
+    )
+  return [
+    f"prompt tokens: estimate {total.prompt_tokens} ({method}; the server's own"
+    " count may differ)",
+    # A bound, as long as each request is answered at its first attempt.
+    f"completion tokens: at most {total.completion_tokens}, without attempts"
+    " that are made again",
+    f"cost: {cost}",
+  ]
 
 
 def show_request(request: Request) -> str:

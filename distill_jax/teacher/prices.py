@@ -6,6 +6,8 @@ Owns the form of a price table, TOML with prices of a million tokens,
   [models."some-model"]
   prompt = 0.15
   completion = 0.6
+  cached = 0.075        # optional: of prompt tokens that the server had cached
+  reasoning = 0.6       # optional: of completion tokens that are reasoning
 
 and how tokens are counted before a server has counted them. Layer 1; imports
 errors and exchange. No price ships: what would be shipped would be wrong soon.
@@ -35,10 +37,14 @@ class Price:
   Attributes:
     prompt: of a million prompt tokens.
     completion: of a million completion tokens.
+    cached: of those prompt tokens that the server had cached; None: as others.
+    reasoning: of those completion tokens that are reasoning; None: as others.
   """
 
   prompt: float
   completion: float
+  cached: float | None = None
+  reasoning: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,12 @@ class PriceTable:
   path: str
 
   def compute_cost(
-    self, model: str, prompt_tokens: int, completion_tokens: int
+    self,
+    model: str,
+    prompt_tokens: float,
+    completion_tokens: float,
+    cached_tokens: float = 0,
+    reasoning_tokens: float = 0,
   ) -> float:
     """Returns what tokens cost.
 
@@ -64,6 +75,8 @@ class PriceTable:
       model: as in the table.
       prompt_tokens: read by the model.
       completion_tokens: written by it.
+      cached_tokens: of the prompt tokens, those that the server had cached.
+      reasoning_tokens: of the completion tokens, those that are reasoning.
 
     Returns:
       The cost in `currency`.
@@ -79,6 +92,10 @@ class PriceTable:
       )
     price = self.prices[model]
     cost = prompt_tokens * price.prompt + completion_tokens * price.completion
+    if price.cached is not None:
+      cost += cached_tokens * (price.cached - price.prompt)
+    if price.reasoning is not None:
+      cost += reasoning_tokens * (price.reasoning - price.completion)
     return cost / _TOKENS_OF_A_PRICE
 
 
@@ -143,7 +160,9 @@ def read_price_table(path: str | os.PathLike) -> PriceTable:
     where = f"{path}: models.{name}"
     if not isinstance(fields, dict):
       raise UserError(f"{where}: {fields!r} is not a table.")
-    _check_names(fields, ("prompt", "completion"), where)
+    _check_names(
+      fields, ("prompt", "completion"), where, ("cached", "reasoning")
+    )
     for field, value in fields.items():
       # `type`, because isinstance would take true for 1.
       if type(value) not in (int, float) or not 0 <= value < math.inf:
@@ -195,13 +214,17 @@ def make_token_counter(vocab_path: str | None) -> TokenCounter:
 
 
 def _check_names(
-  table: Mapping[str, Any], names: tuple[str, ...], where: str
+  table: Mapping[str, Any],
+  names: tuple[str, ...],
+  where: str,
+  optional: tuple[str, ...] = (),
 ) -> None:
   for name in names:
     if name not in table:
       raise UserError(f"{where}: {name}: missing; give {' and '.join(names)}.")
   for name in table:
-    if name not in names:
+    if name not in names + optional:
       raise UserError(
-        f"{where}: {name}: unknown field; there are {' and '.join(names)}."
+        f"{where}: {name}: unknown field; there are"
+        f" {', '.join(names + optional)}."
       )

@@ -19,12 +19,15 @@ def make_request(
   *,
   model: str,
   endpoint: exchange.Endpoint,
-  temperature: float = 0.0,
+  temperature: float | None = 0.0,
   seed: int | None = 0,
   sample_index: int = 0,
   max_tokens: int | None = None,
   max_tokens_field: exchange.MaxTokensField = "max_tokens",
   top_p: float | None = None,
+  send_stop: bool = True,
+  extra_parameters: Mapping[str, Any] | None = None,
+  address: str | None = None,
 ) -> exchange.Request:
   """Makes the request of one answer to one question.
 
@@ -39,13 +42,16 @@ def make_request(
     record_input: the question, in the form of a record's input.
     model: the server's name of it.
     endpoint: "chat" or "completions".
-    temperature: of sampling.
+    temperature: of sampling; None: not sent.
     seed: of sampling; sample i is asked for with seed + i, since servers give
       equal samples to equal seeds. None: no seed is sent.
     sample_index: which sample, from 0.
     max_tokens: overrides the template's.
     max_tokens_field: what the server calls it.
     top_p: of sampling; None: not sent.
+    send_stop: send the template's stop texts.
+    extra_parameters: what the API takes besides, as it is.
+    address: of the teacher's server, to be written down.
 
   Returns:
     The request.
@@ -64,19 +70,22 @@ def make_request(
       f"ENDPOINT is {endpoint!r}; it must be 'chat' or 'completions'."
     )
   # Floats: 0 and 0.0 are the same request, and must have the same key.
-  parameters: dict[str, Any] = {
-    "temperature": float(temperature),
-    max_tokens_field: (
-      template.max_tokens if max_tokens is None else max_tokens
-    ),
-  }
-  if template.stop:
+  parameters: dict[str, Any] = {}
+  if temperature is not None:
+    parameters["temperature"] = float(temperature)
+  parameters[max_tokens_field] = (
+    template.max_tokens if max_tokens is None else max_tokens
+  )
+  if template.stop and send_stop:
     parameters["stop"] = list(template.stop)
   if seed is not None:
     parameters["seed"] = seed + sample_index
   if top_p is not None:
     parameters["top_p"] = float(top_p)
-  return exchange.Request(model, endpoint, prompt, parameters, sample_index)
+  parameters |= extra_parameters or {}
+  return exchange.Request(
+    model, endpoint, prompt, parameters, sample_index, address, template.name
+  )
 
 
 def write_completion_prompt(template: PromptTemplate, record_input: str) -> str:

@@ -1,7 +1,7 @@
 """Records out of the journal, with their counts, and the counts in words.
 
 Layer 2; imports errors, data.records and, of its own folder, comparison,
-filters, journal, prices, tally and variants. One record is in memory at a time,
+filters, journal, ledger, tally and variants. One record is in memory at a time,
 unless filters, which compare records with each other, need all of them.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from distill_jax.data import records
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import comparison, journal, prices, variants
+from distill_jax.teacher import comparison, journal, ledger, variants
 from distill_jax.teacher.filters import FilterConfig, FilterCount, apply_filters
 from distill_jax.teacher.tally import Tally
 from distill_jax.teacher.variants import Variant
@@ -28,7 +28,6 @@ def write_records(
   variant: Variant,
   answers: journal.Answers,
   filter_config: FilterConfig,
-  price_table: prices.PriceTable | None,
   is_partial_good: bool,
   min_outcomes: int = 0,
 ) -> dict[str, Any]:
@@ -40,7 +39,6 @@ def write_records(
     variant: how they were asked, and are read.
     answers: the journals.
     filter_config: what is kept; `answer_form` and `labels` are the variant's.
-    price_table: for the cost; None: it is not known.
     is_partial_good: write those that have an outcome where some have none.
     min_outcomes: of questions, fewer of which replace nothing.
 
@@ -52,7 +50,7 @@ def write_records(
     UserError: the file cannot be written or a journal not be read; or there are
       fewer outcomes than `min_outcomes`.
   """
-  tally = Tally(variant, price_table)
+  tally = Tally(variant, None)
   counts: list[FilterCount] = []
   num_records: int | None = 0
 
@@ -101,7 +99,10 @@ def write_records(
 
 
 def identify(
-  variant: Variant, input_path: str, filter_config: FilterConfig
+  variant: Variant,
+  input_path: str,
+  filter_config: FilterConfig,
+  input_sha256: str | None = None,
 ) -> dict[str, Any]:
   """Returns what decides the records, to be compared by a later run.
 
@@ -109,6 +110,8 @@ def identify(
     variant: how questions are asked, and answers read.
     input_path: where the questions are.
     filter_config: what is kept.
+    input_sha256: of the questions, so that a copy of their file is known for
+      the same; None: it is known by its path alone.
 
   Returns:
     JSON, as a file gives it back.
@@ -119,6 +122,8 @@ def identify(
     "input_path": input_path,
     "filters": dataclasses.asdict(filter_config),
   }
+  if input_sha256 is not None:
+    identity["input_sha256"] = input_sha256
   if variant.parse not in (variants.TOLERANT, variants.STRICT):
     reading = hashlib.sha256(repr(variant.reading).encode()).hexdigest()
     identity["parse_sha256"] = reading
@@ -132,7 +137,7 @@ def describe(
   """Returns what `write_records` returned in a few lines.
 
   Args:
-    summary: it.
+    summary: it, with `paid`, what `ledger.summarize` returned.
     records_path: where the records are.
 
   Returns:
@@ -150,11 +155,6 @@ def describe(
     lines.append(warning)
   if summary["num_ties"]:
     lines.append(f"votes that were a tie (meta.is_tie): {summary['num_ties']}")
-  lines.append(
-    f"tokens: {summary['prompt_tokens']} in,"
-    f" {summary['completion_tokens']} out; cost:"
-    f" {comparison.format_cost(summary)}"
-  )
   if summary["failures"]:
     failures = (f"{n} {kind}" for kind, n in summary["failures"].items())
     lines.append(f"requests that failed for good: {', '.join(failures)}")
@@ -166,7 +166,7 @@ def describe(
     lines.append("no records are written before every question has an outcome")
   else:
     lines.append(f"{summary['num_records']} records in {records_path}")
-  return "\n".join(lines)
+  return "\n".join(lines + ledger.describe(summary["paid"]))
 
 
 def _is_any_on(config: FilterConfig) -> bool:

@@ -1,8 +1,8 @@
 """Which requests of some questions have no answer yet, and sending these.
 
 Layer 2; imports data.records and, of its own folder, exchange, journal,
-labelling, session and variants. Questions are read anew each time they are
-needed, so that memory grows by half a digest a request and no more.
+labelling, provenance, session and variants. Questions are read anew each time
+they are needed, so that memory grows by half a digest a request and no more.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from distill_jax.teacher import (
   exchange,
   journal,
   labelling,
+  provenance,
   session,
   variants,
 )
@@ -29,6 +30,7 @@ def send_unanswered(
   own: journal.Journal,
   answers: journal.Answers,
   limits: labelling.Limits,
+  accepted: provenance.Accepted = None,
 ) -> session.Session | None:
   """Checks all questions, then sends what is not answered.
 
@@ -39,17 +41,23 @@ def send_unanswered(
     own: the journal that is written.
     answers: of all journals.
     limits: see `labelling.Limits`; no more are under way than there are.
+    accepted: see `provenance.check`.
 
   Returns:
     How it went; None where all is answered.
 
   Raises:
-    UserError: a question that cannot be asked, before any is; or as
-      `labelling.answer_requests`.
+    UserError: a question that cannot be asked, or an answer from elsewhere,
+      before any is sent; or as `labelling.answer_requests`.
   """
+  origins = provenance.Origins()
   num_to_send = sum(
-    1 for _ in list_unanswered(asked, read_fn, answers, limits.retry_failures)
+    1
+    for _ in list_unanswered(
+      asked, read_fn, answers, limits.retry_failures, origins
+    )
   )
+  provenance.check(origins, accepted)
   if num_to_send == 0:
     _log.info(_explain_nothing(asked, read_fn, answers))
     return None
@@ -98,6 +106,7 @@ def list_unanswered(
   read_fn: Callable[[], Iterable[Record]],
   answers: journal.Answers,
   retry_failures: bool,
+  origins: provenance.Origins | None = None,
 ) -> Iterator[exchange.Request]:
   """Yields the requests without an answer; of equal ones the first.
 
@@ -106,6 +115,7 @@ def list_unanswered(
     read_fn: likewise.
     answers: likewise.
     retry_failures: see `labelling.needs_answer`.
+    origins: counts where the answers that are there came from.
 
   Yields:
     Each, in the order in which they are sent.
@@ -126,3 +136,8 @@ def list_unanswered(
         ):
           unanswered.add(digest)
           yield request
+        elif origins is not None and digest not in unanswered:
+          # An answer without text has an address, and a failure has none.
+          answered_by = answers.get_address(key)
+          if answered_by is not None or answers.has_response(key):
+            origins.add(request.address, answered_by)

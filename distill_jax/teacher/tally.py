@@ -1,4 +1,4 @@
-"""Counts over labelled questions: what a teacher achieved and what it cost.
+"""Counts over labelled questions: what a teacher achieved.
 
 Layer 2; imports evaluation.text_metrics and, of its own folder, filters, prices
 and variants. Takes one outcome after the other and keeps only numbers.
@@ -49,8 +49,7 @@ class Tally:
     """Counts a question.
 
     Args:
-      outcome: of it. The tokens of a response that two questions share, because
-        they are the same, count for each.
+      outcome: of it.
     """
     self.num_questions += 1
     self._failures.update(failure.kind for failure in outcome.failures)
@@ -116,15 +115,36 @@ class Tally:
       None where there is nothing to count. `num_unusable_gold`, whose gold
       label no answer can be equal to and which count in no accuracy, and a few
       such labels, `unusable_gold`. `num_ties`, whose vote was a tie.
+      `latency_seconds_p50` and `_p95`, None without responses.
+    """
+    num_done = self.num_questions - self.num_open
+    return {
+      "num_questions": self.num_questions,
+      "num_open": self.num_open,
+      "num_without_answer": self._num_without_answer,
+      "statuses": dict(self._statuses.most_common()),
+      "failures": dict(self._failures.most_common()),
+      "num_ties": self._num_ties,
+      "parse_rate": self._statuses["ok"] / num_done if num_done else None,
+      **self._summarize_accuracy(),
+      "latency_seconds_p50": _quantile(self._latencies, 0.5),
+      "latency_seconds_p95": _quantile(self._latencies, 0.95),
+    }
+
+  def summarize_use(self) -> dict[str, Any]:
+    """Returns what the answers to these questions take, for a comparison.
+
+    An answer that questions share, because they are the same, counts for each
+    of them, as it would if they were not. What was paid, `ledger` tells.
+
+    Returns:
       `num_responses`, `prompt_tokens`, `completion_tokens`, as the servers
       counted; `num_uncounted_responses`, to which they did not; `cost` and
-      `currency`, None without prices;
-      `latency_seconds_p50` and `_p95`, None without responses.
+      `currency`, None without prices.
 
     Raises:
       UserError: the price table lacks a model.
     """
-    num_done = self.num_questions - self.num_open
     totals = [
       sum(counts) for counts in zip(*self._tokens.values(), strict=True)
     ]
@@ -137,22 +157,12 @@ class Tally:
         for model, tokens in self._tokens.items()
       )
     return {
-      "num_questions": self.num_questions,
-      "num_open": self.num_open,
-      "num_without_answer": self._num_without_answer,
-      "statuses": dict(self._statuses.most_common()),
-      "failures": dict(self._failures.most_common()),
-      "num_ties": self._num_ties,
-      "parse_rate": self._statuses["ok"] / num_done if num_done else None,
-      **self._summarize_accuracy(),
       "num_responses": len(self._latencies),
       "prompt_tokens": prompt_tokens,
       "completion_tokens": completion_tokens,
       "num_uncounted_responses": self._num_uncounted,
       "cost": cost,
       "currency": currency,
-      "latency_seconds_p50": _quantile(self._latencies, 0.5),
-      "latency_seconds_p95": _quantile(self._latencies, 0.95),
     }
 
   def _summarize_accuracy(self) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """One way to label: which requests a question makes, and what the answers say.
 
-Layer 2; imports errors, data.records and, of its own folder, exchange, journal,
-official_parsing, parsing, prompts, template_files, templates and voting. Sends
-nothing and writes nothing: requests are found again by their keys, so a record
-can be made as soon as, and as often as, the journal is read.
+Layer 2; imports errors, data.records and, of its own folder, asking, exchange,
+journal, official_parsing, parsing, prompts, template_files, templates and
+voting. Sends nothing and writes nothing: requests are found again by their
+keys, so a record can be made as soon as, and as often as, the journal is read.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher import (
+  asking,
   exchange,
   journal,
   official_parsing,
@@ -24,6 +26,9 @@ from distill_jax.teacher import (
 )
 
 TOLERANT, STRICT = "tolerant", "strict"
+FROM_ANSWER, FROM_REASONING = "answer", "reasoning"
+# Where a server leaves the reasoning inside the answer.
+_THINKING = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Variant:
     template: the prompt.
     models: the teachers, by their server's names.
     endpoint: "chat" or "completions".
-    temperature: of sampling.
+    temperature: of sampling; None: the server's.
     top_p: of sampling; None: the server's.
     seed: of the first sample; None: none is sent.
     num_samples: answers asked of each teacher.
@@ -46,12 +51,18 @@ class Variant:
       form the outputs are read.
     accuracies: teacher -> share of right answers, which weighs its vote; None:
       all votes weigh the same.
+    send_stop: send the template's stop texts; where a model refuses them, they
+      end its answers here.
+    extra_parameters: of the API, such as {"reasoning_effort": "low"}.
+    rationale_from: "answer", or "reasoning" for what a reasoning model thought.
+    teacher_settings: model -> its own of `asking.FIELDS`.
+    addresses: model -> its server, which the journal keeps.
   """
 
   template: templates.PromptTemplate
   models: tuple[str, ...]
   endpoint: exchange.Endpoint = "chat"
-  temperature: float = 0.0
+  temperature: float | None = 0.0
   top_p: float | None = None
   seed: int | None = 0
   num_samples: int = 1
@@ -59,6 +70,13 @@ class Variant:
   max_tokens_field: exchange.MaxTokensField = "max_tokens"
   parse: str = TOLERANT
   accuracies: Mapping[str, float] | None = None
+  send_stop: bool = True
+  extra_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  rationale_from: str = FROM_ANSWER
+  teacher_settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    default_factory=dict
+  )
+  addresses: Mapping[str, str] = dataclasses.field(default_factory=dict)
   # Whose answer form the outputs are read in.
   reading: templates.PromptTemplate = dataclasses.field(init=False)
 
@@ -76,12 +94,19 @@ class Variant:
     object.__setattr__(self, "reading", reading)
 
   def describe(self) -> dict[str, Any]:
-    """Returns what decides the records, as JSON holds it."""
+    """Returns what decides the records, as JSON holds it.
+
+    What came later is in it where it is not at its default, so that what older
+    versions wrote down is still the same.
+    """
     fields = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      if field.name not in ("template", "reading")
+      if field.name not in ("template", "reading", "addresses")
     }
+    for name, default in _LATER_FIELDS.items():
+      if fields[name] == default:
+        del fields[name]
     return {
       **fields,
       "models": list(self.models),
@@ -89,6 +114,19 @@ class Variant:
       "prompt": self.template.name,
       "order": self.template.order,
     }
+
+  def get_asking(self, model: str) -> dict[str, Any]:
+    """Returns how a teacher is asked: the fields that are its own, or all's."""
+    own = self.teacher_settings.get(model, {})
+    return {name: own.get(name, getattr(self, name)) for name in asking.FIELDS}
+
+
+_LATER_FIELDS: dict[str, Any] = {
+  "send_stop": True,
+  "extra_parameters": {},
+  "rationale_from": FROM_ANSWER,
+  "teacher_settings": {},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +166,9 @@ def make_requests(variant: Variant, question: Record) -> list[exchange.Request]:
         variant.template,
         question.input,
         model=model,
-        endpoint=variant.endpoint,
-        temperature=variant.temperature,
-        seed=variant.seed,
         sample_index=sample_index,
-        max_tokens=variant.max_tokens,
-        max_tokens_field=variant.max_tokens_field,
-        top_p=variant.top_p,
+        address=variant.addresses.get(model),
+        **variant.get_asking(model),
       )
       for model in variant.models
       for sample_index in range(variant.num_samples)
@@ -217,7 +251,10 @@ def find_outcome(
 
 
 def read_output(
-  variant: Variant, response: exchange.Response, question: Record
+  variant: Variant,
+  response: exchange.Response,
+  question: Record,
+  model: str | None = None,
 ) -> parsing.ParsedOutput:
   """Reads one answer as the variant says.
 
@@ -225,6 +262,7 @@ def read_output(
     variant: gives `parse`.
     response: the answer.
     question: what was asked.
+    model: the teacher asked; None: the first.
 
   Returns:
     Rationale, label and status. Blanks, which the strict reading writes for
@@ -233,24 +271,49 @@ def read_output(
   choices = None
   if variant.reading.answer_form == "choice_letter":
     choices = prompts.find_options(question.input, question.meta) or ()
-  if parsing.is_broken(response.finish_reason):
+  text, finish_reason = _end_answer(variant, response, model)
+  is_broken = parsing.is_broken(finish_reason)
+  if is_broken:
     parsed = parsing.ParsedOutput(None, None, "truncated")
   elif variant.parse == STRICT:
     parsed = official_parsing.parse_output(
-      response.text, variant.template.name, STRICT, choices
+      text, variant.template.name, STRICT, choices
     )
   else:
     parsed = parsing.parse_with_format(
-      response.text,
-      variant.reading.output_format,
-      choices,
-      response.finish_reason,
+      text, variant.reading.output_format, choices, finish_reason
     )
+  rationale, status = _none_if_blank(parsed.rationale), parsed.status
+  if variant.rationale_from == FROM_REASONING and not is_broken:
+    rationale = _find_reasoning(response)
+    if status in ("ok", "empty_rationale"):
+      status = "ok" if rationale else "empty_rationale"
   return parsing.ParsedOutput(
-    rationale=_none_if_blank(parsed.rationale),
-    label=_none_if_blank(parsed.label),
-    status=parsed.status,
+    rationale=rationale, label=_none_if_blank(parsed.label), status=status
   )
+
+
+def _end_answer(
+  variant: Variant, response: exchange.Response, model: str | None
+) -> tuple[str, str | None]:
+  """Ends an answer where the server would have, had it been sent the stops."""
+  text, finish_reason = response.text, response.finish_reason
+  settings = variant.get_asking(
+    model if model is not None else variant.models[0]
+  )
+  if settings["send_stop"]:
+    return text, finish_reason
+  ends = [
+    place for stop in variant.template.stop if (place := text.find(stop)) >= 0
+  ]
+  return (text[: min(ends)], "stop") if ends else (text, finish_reason)
+
+
+def _find_reasoning(response: exchange.Response) -> str | None:
+  if response.reasoning is not None:
+    return _none_if_blank(response.reasoning.strip())
+  thinking = _THINKING.match(response.text)
+  return _none_if_blank(thinking[1].strip()) if thinking else None
 
 
 def _make_record(
@@ -280,7 +343,7 @@ def _make_record(
     return blank
   vote = voting.take_vote(
     [
-      voting.Answer(read_output(variant, response, question), model)
+      voting.Answer(read_output(variant, response, question, model), model)
       for model, response in responses
     ],
     variant.reading.answer_form,
@@ -295,15 +358,6 @@ def _none_if_blank(text: str | None) -> str | None:
 
 
 def _check(variant: Variant) -> None:
-  if variant.endpoint not in ("chat", "completions"):
-    raise UserError(
-      f"ENDPOINT is {variant.endpoint!r}; it must be 'chat' or 'completions'."
-    )
-  if variant.max_tokens_field not in exchange.MAX_TOKENS_FIELDS:
-    raise UserError(
-      f"MAX_TOKENS_FIELD is {variant.max_tokens_field!r}; it must be one of"
-      f" {', '.join(map(repr, exchange.MAX_TOKENS_FIELDS))}."
-    )
   if not variant.models or not all(
     isinstance(model, str) and model for model in variant.models
   ):
@@ -316,40 +370,28 @@ def _check(variant: Variant) -> None:
       f"TEACHER_MODEL names a model twice: {list(variant.models)!r}. For"
       " several answers of one model give NUM_SAMPLES."
     )
-  for macro, value, is_good in (
-    ("NUM_SAMPLES", variant.num_samples, _is_whole(variant.num_samples, 1)),
-    (
-      "MAX_TOKENS",
-      variant.max_tokens,
-      variant.max_tokens is None or _is_whole(variant.max_tokens, 1),
-    ),
-    ("SEED", variant.seed, variant.seed is None or _is_whole(variant.seed, 0)),
-    ("TEMPERATURE", variant.temperature, _is_within(variant.temperature, 0, 2)),
-    (
-      "TOP_P",
-      variant.top_p,
-      variant.top_p is None or _is_within(variant.top_p, 0, 1),
-    ),
-  ):
-    if not is_good:
-      raise UserError(f"{macro} is {value!r}, {_RANGES[macro]}.")
-  if variant.num_samples > 1 and variant.temperature == 0:
+  if not asking.is_whole(variant.num_samples, 1):
     raise UserError(
-      f"NUM_SAMPLES is {variant.num_samples} and TEMPERATURE is 0, at which all"
-      " samples are the same and are paid for all the same. Give a TEMPERATURE"
-      " above 0, such as 0.7."
+      f"NUM_SAMPLES is {variant.num_samples!r}, and must be a whole number"
+      " above 0."
     )
+  if variant.rationale_from not in (FROM_ANSWER, FROM_REASONING):
+    raise UserError(
+      f"RATIONALE_FROM is {variant.rationale_from!r}; it must be"
+      f" {FROM_ANSWER!r} or {FROM_REASONING!r}."
+    )
+  asking.check(
+    {name: getattr(variant, name) for name in asking.FIELDS},
+    variant.num_samples,
+  )
+  for model in variant.models:
+    if variant.teacher_settings.get(model):
+      try:
+        asking.check(variant.get_asking(model), variant.num_samples)
+      except UserError as error:
+        raise UserError(f"TEACHER_MODEL, {model!r}: {error}") from error
   _check_parse(variant)
   _check_accuracies(variant)
-
-
-_RANGES = {
-  "NUM_SAMPLES": "and must be a whole number above 0",
-  "MAX_TOKENS": "and must be a whole number above 0, or None",
-  "SEED": "and must be a whole number from 0 on, or None",
-  "TEMPERATURE": "and must be a number from 0 to 2",
-  "TOP_P": "and must be a number from 0 to 1, or None",
-}
 
 
 def _check_parse(variant: Variant) -> None:
@@ -374,7 +416,7 @@ def _check_accuracies(variant: Variant) -> None:
   if accuracies is None:
     return
   if not isinstance(accuracies, Mapping) or not all(
-    _is_within(value, 0, 1) for value in accuracies.values()
+    asking.is_within(value, 0, 1) for value in accuracies.values()
   ):
     raise UserError(
       f"TEACHER_ACCURACIES is {accuracies!r}; it is {{model: share of right"
@@ -385,13 +427,3 @@ def _check_accuracies(variant: Variant) -> None:
       f"TEACHER_ACCURACIES is of {sorted(accuracies)}, and the teachers are"
       f" {sorted(variant.models)}. Give one for each; --evaluate measures them."
     )
-
-
-def _is_whole(value: Any, least: int) -> bool:
-  is_int = isinstance(value, int) and not isinstance(value, bool)
-  return is_int and value >= least
-
-
-def _is_within(value: Any, low: float, high: float) -> bool:
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_number and low <= value <= high

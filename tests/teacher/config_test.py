@@ -85,11 +85,11 @@ def test_no_limit_is_none():
   assert made.requests_per_minute is None
 
 
-@pytest.mark.parametrize("name", [KEY, "AIzaSyD-0123456789", "", "A B", None])
+@pytest.mark.parametrize("name", [KEY, "AIzaSyD-0123456789", "", "A B", 5])
 def test_a_key_given_as_the_name_is_not_repeated(name):
   with pytest.raises(UserError, match="TEACHER_API_KEY_VARIABLE") as caught:
     config.TeacherConfig("https://host/v1", api_key_variable=name)
-  assert not name or name not in str(caught.value)
+  assert not name or str(name) not in str(caught.value)
 
 
 def test_the_key_comes_from_the_named_variable(monkeypatch):
@@ -133,3 +133,60 @@ def test_a_key_that_no_header_takes_is_not_repeated(monkeypatch, key):
   with pytest.raises(UserError, match="OPENAI_API_KEY holds blanks") as caught:
     config.read_api_key(config.TeacherConfig("https://host/v1"))
   assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("base_url", "address"),
+  [
+    ("http://127.0.0.1:8000/v1/", "http://127.0.0.1:8000/v1"),
+    ("https://API.OpenAI.com:443/v1", "https://api.openai.com/v1"),
+    ("http://[::1]:8080", "http://[::1]:8080"),
+    ("https://user:secret@host/v1?key=secret#secret", "https://host/v1"),
+  ],
+)
+def test_an_address_holds_no_secret(base_url, address):
+  assert config.get_address(base_url) == address
+
+
+def test_extra_headers_come_from_the_environment(monkeypatch):
+  made = config.TeacherConfig(
+    "https://host/v1",
+    api_key_variable=None,
+    extra_headers={"api-key": "$AZURE_KEY", "X-Team": "blue"},
+    extra_query={"api-version": "2024-10-21"},
+  )
+  with pytest.raises(UserError, match="AZURE_KEY is not set, .*'api-key'"):
+    config.read_extras(made.extra_headers)
+  monkeypatch.setenv("AZURE_KEY", KEY)
+  headers = config.read_extras(made.extra_headers)
+  assert headers == {"api-key": KEY, "X-Team": "blue"}
+  assert config.list_secrets(made) == [KEY]
+  assert KEY not in repr(made)
+  monkeypatch.setenv("AZURE_KEY", "line\nend")
+  with pytest.raises(UserError, match="AZURE_KEY holds blanks"):
+    config.read_extras(made.extra_headers)
+
+
+@pytest.mark.parametrize(
+  ("headers", "told"),
+  [
+    ({"api-key": KEY}, "'api-key' looks like a key"),
+    ({"Authorization": f"Bearer {KEY}"}, "'Authorization' looks like a key"),
+    ({"X-Auth-Token": KEY}, "looks like a key"),
+    ({"a": f"${KEY}"}, "no name of an environment variable"),
+    ({"a": "line\r\nend"}, "the value of 'a' is no plain text"),
+    ({"a": 5}, "the value of 'a' is no plain text"),
+    ({"a b": "c"}, "'a b' is no name"),
+    ([KEY], "is no mapping"),
+    (None, "is no mapping"),
+  ],
+)
+def test_headers_that_cannot_be_are_not_repeated(headers, told):
+  for field, macro in (
+    ("extra_headers", "EXTRA_HEADERS"),
+    ("extra_query", "EXTRA_QUERY"),
+  ):
+    with pytest.raises(UserError, match=macro) as caught:
+      config.TeacherConfig("https://host/v1", **{field: headers})
+    assert told in str(caught.value)
+    assert KEY not in str(caught.value)

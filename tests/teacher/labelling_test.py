@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import journal, labelling
+from distill_jax.teacher import budget, journal, labelling, ledger
 from distill_jax.teacher.exchange import Request, Response, TeacherError
 
 LIMITS = labelling.Limits(max_concurrency=3, drain_seconds=10.0)
@@ -342,6 +342,17 @@ def test_it_is_asked_twice_over_all_runs(own, num_runs):
   assert own.read_response(requests[0][0].key).text == "A"
 
 
+def test_nothing_is_asked_once_more_beyond_the_budget(own):
+  requests = make_requests("a", "b")
+  teacher = OddTeacher("unreadable")
+  # Each answer has 12 tokens, and a next one may have 4096 beside its prompt.
+  limit = budget.Budget([own.ledger], None, None, 4096 + 30)
+  progress = run(own, requests, teacher, labelling.Limits(1, budget=limit))
+  assert teacher.sent == ["a", "b"]
+  assert progress.is_budget_spent and progress.num_open == 1
+  assert not own.has_final_failure(requests[0][0].key)
+
+
 def test_answers_that_cannot_be_read_in_a_row_are_trouble(own):
   requests = make_requests(*map(str, range(50)))
   limits = labelling.Limits(1, max_open_failures=5)
@@ -381,6 +392,20 @@ def test_no_request_can_succeed(own):
   # What was under way is kept.
   assert own.has_response(requests[0][0].key)
   assert own.num_unsynced == 0
+
+
+def test_what_ended_a_run_is_neither_lost_nor_a_refusal_of_its_question(own):
+  def end(text):
+    raise UserError("no credit")
+
+  requests = make_requests("0", "1")
+  run(own, requests[:1], FakeTeacher())
+  with pytest.raises(UserError, match="no credit"):
+    run(own, requests, FakeTeacher(end))
+  assert ledger.summarize([own.ledger], None, None)["num_unknown"] == 0
+  # The first time that the question itself is refused.
+  with pytest.raises(UserError, match="same command again counts them"):
+    run(own, requests, FakeTeacher(_doubt))
 
 
 def test_a_bug_ends_the_run_and_is_told(own):

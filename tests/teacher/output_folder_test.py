@@ -120,3 +120,42 @@ def test_writing(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
   with pytest.raises(UserError, match="cannot be written: No such file"):
     OutputFolder(tmp_path / "none").write_text("config.gin", "")
+
+
+def test_no_settings_are_replaced_by_later_ones(tmp_path):
+  folder = OutputFolder(tmp_path)
+  assert folder.write_config("a") == "config.gin"
+  assert folder.write_config("b") == "config-2.gin"
+  assert folder.write_config("a") == "config.gin"
+  assert folder.write_config("c") == "config-3.gin"
+  assert folder.write_config("b") == "config-2.gin"
+  found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+  assert found == {"config.gin": "a", "config-2.gin": "b", "config-3.gin": "c"}
+
+
+_OLD = {"input_path": "/a", "seed": 0}
+_NEW = _OLD | {"input_sha256": "1"}
+
+
+@pytest.mark.parametrize(
+  ("found", "identity", "differing"),
+  [
+    (_NEW, _NEW, None),
+    (_NEW, _NEW | {"input_path": "/b"}, None),
+    # More questions in the same file.
+    (_NEW, _NEW | {"input_sha256": "2"}, None),
+    (_NEW, _NEW | {"input_path": "/b", "input_sha256": "2"}, "input_path"),
+    (_OLD, _NEW, None),
+    (_OLD, _NEW | {"input_path": "/b"}, "input_path"),
+    (_NEW, _NEW | {"seed": 1}, "seed"),
+    # A setting that is at its default now, and was not.
+    (_NEW | {"send_stop": False}, _NEW, "send_stop"),
+    (_NEW, _NEW | {"send_stop": False}, "send_stop"),
+  ],
+)
+def test_what_makes_another_run(found, identity, differing):
+  if differing is None:
+    output_folder.check_identity("r", {"settings": found}, identity)
+    return
+  with pytest.raises(UserError, match=rf"other settings \({differing}\)"):
+    output_folder.check_identity("r", {"settings": found}, identity)

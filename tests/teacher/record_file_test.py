@@ -9,7 +9,13 @@ from distill_jax.data import records
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
-from distill_jax.teacher import journal, record_file, template_files, variants
+from distill_jax.teacher import (
+  journal,
+  ledger,
+  record_file,
+  template_files,
+  variants,
+)
 from distill_jax.teacher.exchange import Response, TeacherError
 from distill_jax.teacher.filters import FilterConfig
 
@@ -57,9 +63,13 @@ def _write(own, path, questions, config=None, is_partial_good=False):
     _VARIANT,
     journal.Answers([own]),
     config or FilterConfig(),
-    None,
     is_partial_good,
   )
+
+
+def _describe(summary, own, path):
+  paid = ledger.summarize([own.ledger], None, summary["num_records"])
+  return record_file.describe(summary | {"paid": paid}, path)
 
 
 def test_one_record_a_question_in_their_order(own, path):
@@ -79,11 +89,12 @@ def test_one_record_a_question_in_their_order(own, path):
   assert summary["num_correct"] == 6
   assert summary["accuracy_low"] == text_metrics.wilson_interval(6, 8)[0]
   assert summary["filters"] == []
-  described = record_file.describe(summary, path)
+  described = _describe(summary, own, path)
   for text in (
     "8 questions: 6 ok, 1 no_marker, 1 without answer\n",
     "accuracy 75.0% (",
-    "tokens: 70 in, 35 out; cost: -",
+    "7 answers, tokens: 70 in, 35 out; cost: not known",
+    "for each of 8 records: 13.12 tokens",
     "failed for good: 1 rejected",
     f"8 records in {path}",
   ):
@@ -98,8 +109,8 @@ def test_open_questions(own, path):
   assert summary["num_records"] is None
   assert (summary["num_questions"], summary["num_open"]) == (4, 2)
   assert path.read_text() == "old"
-  assert "2 ok, 2 open" in record_file.describe(summary, path)
-  assert "no records are written" in record_file.describe(summary, path)
+  assert "2 ok, 2 open" in _describe(summary, own, path)
+  assert "no records are written" in _describe(summary, own, path)
 
   summary = _write(own, path, questions, is_partial_good=True)
   assert summary["num_records"] == 2
@@ -123,7 +134,7 @@ def test_filters(own, path, is_partial_good):
     {"name": "label_disagrees_with_gold", "before": 5, "after": 5},
   ]
   assert (summary["num_records"], summary["num_questions"]) == (5, 6)
-  assert "label_not_parsed: 6 -> 5" in record_file.describe(summary, path)
+  assert "label_not_parsed: 6 -> 5" in _describe(summary, own, path)
 
 
 def test_ties_and_gold_labels_that_do_not_count_are_said(own, path):
@@ -133,9 +144,9 @@ def test_ties_and_gold_labels_that_do_not_count_are_said(own, path):
   ]
   _answer(own, questions)
   summary = _write(own, path, questions)
-  assert "1 gold labels, such as 'three'" in record_file.describe(summary, path)
-  assert "a tie" not in record_file.describe(summary, path)
-  described = record_file.describe(summary | {"num_ties": 3}, path)
+  assert "1 gold labels, such as 'three'" in _describe(summary, own, path)
+  assert "a tie" not in _describe(summary, own, path)
+  described = _describe(summary | {"num_ties": 3}, own, path)
   assert "votes that were a tie (meta.is_tie): 3" in described
 
 

@@ -50,7 +50,8 @@ def _replace(**fields):
 
 
 def test_nothing():
-  summary = _make_tally().summarize()
+  nothing = _make_tally()
+  summary = nothing.summarize() | nothing.summarize_use()
   assert summary["num_questions"] == summary["prompt_tokens"] == 0
   for name in ("accuracy", "parse_rate", "cost", "latency_seconds_p50"):
     assert summary[name] is None
@@ -121,7 +122,7 @@ def test_tokens_and_cost():
   counts = _make_tally(_TABLE)
   counts.add(_make_outcome(models=("m", "m", "n")))
   counts.add(_make_outcome(prompt_tokens=None))
-  summary = counts.summarize()
+  summary = counts.summarize_use()
   assert summary["prompt_tokens"] == 300
   assert summary["completion_tokens"] == 40
   assert summary["num_responses"] == 4
@@ -153,13 +154,14 @@ def test_parts_are_put_together():
     for part in parts:
       merged.merge(part)
     assert merged.summarize() == whole.summarize()
+    assert merged.summarize_use() == whole.summarize_use()
 
 
 def test_a_model_without_price():
   counts = _make_tally(_TABLE)
   counts.add(_make_outcome(models=("other",)))
   with pytest.raises(UserError, match="no price of 'other'"):
-    counts.summarize()
+    counts.summarize_use()
 
 
 def test_latencies():

@@ -271,6 +271,25 @@ def test_what_the_server_broke_off_is_no_answer(parse, reason):
   assert parsed == ParsedOutput(None, None, "truncated")
 
 
+def test_reasoning_of_what_the_server_broke_off():
+  response = dataclasses.replace(
+    make_response(sum_of(3, 4), "content_filter"), reasoning="First 3."
+  )
+  parsed = variants.read_output(
+    make_variant(rationale_from="reasoning"), response, QUESTION
+  )
+  assert parsed == ParsedOutput(None, None, "truncated")
+
+
+def test_stops_that_were_not_sent_end_a_broken_answer():
+  variant = make_variant(send_stop=False)
+  text = sum_of(3, 4) + variant.template.stop[0] + "More"
+  parsed = variants.read_output(
+    variant, make_response(text, "content_filter"), QUESTION
+  )
+  assert (parsed.label, parsed.status) == ("(3 + 4)", "ok")
+
+
 def test_questions_without_options():
   variants.check_question(make_variant("svamp"), QUESTION)
   variants.check_question(make_variant("cqa"), CHOICE)

@@ -128,7 +128,7 @@ def test_questions_become_records(tmp_path, capsys):
   summary = _read_summary(tmp_path)
   assert summary["statuses"] == {"ok": 10}
   assert (summary["num_gold"], summary["num_correct"]) == (9, 9)
-  assert summary["prompt_tokens"] == 110
+  assert summary["paid"]["prompt_tokens"] == 110
   assert summary["last_run"]["num_answered"] == 10
   assert summary["last_run"]["requests_per_second"] > 0
   assert (tmp_path / "out" / "config.gin").read_text() == "PROMPT = 'svamp'\n"
@@ -345,7 +345,7 @@ def test_no_key_gets_anywhere(tmp_path, capsys, caplog):
   ) as server:
     _write_questions(tmp_path, _make_sums(3))
     with pytest.raises(UserError, match="does not take the key") as error:
-      label.run(_make_settings(server, tmp_path))
+      label.run(_make_settings(server, tmp_path, accept_addresses="any"))
   files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
   assert len(files) >= 5
   for path in files:
@@ -463,11 +463,13 @@ def test_an_answer_without_text_is_paid_for_once(tmp_path):
   (thought,) = (x for x in lines if x["status"] == "reasoning_only")
   assert thought["reasoning"] == "thinking" and "thinking" in thought["raw"]
   summary = _read_summary(tmp_path)
-  assert summary["prompt_tokens"] == 88
+  assert summary["paid"]["prompt_tokens"] == 88
   assert summary["statuses"] == {"ok": 3}
   assert summary["failures"] == dict.fromkeys(statuses, 1)
   with fault_server.FaultServer(answer=_answer_sum) as server:
-    settings = _make_settings(server, tmp_path, retry_failures=True)
+    settings = _make_settings(
+      server, tmp_path, retry_failures=True, accept_addresses="any"
+    )
     assert label.run(settings) == 0
     assert len(server.received) == 5
   assert _read_summary(tmp_path)["statuses"] == {"ok": 8}
@@ -560,10 +562,15 @@ def test_what_was_mended_is_asked_again(tmp_path, status, body, caplog):
     caplog.at_level("INFO"),
     fault_server.FaultServer(answer=_answer_sum) as server,
   ):
-    assert label.run(_make_settings(server, tmp_path)) == 0
+    settings = _make_settings(server, tmp_path, accept_addresses="any")
+    assert label.run(settings) == 0
     assert len(server.received) == 35
-    assert label.run(_make_settings(server, tmp_path)) == 0
-  assert _read_summary(tmp_path)["statuses"] == {"ok": 40}
+    assert label.run(settings) == 0
+  summary = _read_summary(tmp_path)
+  assert summary["statuses"] == {"ok": 40}
+  # Refusals cost nothing, and none of them is a request that was lost.
+  assert summary["paid"]["num_unknown"] == 0
+  assert {row["model"] for row in summary["paid"]["settings"]} == {"m"}
   assert "Every request is answered already" in caplog.text
 
 
@@ -590,7 +597,8 @@ def test_no_request_can_succeed(tmp_path):
       label.run(settings)
     assert len(server.received) == 2
   with fault_server.FaultServer(answer=_answer_sum) as server:
-    assert label.run(_make_settings(server, tmp_path)) == 0
+    settings = _make_settings(server, tmp_path, accept_addresses="any")
+    assert label.run(settings) == 0
     assert len(server.received) == 19  # The one that came was kept.
 
 
@@ -810,8 +818,10 @@ def test_a_dry_run_writes_and_sends_nothing(tmp_path, monkeypatch, capsys):
   assert "\x1b" not in said and r"\x1b[2J" in said
   assert said.count("--- request") == 2
   assert "4 questions, 4 requests, of which 4 are to be sent" in said
-  assert "(estimated: characters / 4)" in said
-  assert "completion tokens: at most 400\ncost: at most 0.4 EUR" in said
+  assert "(characters / 4; the server's own count may differ)" in said
+  assert "completion tokens: at most 400, without attempts that are" in said
+  # What rests on a guess is no bound.
+  assert "cost: estimate 0.4 EUR, with every answer as long as" in said
 
 
 def test_a_dry_run_knows_what_is_answered(tmp_path, capsys):

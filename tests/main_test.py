@@ -249,6 +249,16 @@ def test_labelling_needs_neither_jax_nor_tensorflow(tmp_path):
   assert process.returncode == 0, process.stderr
 
 
+@pytest.mark.parametrize(
+  "given", ["'api-key: sk-12'", "{'a': 1, 'b': 'sk-12'}"]
+)
+def test_headers_of_a_wrong_type_are_not_repeated(tmp_path, given):
+  (tmp_path / "questions.jsonl").write_text('{"id": "a", "input": "1 + 1?"}\n')
+  process = _run(*_LABEL, f"--gin.EXTRA_HEADERS={given}", folder=tmp_path)
+  _assert_mistake(process, "EXTRA_HEADERS")
+  assert "sk-12" not in process.stderr
+
+
 def test_a_questions_file_without_a_server(tmp_path):
   (tmp_path / "questions.jsonl").write_text('{"id": "a", "input": "1 + 1?"}\n')
   process = _run(

@@ -275,6 +275,14 @@ def test_the_journal_has_what_the_server_billed(folder, programs):
     for line in paid
   ]
   assert sorted(tokens) == sorted(server.billed)
+  summary = json.loads((folder / "out" / "summary.json").read_text())
+  billed = [sum(kind) for kind in zip(*server.billed, strict=True)]
+  counted = summary["paid"]
+  assert [counted["prompt_tokens"], counted["completion_tokens"]] == billed
+  assert counted["num_responses"] == len(server.billed)
+  # The one that could not be read, twice.
+  assert counted["num_uncounted_responses"] == 2
+  assert len(counted["settings"]) == 1
   # Nothing is paid for twice but the one that could not be read.
   num_failed = 2
   assert len(paid) == _NUM_PAID_QUESTIONS - num_failed + 1

@@ -56,6 +56,7 @@ def test_a_reply_is_read_up_to_its_limit(num_bytes, is_read, has_length):
     (b"plain after all", b"plain after all"),
     (b"", b""),
   ],
+  ids=["gzip", "deflate", "plain", "empty"],
 )
 def test_what_came_compressed_is_unpacked(body, unpacked):
   reply = Reply(200, body, headers={"content-encoding": "gzip"})

@@ -328,13 +328,23 @@ def _make_identity(name, tasks, settings, vocabulary) -> dict[str, Any]:
   return identity | {"data_sets": _describe_data_sets(tasks)}
 
 
-def _describe_data_sets(tasks) -> dict[str, list[str]] | None:
-  """How answers are compared; None where a data set is not known here."""
+def _describe_data_sets(tasks) -> dict[str, Any] | None:
+  """How answers are compared, and by which code a user's records are loaded.
+
+  None where a data set is not known here.
+  """
   try:
     specs = [datasets.get_dataset_spec(name) for name in _data_sets(tasks)]
   except UserError:
     return None
-  return {spec.name: [spec.metric, *(spec.label_set or ())] for spec in specs}
+  described: dict[str, Any] = {
+    spec.name: [spec.metric, *(spec.label_set or ())] for spec in specs
+  }
+  for spec in specs:
+    source = datasets.hash_load_fn(spec.load_fn)
+    if source is not None:
+      described[f"{spec.name}.load_fn"] = source
+  return described
 
 
 def _data_sets(tasks) -> list[str]:

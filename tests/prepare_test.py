@@ -1,6 +1,7 @@
 """Tests of prepare.py: caches are found, missed, and built."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import logging
@@ -181,6 +182,30 @@ def test_new_source_files_make_a_cache_stale(tmp_path, no_seqio, messages):
   with pytest.raises(UserError):
     _find(tmp_path, name="my_set_label")
   assert "(sources.test.jsonl: " in messages()
+
+
+def test_an_edited_load_fn_makes_a_cache_stale(
+  tmp_path, no_seqio, messages, monkeypatch
+):
+  source = (
+    "from distill_jax.data.records import Record\n"
+    "def load(split, settings):\n"
+    "  return [Record(str(i), 'is it odd ?', 'n', 'so') for i in range(3)]\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "loads_records.py").write_text(source)
+  loads = __import__("loads_records")
+  spec = datasets.DatasetSpec(
+    "my_set", functools.partial(loads.load), "exact_match", lambda _: []
+  )
+  datasets.register_dataset(spec)
+  path = _store(tmp_path, name="my_set_label")
+  assert _find(tmp_path, name="my_set_label").path == path
+  edited = source.replace("'n'", "'y'")
+  (tmp_path / "loads_records.py").write_text(edited)
+  with pytest.raises(UserError):
+    _find(tmp_path, name="my_set_label")
+  assert "my_set.load_fn: " in messages()
 
 
 def test_a_host_without_the_data_trusts_its_cache(tmp_path, no_seqio):

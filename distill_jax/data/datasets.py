@@ -11,7 +11,9 @@ import collections
 import dataclasses
 import functools
 import glob
+import hashlib
 import inspect
+import marshal
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -262,6 +264,38 @@ def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:
     UserError: an unknown name, or files that are not on this machine.
   """
   return get_dataset_spec(name).source_files_fn(settings)
+
+
+def hash_load_fn(load_fn: Callable[..., list[Record]]) -> str | None:
+  """Returns the SHA-256 of the code that loads a user's records.
+
+  All of the file that holds the function counts, for what it calls there; what
+  it imports does not.
+
+  Args:
+    load_fn: of a `DatasetSpec`.
+
+  Returns:
+    A hex digest: of the file, or of the function's compiled code where there
+    is no file, as in a notebook; None for this package's own code, whose
+    version is part of a fingerprint anyway, and for what has no code in
+    Python.
+  """
+  while isinstance(load_fn, functools.partial):
+    load_fn = load_fn.func
+  function = inspect.unwrap(load_fn)
+  if not hasattr(function, "__code__"):
+    function = type(function).__call__  # an object that is called
+  if (function.__module__ or "").partition(".")[0] == __name__.split(".")[0]:
+    return None
+  try:
+    content = pathlib.Path(inspect.getsourcefile(function) or "").read_bytes()
+  except (OSError, TypeError):
+    code = getattr(function, "__code__", None)
+    if code is None:
+      return None
+    content = code.co_code + marshal.dumps(code.co_consts)
+  return hashlib.sha256(content).hexdigest()
 
 
 def count_statuses(records: Sequence[Record]) -> dict[str, int]:

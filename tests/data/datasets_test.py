@@ -320,3 +320,17 @@ class TestRelease:
     )
     train = datasets.load_records("svamp", "train", settings)
     assert len(train) == 720 - 197
+
+
+def test_code_that_loads_records_is_told_apart():
+  shipped = datasets.get_dataset_spec("svamp").load_fn
+  assert datasets.hash_load_fn(shipped) is None
+  spaces = [{}, {}]
+  for space, label in zip(spaces, "ab", strict=True):
+    # As in a notebook: there is no file.
+    exec(f"def load(split, settings):\n  return {label!r}", space)
+  hashes = [datasets.hash_load_fn(space["load"]) for space in spaces]
+  assert len(set(hashes)) == 2
+  assert hashes[0] == datasets.hash_load_fn(spaces[0]["load"])
+  own = datasets.hash_load_fn(test_code_that_loads_records_is_told_apart)
+  assert own not in (None, *hashes)

@@ -300,7 +300,7 @@ def _write(
     )
     return
   if file_format == "t5x":
-    t5x.write_t5x(folder, tensors, dtype)
+    t5x.write_t5x(folder, tensors, dtype, stored.config)
   else:
     orbax_params.write_orbax(folder, stored.config, tensors, dtype)
   hf_tokenizer.keep_vocabulary(folder, vocabulary_path, stored.uses_bytes)

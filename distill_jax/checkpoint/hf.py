@@ -43,6 +43,7 @@ _DTYPES = {
   "F16": "float16",
   "BF16": "bfloat16",
 }
+_ACTIVATION_DTYPE = "float32"
 _ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 
 
@@ -215,6 +216,7 @@ def _read_config(
       "relative_attention_max_distance", 128
     ),
     layer_norm_epsilon=float(number("layer_norm_epsilon", 1e-6)),
+    dtype=hf_config.get("activation_dtype", _ACTIVATION_DTYPE),
   )
 
 
@@ -226,7 +228,7 @@ def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
       f" known are {', '.join(map(str, activations))}."
     )
   is_umt5 = config.per_layer_relative_bias
-  return {
+  hf_config = {
     "architectures": [f"{'UMT5' if is_umt5 else 'T5'}ForConditionalGeneration"],
     "model_type": "umt5" if is_umt5 else "t5",
     "vocab_size": config.vocab_size,
@@ -248,6 +250,10 @@ def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
     "pad_token_id": 0,
     "dtype": dtype.name,
   }
+  # Theirs names the type of the weights.
+  if config.dtype != _ACTIVATION_DTYPE:
+    hf_config["activation_dtype"] = config.dtype
+  return hf_config
 
 
 def _is_tied(

@@ -1,14 +1,12 @@
 """Parameters in Orbax's form, ours and T5X's, read and written by the tensor.
 
-Layer 2; imports stored_model, t5x, zarr_arrays, run_record. Whole training
-states are `manager`'s. Both programs keep one Orbax tree in the folder `state`;
+Layer 2; imports stated_config, stored_model, t5x, zarr_arrays, run_record.
+Whole training states are `manager`'s. Both programs keep one Orbax tree in the folder `state`;
 ours has the parameters under `params`, T5X under `target`.
 """
 
 import asyncio
 import contextlib
-import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +17,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
-from distill_jax.checkpoint import hf_tokenizer, t5x, zarr_arrays
+from distill_jax.checkpoint import (
+  hf_tokenizer,
+  stated_config,
+  t5x,
+  zarr_arrays,
+)
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
@@ -31,7 +34,6 @@ from distill_jax.model.config import T5Config
 from distill_jax.training import run_record
 
 STATE = "state"
-MODEL_CONFIG = "model_config.json"
 _OURS, _T5X = "params.", "target."
 # A sharded restore reads chunks; each device would read a larger one whole.
 _CHUNK_BYTES = 2**26
@@ -63,7 +65,9 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
       if name.startswith(prefix)
     }
     if tensors and prefix == _T5X:
-      return t5x.make_stored_model(path, tensors)
+      return t5x.make_stored_model(
+        path, tensors, stated_config.read_config(path)
+      )
     if tensors:
       tensors = unstack_layers(tensors)
       config = _read_config(path)
@@ -71,13 +75,14 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         config = infer_config(shapes, path)
       vocabulary_path, uses_bytes = _find_vocabulary(path)
-      # How a run computed is no property of what it saved, and the layers of a
-      # scan are apart now.
-      config = dataclasses.replace(
-        config, scan_layers=False, remat_policy="none"
-      )
       return StoredModel(
-        "orbax", path, config, tensors, (), vocabulary_path, uses_bytes
+        "orbax",
+        path,
+        stated_config.drop_run_settings(config),
+        tensors,
+        (),
+        vocabulary_path,
+        uses_bytes,
       )
   raise UserError(
     f"{path}/{STATE} holds no parameters: no array under 'params' (ours) or"
@@ -99,9 +104,7 @@ def write_orbax(
     tensors: every parameter, by our path.
     dtype: to store.
   """
-  (folder / MODEL_CONFIG).write_text(
-    json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-  )
+  stated_config.write_config(folder, config)
   tree = {"params": traverse_util.unflatten_dict(dict(tensors), sep="/")}
   registry = ocp.type_handlers.create_type_handler_registry(
     (LazyTensor, _LazyTensorHandler(dtype)),
@@ -132,14 +135,9 @@ def write_orbax(
 
 def _read_config(path: str) -> T5Config | None:
   """Finds the architecture beside a converted checkpoint or in its run."""
-  content = zarr_arrays.read_file(path, MODEL_CONFIG)
-  if content is not None:
-    try:
-      return T5Config(**json.loads(content))
-    except (ValueError, TypeError) as error:
-      raise UserError(
-        f"{path}/{MODEL_CONFIG} cannot be read: {error}"
-      ) from error
+  config = stated_config.read_config(path)
+  if config is not None:
+    return config
   if path.startswith("gs://"):
     return None
   record = run_record.read_record(pathlib.Path(path).parent.parent)

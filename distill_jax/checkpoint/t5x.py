@@ -1,6 +1,6 @@
 """T5X's checkpoints: both older forms, and the parameters in its Orbax form.
 
-Layer 2; imports stored_model, zarr_arrays. The older form, in which all public
+Layer 2; imports stated_config, stored_model, zarr_arrays. The older form, in which all public
 T5X checkpoints are, is a msgpack file `checkpoint` whose large leaves stand for
 zarr folders beside it; a small model may be that one file alone. Parameters
 lie under `target`, optimizer state is left alone.
@@ -9,6 +9,7 @@ A msgpack leaf names its folder itself. That name is not followed: the folder's
 name follows from the parameter's.
 """
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
-from distill_jax.checkpoint import zarr_arrays
+from distill_jax.checkpoint import stated_config, zarr_arrays
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
@@ -24,11 +25,19 @@ from distill_jax.checkpoint.stored_model import (
   unstack_layers,
 )
 from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
 
 INDEX = "checkpoint"
 FOLDER = "checkpoint_"
 _TARGET = "target"
 _MIN_DIM_SIZE_TO_FACTOR = 128
+_NOT_IN_SHAPES = (
+  "mlp_activations",
+  "relative_attention_max_distance",
+  "layer_norm_epsilon",
+  "dropout_rate",
+)
+_log = logging.getLogger(__name__)
 
 
 def open_t5x(path: str | pathlib.Path) -> StoredModel:
@@ -39,7 +48,8 @@ def open_t5x(path: str | pathlib.Path) -> StoredModel:
       a single file; local or gs://.
 
   Returns:
-    The model; its architecture is read off the shapes.
+    The model; its architecture is read off the shapes where no file of ours
+    beside it states it.
 
   Raises:
     UserError: there is none, it is damaged, or no T5.
@@ -57,31 +67,48 @@ def open_t5x(path: str | pathlib.Path) -> StoredModel:
       f" was expected. What was found: {str(error)[:200]}"
     ) from error
   arrays = zarr_arrays.ArrayFolder(folder)
+  # What lies beside a checkpoint of a single file may be another's.
+  is_alone = path not in (folder, f"{folder}/{INDEX}")
   return make_stored_model(
     path,
     {name: _open_leaf(arrays, name, leaf) for name, leaf in leaves.items()},
+    None if is_alone else stated_config.read_config(folder),
   )
 
 
 def make_stored_model(
-  path: str, tensors: Mapping[str, LazyTensor]
+  path: str, tensors: Mapping[str, LazyTensor], config: T5Config | None = None
 ) -> StoredModel:
   """Wraps the parameters of a T5X checkpoint, whichever form it has.
 
   Args:
     path: of the checkpoint.
     tensors: by T5X's parameter path, which is ours unless layers are scanned.
+    config: the architecture, where a file states it; None: the shapes tell.
 
   Raises:
     UserError: these are not a T5's.
   """
   unscanned = unstack_layers(tensors)
-  shapes = {name: tensor.shape for name, tensor in unscanned.items()}
-  return StoredModel("t5x", path, infer_config(shapes, path), unscanned)
+  if config is None:
+    shapes = {name: tensor.shape for name, tensor in unscanned.items()}
+    config = infer_config(shapes, path)
+    _log.info(
+      "%s does not state its architecture. What its shapes leave open is taken"
+      " as T5 has it: %s.",
+      path,
+      ", ".join(f"{name} {getattr(config, name)}" for name in _NOT_IN_SHAPES),
+    )
+  return StoredModel(
+    "t5x", path, stated_config.drop_run_settings(config), unscanned
+  )
 
 
 def write_t5x(
-  folder: pathlib.Path, tensors: Mapping[str, LazyTensor], dtype: np.dtype
+  folder: pathlib.Path,
+  tensors: Mapping[str, LazyTensor],
+  dtype: np.dtype,
+  config: T5Config | None = None,
 ) -> None:
   """Writes a checkpoint that T5X starts from, of its older form.
 
@@ -92,9 +119,13 @@ def write_t5x(
     folder: exists and is empty; `checkpoint_0` is made in it.
     tensors: every parameter, by our path.
     dtype: to store.
+    config: the architecture, which T5X's files do not hold: it is written among
+      them, where T5X does not look and we do; None: it is left to the shapes.
   """
   folder /= f"{FOLDER}0"
   folder.mkdir()
+  if config is not None:
+    stated_config.write_config(folder, config)
   target: dict[str, Any] = {}
   param_states: dict[str, Any] = {}
   for name, tensor in tensors.items():

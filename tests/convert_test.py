@@ -118,8 +118,26 @@ def test_the_wrong_vocabulary_is_refused(hf_folder, tmp_path):
 
 
 def test_the_form_given_must_be_the_form_found(hf_folder, tmp_path):
-  with pytest.raises(UserError, match="There is no checkpoint at"):
+  with pytest.raises(UserError, match="is a Hugging Face folder .*, not a T5X"):
     convert.convert(str(hf_folder), str(tmp_path / "t5"), source_format="t5x")
+
+
+@pytest.mark.parametrize("destination_format", convert.FORMATS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(
+  hf_folder, tmp_path, destination_format, value
+):
+  path = hf_folder / "model.safetensors"
+  arrays = safetensors.numpy.load_file(path)
+  arrays["shared.weight"][3, 5] = value
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(UserError, match=r"shared.weight holds 1 numbers of 640"):
+    convert.convert(
+      str(hf_folder),
+      str(tmp_path / "t5"),
+      destination_format=destination_format,
+    )
+  assert list(tmp_path.iterdir()) == [hf_folder]
 
 
 def test_nothing_is_overwritten_unasked(hf_folder, tmp_path):

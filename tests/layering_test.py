@@ -31,7 +31,8 @@ _LAYERS = {
   1: """
     aot.compile_report aot.topology
     distill input_rows losses
-    checkpoint.checksums checkpoint.disk_space checkpoint.hf_names
+    checkpoint.checksums checkpoint.disk_space checkpoint.hf_config
+    checkpoint.hf_logits checkpoint.hf_names
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
     config.interrupts config.model_gin config.replaced_choices

@@ -34,6 +34,11 @@ from distill_jax.errors import UserError
 from distill_jax.model import layer_stack
 
 PyTree = Any
+_FORMAT_NAMES = {
+  "orbax": "a checkpoint of distill-jax in Orbax's form ('orbax')",
+  "hf": "a Hugging Face folder ('hf')",
+  "t5x": "a T5X checkpoint ('t5x')",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -62,11 +67,17 @@ def open_checkpoint(
   path = zarr_arrays.normalize(path)
   stored = _open_as(path, file_format)
   if file_format not in (None, stored.file_format):
-    raise UserError(
-      f"{stored.path} is of the form {stored.file_format!r}, not"
-      f" {file_format!r}."
-    )
+    raise _explain_format(stored.path, stored.file_format, file_format)
   return stored
+
+
+def _explain_format(
+  path: str | pathlib.Path, found: str, file_format: str | None
+) -> UserError:
+  return UserError(
+    f"{path} is {_FORMAT_NAMES[found]}, not {_FORMAT_NAMES[file_format or '']}."
+    f" Give the form {found!r}, or none: the files tell."
+  )
 
 
 def _open_as(path: str, file_format: str | None) -> StoredModel:
@@ -86,6 +97,11 @@ def _open_as(path: str, file_format: str | None) -> StoredModel:
       return hf.open_hf(folder)
     if orbax_params.is_orbax(path):
       return _with_vocabulary(orbax_params.open_orbax(path))
+    if folder.is_file() and hf.is_hf(folder.parent):
+      raise UserError(
+        f"{folder} is a file of a Hugging Face folder. Give the folder,"
+        f" {folder.parent}."
+      )
     if t5x.is_t5x(path):
       return _with_vocabulary(t5x.open_t5x(path))
     steps = _list_t5x_steps(folder)
@@ -94,6 +110,14 @@ def _open_as(path: str, file_format: str | None) -> StoredModel:
     raise UserError(f"{path!r} cannot be read: {error}") from error
   if steps:
     return _open_as(str(folder / f"{t5x.FOLDER}{max(steps)}"), file_format)
+  if hf.is_hf(folder):
+    raise _explain_format(folder, "hf", file_format)
+  weights = hf.find_weights(folder)
+  if weights is not None:
+    raise UserError(
+      f"{folder} has {weights.name}, as a Hugging Face folder, but no"
+      f" {hf.CONFIG}, which says what model it is. Copy or download it too."
+    )
   return orbax_params.open_orbax(manager.find_checkpoint(folder))
 
 

@@ -1,8 +1,8 @@
 """Hugging Face's T5 folders: `config.json`, safetensors, `spiece.model`.
 
-Layer 2; imports hf_names, hf_pickle, hf_tokenizer, stored_model. Nothing in a
-folder is executed or trusted: sizes are checked, an index may only name files
-beside it, and pickles are left to `hf_pickle`.
+Layer 2; imports hf_config, hf_logits, hf_names, hf_pickle, hf_tokenizer,
+stored_model. Nothing in a folder is executed or trusted: sizes are checked, an
+index may only name files beside it, and pickles are left to `hf_pickle`.
 """
 
 import json
@@ -15,6 +15,15 @@ import safetensors
 import safetensors.numpy
 
 from distill_jax.checkpoint import hf_pickle, hf_tokenizer
+from distill_jax.checkpoint.hf_config import (
+  ACTIVATION_DTYPE,
+  ACTIVATIONS,
+  check_fields,
+  check_token_ids,
+  read_config,
+  read_model_type,
+)
+from distill_jax.checkpoint.hf_logits import check_copies, choose_logits
 from distill_jax.checkpoint.hf_names import (
   EMBEDDING,
   IGNORED,
@@ -31,11 +40,10 @@ from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
 
 CONFIG = "config.json"
+_GENERATION_CONFIG = "generation_config.json"
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Each type's `feed_forward_proj` where a configuration does not say.
-_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
 # safetensors' words for the types it stores.
 _DTYPES = {
   "F64": "float64",
@@ -43,13 +51,21 @@ _DTYPES = {
   "F16": "float16",
   "BF16": "bfloat16",
 }
-_ACTIVATION_DTYPE = "float32"
-_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 
 
 def is_hf(path: pathlib.Path) -> bool:
   """Whether a folder is Hugging Face's, by its `config.json`."""
   return (path / CONFIG).is_file()
+
+
+def find_weights(path: pathlib.Path) -> pathlib.Path | None:
+  """Returns the file of weights that a folder of Hugging Face's has, if any.
+
+  Args:
+    path: a folder, or nothing.
+  """
+  files = [path / name for name in (*_SAFETENSORS, *_PICKLED)]
+  return next((file for file in files if file.is_file()), None)
 
 
 def open_hf(path: str | pathlib.Path) -> StoredModel:
@@ -67,16 +83,27 @@ def open_hf(path: str | pathlib.Path) -> StoredModel:
   """
   folder = pathlib.Path(path).expanduser().absolute()
   hf_config = _read_json(folder / CONFIG)
+  model_type = read_model_type(hf_config, folder / CONFIG)
+  check_fields(hf_config, folder / CONFIG)
+  if (folder / _GENERATION_CONFIG).is_file():
+    check_token_ids(
+      _read_json(folder / _GENERATION_CONFIG), folder / _GENERATION_CONFIG
+    )
   files = _open_files(folder)
-  model_type = _read_model_type(hf_config, folder / CONFIG)
-  is_tied = _is_tied(model_type, hf_config, files, folder)
-  config = _read_config(model_type, hf_config, is_tied, folder / CONFIG)
   ignored = {name for name in IGNORED if name in files}
-  if is_tied and LOGITS in files:
-    ignored.add(LOGITS)
-  if EMBEDDING not in files and IGNORED[0] in files:
+  if EMBEDDING not in files:
     # Some writers keep one of the copies only, and not the first.
-    files[EMBEDDING] = files[IGNORED[0]]
+    copies = [files[name] for name in IGNORED[:2] if name in files]
+    if not copies:
+      raise UserError(f"{folder} is no T5: it has no tensor {EMBEDDING}.")
+    files[EMBEDDING] = copies[0]
+  check_copies(files, folder)
+  logits = choose_logits(model_type, hf_config, files, folder / CONFIG)
+  if logits is not None:
+    files[LOGITS] = logits
+  elif LOGITS in files:
+    ignored.add(LOGITS)
+  config = read_config(model_type, hf_config, logits is None, folder / CONFIG)
   names = make_names(config)
   tensors = {
     ours: _transpose(files[name]) if is_transposed else files[name]
@@ -160,68 +187,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _read_model_type(hf_config: Mapping[str, Any], path: pathlib.Path) -> str:
-  model_type = hf_config.get("model_type")
-  if model_type is None:
-    # The published umT5 checkpoints name their class only.
-    architecture = str(hf_config.get("architectures")).lower()
-    named = [name for name in _MODEL_TYPES if f"'{name}for" in architecture]
-    model_type = named[0] if named else None
-  if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
-    raise UserError(
-      f"{path}: model_type is {model_type!r}; T5's are"
-      f" {', '.join(_MODEL_TYPES)}."
-    )
-  return model_type
-
-
-def _read_config(
-  model_type: str,
-  hf_config: Mapping[str, Any],
-  is_tied: bool,
-  path: pathlib.Path,
-) -> T5Config:
-  """Translates Hugging Face's configuration, defaults included."""
-
-  def number(key: str, default: Any = None) -> Any:
-    value = hf_config.get(key)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise UserError(
-        f"{path}: {key} is {value!r}; a number was expected there."
-      )
-    return value
-
-  projection = hf_config.get("feed_forward_proj", _MODEL_TYPES[model_type])
-  if not isinstance(projection, str) or projection not in _ACTIVATIONS:
-    raise UserError(
-      f"{path}: feed_forward_proj is {projection!r}; known are"
-      f" {', '.join(_ACTIVATIONS)}, of T5 1.0 and of every later T5."
-    )
-  num_layers = number("num_layers")
-  return T5Config(
-    vocab_size=number("vocab_size"),
-    embed_dim=number("d_model"),
-    num_heads=number("num_heads"),
-    head_dim=number("d_kv"),
-    mlp_dim=number("d_ff"),
-    num_encoder_layers=num_layers,
-    num_decoder_layers=number("num_decoder_layers", num_layers),
-    mlp_activations=_ACTIVATIONS[projection],
-    tie_embeddings=is_tied,
-    per_layer_relative_bias=model_type == "umt5",
-    dropout_rate=float(number("dropout_rate", 0.1)),
-    relative_attention_num_buckets=number("relative_attention_num_buckets", 32),
-    relative_attention_max_distance=number(
-      "relative_attention_max_distance", 128
-    ),
-    layer_norm_epsilon=float(number("layer_norm_epsilon", 1e-6)),
-    dtype=hf_config.get("activation_dtype", _ACTIVATION_DTYPE),
-  )
-
-
 def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
-  activations = {value: key for key, value in _ACTIVATIONS.items()}
+  activations = {value: key for key, value in ACTIVATIONS.items()}
   if tuple(config.mlp_activations) not in activations:
     raise UserError(
       f"mlp_activations {config.mlp_activations} has no name in transformers;"
@@ -251,46 +218,9 @@ def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
     "dtype": dtype.name,
   }
   # Theirs names the type of the weights.
-  if config.dtype != _ACTIVATION_DTYPE:
-    hf_config["activation_dtype"] = config.dtype
+  if config.dtype != "float32":
+    hf_config[ACTIVATION_DTYPE] = config.dtype
   return hf_config
-
-
-def _is_tied(
-  model_type: str,
-  hf_config: Mapping[str, Any],
-  files: Mapping[str, LazyTensor],
-  folder: pathlib.Path,
-) -> bool:
-  """Decides whether the logits come from the embedding.
-
-  `tie_word_embeddings` alone does not tell: transformers 5 writes true for
-  every T5 and keeps what decides in `scale_decoder_outputs`; `.bin` files hold
-  tied tensors twice.
-  """
-  says_untied = False in (
-    hf_config.get("tie_word_embeddings"),
-    hf_config.get("scale_decoder_outputs"),
-  )
-  if LOGITS not in files:
-    if says_untied or model_type == "mt5":
-      raise UserError(
-        f"{folder} has no tensor {LOGITS}, though its model_type {model_type!r}"
-        f" and {CONFIG} say that the logits have a kernel of their own."
-      )
-    return True
-  if says_untied or model_type != "t5":
-    return False
-  embedding = files.get(EMBEDDING) or files.get(IGNORED[0])
-  if embedding is not None and not np.array_equal(
-    files[LOGITS].read(), embedding.read()
-  ):
-    raise UserError(
-      f"{folder}: {CONFIG} says tie_word_embeddings, but {LOGITS} and"
-      f" {EMBEDDING} differ. For a T5 1.1 set tie_word_embeddings to false"
-      " there; for a T5 1.0 one of the two is wrong."
-    )
-  return True
 
 
 def _open_files(folder: pathlib.Path) -> dict[str, LazyTensor]:

@@ -1,8 +1,8 @@
 """Parameters in Orbax's form, ours and T5X's, read and written by the tensor.
 
 Layer 2; imports stated_config, stored_model, t5x, zarr_arrays, run_record.
-Whole training states are `manager`'s. Both programs keep one Orbax tree in the folder `state`;
-ours has the parameters under `params`, T5X under `target`.
+Whole training states are `manager`'s. Both programs keep one Orbax tree in the
+folder `state`; ours has the parameters under `params`, T5X under `target`.
 """
 
 import asyncio

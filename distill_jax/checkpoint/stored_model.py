@@ -9,6 +9,7 @@ always has every layer's tensors apart.
 """
 
 import dataclasses
+import logging
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +28,15 @@ Index = tuple[slice, ...]
 
 _LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
 _MAX_SHOWN = 8
+# Of a tensor's numbers, those that may become 0 without a word.
+_MAX_LOST = 0.001
 FLOATS = {
   "float64": np.dtype(np.float64),
   "float32": np.dtype(np.float32),
   "float16": np.dtype(np.float16),
   "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +79,40 @@ class LazyTensor:
       index: as for `read`.
 
     Raises:
-      UserError: the file is damaged, or a number is too large for `dtype`.
+      UserError: the file is damaged; a number is not finite, or too large for
+        `dtype`.
     """
     value = self.read(index)
+    dtype = np.dtype(dtype)
+    num_broken = value.size - np.count_nonzero(np.isfinite(value))
+    if num_broken:
+      raise UserError(
+        f"Tensor {self.stored_name} holds {num_broken} numbers of {value.size}"
+        " that are NaN or infinite. The checkpoint is broken, or its training"
+        " diverged; take an earlier one."
+      )
     if value.dtype == dtype:
       return value
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
       cast = value.astype(dtype)
-    narrower = np.dtype(dtype).itemsize < value.dtype.itemsize
-    if narrower and np.any(np.isinf(cast) & ~np.isinf(value)):
+    if np.any(np.isinf(cast)):
+      largest = np.max(np.abs(value.astype(np.float64)))
       raise UserError(
         f"Tensor {self.stored_name} has numbers too large for {dtype}; the"
-        f" largest is {np.max(np.abs(value)):.4g}. Choose another dtype, such"
-        " as bfloat16 or float32."
+        f" largest is {largest:.4g}. Choose another dtype, such as bfloat16 or"
+        " float32."
       )
+    if _tiny(dtype) > _tiny(value.dtype):
+      num_lost = np.count_nonzero(value) - np.count_nonzero(cast)
+      if num_lost > _MAX_LOST * value.size:
+        _log.warning(
+          "Tensor %s: %d numbers of %d are too small for %s and become 0."
+          " Choose another dtype, such as bfloat16 or float32.",
+          self.stored_name,
+          num_lost,
+          value.size,
+          dtype,
+        )
     return cast
 
   @property
@@ -131,6 +155,10 @@ class StoredModel:
       f"{self.file_format} checkpoint {self.path}: {len(self.tensors)} tensors,"
       f" {num_params:,} parameters{ignored}"
     )
+
+
+def _tiny(dtype: np.dtype) -> float:
+  return float(ml_dtypes.finfo(dtype).smallest_normal)
 
 
 def flatten_params(tree: Any) -> dict[str, Any]:

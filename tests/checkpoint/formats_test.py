@@ -184,6 +184,59 @@ def test_another_model_is_refused(tmp_path):
     formats.load_params(formats.open_checkpoint(tmp_path), target)
 
 
+FOUND = {
+  "hf": "a Hugging Face folder",
+  "t5x": "a T5X checkpoint",
+  "orbax": "a checkpoint of distill-jax",
+}
+
+
+@pytest.mark.parametrize("asked", FOUND)
+@pytest.mark.parametrize("found", FOUND)
+def test_another_form_than_asked_is_named(tmp_path, asked, found):
+  write(tmp_path, found)
+  if asked == found:
+    stored = formats.open_checkpoint(tmp_path, asked)
+    assert stored.file_format == found
+    return
+  with pytest.raises(
+    UserError, match=f"is {FOUND[found]} .*, not {FOUND[asked]} "
+  ):
+    formats.open_checkpoint(tmp_path, asked)
+
+
+@pytest.mark.parametrize("asked", ["hf", "t5x"])
+def test_a_run_is_no_other_form(model_dir, asked):
+  with pytest.raises(UserError, match="is a checkpoint of distill-jax .*, not"):
+    formats.open_checkpoint(model_dir, asked)
+
+
+@pytest.mark.parametrize("asked", [None, "hf", "t5x"])
+def test_a_file_of_a_hugging_face_folder(tmp_path, asked):
+  write(tmp_path, "hf")
+  for file in ("model.safetensors", "config.json"):
+    with pytest.raises(UserError, match="is a file of a Hugging Face folder"):
+      formats.open_checkpoint(tmp_path / file, asked)
+
+
+@pytest.mark.parametrize("asked", [None, "hf", "t5x", "orbax"])
+def test_weights_without_a_configuration(tmp_path, asked):
+  write(tmp_path, "hf")
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(UserError, match=r"has model.safetensors, .* no config"):
+    formats.open_checkpoint(tmp_path, asked)
+
+
+def test_weights_that_are_no_numbers_are_not_loaded(tmp_path):
+  write(tmp_path, "hf")
+  stored = formats.open_checkpoint(tmp_path)
+  name = "encoder/encoder_norm/scale"
+  broken = stored_models.wrap(name, np.full(16, np.nan, np.float32))
+  stored = dataclasses.replace(stored, tensors={**stored.tensors, name: broken})
+  with pytest.raises(UserError, match=f"Tensor {name} holds .* NaN or infin"):
+    formats.load_params(stored, make_target(CONFIG, {"data": 8}))
+
+
 @pytest.mark.parametrize("path", ["nothing", "."])
 def test_nothing_there(tmp_path, path):
   with pytest.raises(UserError, match="There is no checkpoint at"):

@@ -14,6 +14,7 @@ from flax import traverse_util
 from distill_jax.checkpoint import hf
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.greedy import greedy_decode
+from distill_jax.errors import UserError
 from distill_jax.model.t5 import T5
 
 
@@ -111,5 +112,11 @@ def test_transformers_5_says_every_t5_is_tied(variant, tmp_path):
   shutil.copyfile(saved / "model.safetensors", tmp_path / "model.safetensors")
   hf_config = json.loads((saved / "config.json").read_text())
   hf_config["tie_word_embeddings"] = True
+  if variant == "umt5":
+    # 5.23 leaves open whether its logits are divided, 5.24 states it.
+    (tmp_path / "config.json").write_text(json.dumps(hf_config))
+    with pytest.raises(UserError, match="scale_decoder_outputs false if"):
+      hf.open_hf(tmp_path)
+    hf_config["scale_decoder_outputs"] = False
   (tmp_path / "config.json").write_text(json.dumps(hf_config))
   assert hf.open_hf(tmp_path).config == hf.open_hf(saved).config

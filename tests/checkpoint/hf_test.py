@@ -60,7 +60,8 @@ def test_copies_of_the_embedding_are_ignored(folder):
   path = folder / "model.safetensors"
   arrays = safetensors.numpy.load_file(path)
   arrays["encoder.embed_tokens.weight"] = arrays.pop("shared.weight")
-  arrays["decoder.embed_tokens.weight"] = np.zeros((2, 2), np.float32)
+  copied = arrays["encoder.embed_tokens.weight"].copy()
+  arrays["decoder.embed_tokens.weight"] = copied
   safetensors.numpy.save_file(arrays, path)
   stored = hf.open_hf(folder)
   assert stored.ignored == (
@@ -68,6 +69,34 @@ def test_copies_of_the_embedding_are_ignored(folder):
     "encoder.embed_tokens.weight",
   )
   assert stored.tensors["token_embedder/embedding"].shape == (40, 16)
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize("shape", [(40, 16), (2, 2)])
+def test_an_embedding_of_one_stack_alone_is_refused(folder, stack, shape):
+  path = folder / "model.safetensors"
+  arrays = safetensors.numpy.load_file(path)
+  arrays[f"{stack}.embed_tokens.weight"] = np.zeros(shape, np.float32)
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(UserError, match=f"{stack}.embed_tokens.weight and sha"):
+    hf.open_hf(folder)
+
+
+def test_a_model_without_an_embedding_is_refused(folder):
+  path = folder / "model.safetensors"
+  arrays = safetensors.numpy.load_file(path)
+  del arrays["shared.weight"]
+  safetensors.numpy.save_file(arrays, path)
+  with pytest.raises(UserError, match=r"has no tensor shared.weight"):
+    hf.open_hf(folder)
+
+
+def test_the_ids_of_the_generation_configuration_count(folder):
+  edit_json(folder / "generation_config.json", decoder_start_token_id=5)
+  with pytest.raises(
+    UserError, match=r"generation_config.json: decoder_start_token_id is 5"
+  ):
+    hf.open_hf(folder)
 
 
 def test_tensors_of_another_model_are_not_dropped(folder):

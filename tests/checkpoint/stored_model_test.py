@@ -9,6 +9,7 @@ import pytest
 import stored_models
 
 from distill_jax.checkpoint.stored_model import (
+  FLOATS,
   LazyTensor,
   StoredModel,
   check_tensors,
@@ -208,3 +209,47 @@ def test_layers_with_a_gap_stay_apart():
   assert "decoder/layers_2/mlp/wo/kernel" in stacked
   assert "decoder/decoder/mlp/wo/kernel" not in stacked
   assert "decoder/decoder/mlp/wi_0/kernel" in stacked
+
+
+@pytest.mark.parametrize(
+  ("source", "target", "value"),
+  [
+    ("bfloat16", "float16", 1e5),
+    ("float32", "float16", -1e5),
+    ("float64", "float16", 1e5),
+    ("float64", "float32", 1e39),
+    ("float64", "bfloat16", 3.4e38),
+    ("float32", "bfloat16", 3.4e38),
+  ],
+)
+def test_numbers_too_large_for_a_type_are_refused(source, target, value):
+  array = np.ones(5, FLOATS[source])
+  array[3] = value
+  tensor = stored_models.wrap("wo", array)
+  largest = f"{abs(float(array[3])):.4g}"
+  with pytest.raises(UserError, match=re.escape(f"is {largest}. Choose")):
+    tensor.read_as(FLOATS[target])
+  assert tensor.read_as(FLOATS[target], (slice(0, 3),)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("source", FLOATS)
+@pytest.mark.parametrize("target", FLOATS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused(source, target, value):
+  array = np.ones(5, FLOATS[source])
+  array[3:] = value
+  tensor = stored_models.wrap("wo", array)
+  with pytest.raises(UserError, match="wo holds 2 numbers of 5 that are NaN"):
+    tensor.read_as(FLOATS[target])
+
+
+@pytest.mark.parametrize("source", ["float32", "bfloat16"])
+def test_numbers_too_small_for_a_type_are_counted(source, caplog):
+  array = np.full(1000, 1e-9, FLOATS[source])
+  array[10:] = 1e-3
+  tensor = stored_models.wrap("wo", array)
+  tensor.read_as(FLOATS["float32"])
+  tensor.read_as(FLOATS["float16"], (slice(10, None),))
+  assert not caplog.records
+  tensor.read_as(FLOATS["float16"])
+  assert "wo: 10 numbers of 1000 are too small for float16" in caplog.text

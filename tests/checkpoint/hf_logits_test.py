@@ -84,6 +84,7 @@ def test_fields_that_leave_it_open_are_refused(
 
 def test_a_divided_kernel_is_not_rounded_to_few_bits():
   found = choose("t5", False, True, HEAD[:, :3].astype(np.float16))
+  assert found is not None
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, HEAD[:, :3] / np.sqrt(3), rtol=1e-6)
 

@@ -267,6 +267,7 @@ def _run_locked(
     load_params = functools.partial(
       initial_params.load_initial_params,
       settings.initial_checkpoint_path,
+      model.config,
       abstract.params,
       shardings.params,
       vocabulary,

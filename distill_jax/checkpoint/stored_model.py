@@ -121,6 +121,14 @@ class LazyTensor:
     return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+# They decide what the weights compute, and no tensor's shape shows them.
+_NOT_IN_SHAPES = (
+  "mlp_activations",
+  "relative_attention_max_distance",
+  "layer_norm_epsilon",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredModel:
   """A checkpoint opened for reading.
@@ -143,6 +151,22 @@ class StoredModel:
   ignored: tuple[str, ...] = ()
   vocabulary_path: pathlib.Path | None = None
   uses_bytes: bool = False
+
+  def list_differences(self, config: T5Config) -> list[str]:
+    """Lists how a model of these shapes computes something else.
+
+    Args:
+      config: of the model that takes the weights.
+
+    Returns:
+      "NAME is A in the checkpoint and B in the model", of what no shape shows.
+    """
+    return [
+      f"{name} is {theirs!r} in the checkpoint and {ours!r} in the model"
+      for name in _NOT_IN_SHAPES
+      if (theirs := getattr(self.config, name))
+      != (ours := getattr(config, name))
+    ]
 
   def describe(self) -> str:
     """One line: format, place, number of tensors and of parameters."""

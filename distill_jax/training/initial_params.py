@@ -13,6 +13,7 @@ import jax
 from distill_jax.checkpoint import formats
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
+from distill_jax.model.config import T5Config
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ PyTree = Any
 
 def load_initial_params(
   path: str | None,
+  config: T5Config,
   abstract_params: PyTree,
   param_shardings: PyTree,
   vocabulary: vocab.Vocabulary,
@@ -31,6 +33,8 @@ def load_initial_params(
   Args:
     path: a checkpoint in any form that `checkpoint.formats` opens; None: the
       run starts from scratch.
+    config: of the model; where the checkpoint says that it computed otherwise,
+      a warning names what differs.
     abstract_params: their shapes.
     param_shardings: where they go.
     vocabulary: of the data.
@@ -54,6 +58,14 @@ def load_initial_params(
       " replaces. Give another MODEL_DIR."
     )
   _check_vocabulary(stored, vocabulary)
+  if differences := stored.list_differences(config):
+    _log.warning(
+      "The weights of %s were made for another computation: %s. Losses start"
+      " higher than they need to, unless you mean it; the gin file that"
+      " distill-jax-convert writes beside a checkpoint fits it.",
+      stored.path,
+      "; ".join(differences),
+    )
   target = jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

@@ -3,6 +3,8 @@
 Other forms and vocabularies are tested with `train`.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -24,11 +26,12 @@ from distill_jax.training import state as state_lib
 BYTES = vocab.load_vocabulary(vocab.BYTES)
 
 
-def load(path, vocabulary=BYTES, overwritten=None):
+def load(path, vocabulary=BYTES, overwritten=None, config=tiny_run.CONFIG):
   mesh = mesh_lib.make_mesh({"fsdp": 8})
-  abstract, logical_axes = state_lib.abstract_params(T5(tiny_run.CONFIG))
+  abstract, logical_axes = state_lib.abstract_params(T5(config))
   return initial_params.load_initial_params(
     path,
+    config,
     abstract,
     sharding.shard_params(logical_axes, abstract, mesh),
     vocabulary,
@@ -53,3 +56,19 @@ def test_what_is_about_to_be_replaced_is_no_start(model_dir):
   with pytest.raises(UserError, match="lies in the MODEL_DIR that --overwrite"):
     load(str(model_dir), overwritten=model_dir)
   assert load(str(model_dir), overwritten=model_dir / "other") is not None
+
+
+def test_a_model_that_computes_otherwise_is_warned_of(
+  model_dir, caplog, monkeypatch
+):
+  monkeypatch.setattr(initial_params._log.parent, "propagate", True)
+  load(str(model_dir))
+  assert "another computation" not in caplog.text
+  config = dataclasses.replace(
+    tiny_run.CONFIG, relative_attention_max_distance=20, dropout_rate=0.3
+  )
+  load(str(model_dir), config=config)
+  assert (
+    "computation: relative_attention_max_distance is 128 in the checkpoint and"
+    " 20 in the model." in caplog.text
+  )

@@ -71,6 +71,7 @@ MODEL_GIN = "model.gin"
 _WRITTEN = re.compile(
   r"model\.gin|model_config\.json|config\.json|generation_config\.json|state"
   r"|spiece\.model|tokenizer\.json|tokenizer_config\.json|checkpoint_0"
+  r"|special_tokens_map\.json|README\.md"
   r"|model.*\.safetensors|model\.safetensors\.index\.json"
 )
 
@@ -294,10 +295,11 @@ def _write(
   vocabulary_path: pathlib.Path | None,
 ) -> None:
   if file_format == "hf":
-    hf.write_hf(folder, stored.config, tensors, dtype)
+    # First, since it may be refused.
     hf_tokenizer.write_tokenizer(
       folder, vocabulary_path, stored.uses_bytes, stored.config.vocab_size
     )
+    hf.write_hf(folder, stored.config, tensors, dtype)
     return
   if file_format == "t5x":
     t5x.write_t5x(folder, tensors, dtype, stored.config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+import sentencepiece
 import stored_models
 from tiny_run import fixture_model_dir as fixture_model_dir
 
@@ -108,6 +110,53 @@ def test_a_sentencepiece_model_comes_along(tmp_path, destination_format):
   stored = formats.open_checkpoint(there)
   assert stored.vocabulary_path is not None
   assert stored.vocabulary_path.read_bytes() == WORD_PROBLEMS.read_bytes()
+
+
+@pytest.mark.parametrize("destination_format", convert.FORMATS)
+def test_files_are_readable_as_the_umask_says(
+  model_dir, tmp_path, destination_format
+):
+  before = os.umask(0o027)
+  try:
+    convert.convert(
+      str(model_dir),
+      str(tmp_path / "t5"),
+      destination_format=destination_format,
+    )
+  finally:
+    os.umask(before)
+  modes = {
+    path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
+    for path in (tmp_path / "t5").rglob("*")
+    if path.is_file()
+  }
+  assert modes == dict.fromkeys(modes, 0o640)
+
+
+def test_a_vocabulary_that_transformers_splits_otherwise_is_refused(
+  tmp_path,
+):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(["a b c d", "a line\nand another"]),
+    model_writer=model,
+    model_type="bpe",
+    vocab_size=24,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    user_defined_symbols=["\n"],
+    minloglevel=2,
+  )
+  source = tmp_path / "source"
+  source.mkdir()
+  tensors = stored_models.make_tensors(stored_models.GATED)
+  hf.write_hf(source, stored_models.GATED, tensors, np.dtype(np.float32))
+  (source / "spiece.model").write_bytes(model.getvalue())
+  with pytest.raises(UserError, match="cannot be exported .* exactly"):
+    convert.convert(str(source), str(tmp_path / "t5"), destination_format="hf")
+  assert sorted(tmp_path.iterdir()) == [source]
 
 
 def test_the_wrong_vocabulary_is_refused(hf_folder, tmp_path):

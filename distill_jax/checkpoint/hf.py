@@ -172,6 +172,8 @@ def write_hf(
       total_bytes += array.nbytes
     # transformers refuses files that do not say which library's they are.
     safetensors.numpy.save_file(arrays, folder / file, {"format": "pt"})
+    # The library lets nobody else read it, whatever the umask.
+    (folder / file).chmod((folder / CONFIG).stat().st_mode)
   if len(shards) > 1:
     index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
     (folder / _SAFETENSORS[1]).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,11 +1,14 @@
 """Tests of hf_tokenizer.py: transformers splits text as the student learned."""
 
+import functools
 import io
 import json
 import pathlib
+import random
 
 import pytest
 import sentencepiece
+import tokenizers
 
 from distill_jax.checkpoint import hf_tokenizer
 from distill_jax.data import vocab, word_problems
@@ -28,6 +31,7 @@ ODD_TEXTS = [
 ]
 
 
+@functools.cache
 def make_texts():
   records = word_problems.make_records("train", seed=3)
   inputs = [record.input for record in records]
@@ -36,15 +40,12 @@ def make_texts():
 
 def train_model(path, **settings):
   model = io.BytesIO()
+  special_ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
   sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(make_texts()[len(ODD_TEXTS) :]),
     model_writer=model,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
     minloglevel=2,
-    **settings,
+    **special_ids | settings,
   )
   path.write_bytes(model.getvalue())
   return path
@@ -73,10 +74,8 @@ def fixture_models(tmp_path_factory):
   }
 
 
-@pytest.mark.reference
 @pytest.mark.parametrize("name", ["shipped", "unigram", "bytes"])
 def test_ids_and_texts_are_those_of_training(models, name):
-  tokenizers = pytest.importorskip("tokenizers")
   content = hf_tokenizer.make_tokenizer(models[name], 1024)
   theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
   ours = vocab.load_vocabulary(str(models[name]))
@@ -88,11 +87,9 @@ def test_ids_and_texts_are_those_of_training(models, name):
       assert theirs.decode(ids[:-1]) == ours.decode(ids[:-1])
 
 
-@pytest.mark.reference
 @pytest.mark.shared
 @pytest.mark.skipif(not CQA.exists(), reason="no official data here")
 def test_real_text_under_a_vocabulary_of_its_own(tmp_path):
-  tokenizers = pytest.importorskip("tokenizers")
   texts = [str(row)[:500] for row in json.loads(CQA.read_text())[:500]]
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
@@ -144,6 +141,7 @@ def test_another_file_is_refused(tmp_path):
 def test_a_folder_gets_what_auto_tokenizer_reads(tmp_path):
   hf_tokenizer.write_tokenizer(tmp_path, SHIPPED, False, 1024)
   assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "special_tokens_map.json",
     "spiece.model",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -160,3 +158,112 @@ def test_bytes_and_no_vocabulary(tmp_path):
   hf_tokenizer.write_tokenizer(tmp_path, None, True, 384)
   settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
   assert settings["tokenizer_class"] == "ByT5Tokenizer"
+
+
+# sentencepiece's options that change what becomes of a text.
+OPTIONS = {
+  "no prefix": {"add_dummy_prefix": False},
+  "suffix": {"treat_whitespace_as_suffix": True},
+  "all blanks": {"remove_extra_whitespaces": False},
+  "all blanks, no prefix": {
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+  },
+  "all blanks, suffix": {
+    "remove_extra_whitespaces": False,
+    "treat_whitespace_as_suffix": True,
+  },
+  "blanks as pieces": {
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+  },
+  "phrases": {"split_by_whitespace": False},
+  "phrases, suffix": {
+    "split_by_whitespace": False,
+    "treat_whitespace_as_suffix": True,
+  },
+  "user-defined": {"user_defined_symbols": ["<sep>", "<sep2>", "apples"]},
+  "sentinels": {"user_defined_symbols": ["▁<extra_id_1>", "▁<extra_id_0>"]},
+  "control": {"control_symbols": ["<ctl>", "ma"], "bos_id": 3},
+  "identity": {"normalization_rule_name": "identity"},
+  "nfkc": {"normalization_rule_name": "nfkc"},
+  "lower case": {"normalization_rule_name": "nmt_nfkc_cf"},
+  "digits": {"split_digits": True},
+}
+LETTERS = [
+  *"  ▁ab123<>0x41{}½²…ﬁ\t\n\r\u3000é日本語🙂.,'\"applesma",
+  "</s>", "<sep>", "<sep2>", "<ctl>", "<s>", " many", " apples", "<0x41>",
+]  # fmt: skip
+
+
+def train_with(path, model_type, byte_fallback, **options):
+  if model_type == "unigram":
+    options["hard_vocab_limit"] = False
+  return train_model(
+    path / "option.model",
+    model_type=model_type,
+    byte_fallback=byte_fallback,
+    vocab_size=360 if byte_fallback else 100,
+    **options,
+  )
+
+
+@pytest.mark.parametrize("byte_fallback", [False, True])
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_exported_exactly(
+  tmp_path, name, model_type, byte_fallback
+):
+  path = train_with(tmp_path, model_type, byte_fallback, **OPTIONS[name])
+  theirs = tokenizers.Tokenizer.from_str(
+    json.dumps(hf_tokenizer.make_tokenizer(path, 300))
+  )
+  ours = vocab.load_vocabulary(str(path))
+  chooser = random.Random(0)
+  texts = make_texts()[:60] + [
+    "".join(chooser.choices(LETTERS, k=chooser.randint(1, 14)))
+    for _ in range(500)
+  ]
+  for text in texts:
+    assert theirs.encode(text).ids[:-1] == ours.encode_inputs(text), text
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize(
+  ("symbol", "reason"),
+  [
+    ("½", "of the text 'Größe"),
+    ("\n", r"of the text '\\ttab"),
+    ("a  b", "'a  b"),
+  ],
+)
+def test_what_transformers_would_split_otherwise_is_refused(
+  tmp_path, model_type, symbol, reason
+):
+  path = train_with(tmp_path, model_type, False, user_defined_symbols=[symbol])
+  with pytest.raises(UserError, match=reason) as error:
+    hf_tokenizer.make_tokenizer(path, 300)
+  assert f"pieces of type USER_DEFINED ({symbol!r}; 1 in all)" in str(
+    error.value
+  )
+
+
+def test_special_tokens_keep_their_own_names(tmp_path, caplog):
+  path = train_model(
+    tmp_path / "names.model",
+    vocab_size=90,
+    pad_piece="[PAD]",
+    eos_piece="[END]",
+    unk_piece="[?]",
+  )
+  folder = tmp_path / "made"
+  folder.mkdir()
+  hf_tokenizer.write_tokenizer(folder, path, False, 90)
+  theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  wanted = {"pad_token": "[PAD]", "eos_token": "[END]", "unk_token": "[?]"}
+  for file in ("tokenizer_config.json", "special_tokens_map.json"):
+    settings = json.loads((folder / file).read_text())
+    assert settings | wanted == settings
+  assert [theirs.token_to_id(name) for name in wanted.values()] == [0, 1, 2]
+  assert theirs.get_vocab_size() == 90
+  assert "names its end '[END]'" in caplog.text

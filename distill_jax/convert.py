@@ -39,6 +39,7 @@ from distill_jax.checkpoint import (
   formats,
   hf,
   hf_tokenizer,
+  model_card,
   orbax_params,
   t5x,
 )
@@ -300,6 +301,7 @@ def _write(
       folder, vocabulary_path, stored.uses_bytes, stored.config.vocab_size
     )
     hf.write_hf(folder, stored.config, tensors, dtype)
+    model_card.write_card(folder, stored)
     return
   if file_format == "t5x":
     t5x.write_t5x(folder, tensors, dtype, stored.config)

@@ -59,9 +59,9 @@ _LAYERS = {
   """,
   2: """
     checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
-    checkpoint.hf_tokenizer checkpoint.manager checkpoint.orbax_params
-    checkpoint.stated_config checkpoint.t5x checkpoint.tokenizer_proof
-    checkpoint.zarr_arrays
+    checkpoint.hf_tokenizer checkpoint.manager checkpoint.model_card
+    checkpoint.orbax_params checkpoint.stated_config checkpoint.t5x
+    checkpoint.tokenizer_proof checkpoint.zarr_arrays
     data.datasets data.named_tasks data.official data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
     data.seqio_source data.text_survey

@@ -161,7 +161,11 @@ def write_tokenizer(
       json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8"
     )
     (folder / VOCABULARY).write_bytes(model_path.read_bytes())
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      # `generate` refuses the token types that it would give, too.
+      "model_input_names": ["input_ids", "attention_mask"],
+    }
     names = [token["content"] for token in tokenizer["added_tokens"][:3]]
   else:
     return

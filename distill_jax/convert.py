@@ -21,11 +21,9 @@ converting once saves the work of doing so each time.
 
 import argparse
 import logging
-import os
 import pathlib
 import re
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +32,7 @@ import ml_dtypes
 import numpy as np
 import tqdm
 
+from distill_jax import unfinished
 from distill_jax.checkpoint import (
   disk_space,
   formats,
@@ -68,6 +67,7 @@ DTYPES = {
   "float16": np.dtype(np.float16),
 }
 MODEL_GIN = "model.gin"
+_UNFINISHED = ".writing-"
 # All that a conversion leaves in its folder.
 _WRITTEN = re.compile(
   r"model\.gin|model_config\.json|config\.json|generation_config\.json|state"
@@ -118,32 +118,34 @@ def convert(
   header = f"{describe_sizes(stored.config)}, converted from {stored.path}."
   model_gin = make_model_gin(stored.config, header)
   _log.info("Converting %s", stored.describe())
-  # Of this process alone: another may be converting to the same place.
-  writing = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
+  work = unfinished.UnfinishedFolder(folder, _UNFINISHED)
   try:
-    writing.mkdir(parents=True)
-    with tqdm.tqdm(
-      total=sum(tensor.num_bytes for tensor in stored.tensors.values()),
-      unit="B",
-      unit_scale=True,
-      desc=f"to {destination_format}",
-    ) as bar:
+    with (
+      work,
+      tqdm.tqdm(
+        total=sum(tensor.num_bytes for tensor in stored.tensors.values()),
+        unit="B",
+        unit_scale=True,
+        desc=f"to {destination_format}",
+      ) as bar,
+    ):
       _write(
-        writing,
+        work.content,
         destination_format,
         stored,
         _report_reads(stored.tensors, bar),
         DTYPES[dtype],
         vocabulary_path,
       )
-    (writing / MODEL_GIN).write_text(model_gin, encoding="utf-8")
-    _move_into_place(writing, folder)
+      (work.content / MODEL_GIN).write_text(model_gin, encoding="utf-8")
+      work.put_in_place()
+  except KeyboardInterrupt as interrupt:
+    interrupt.args = (work.describe_end(),)
+    raise
   except Exception as error:
     if not isinstance(error, OSError) and not disk_space.is_full_disk(error):
       raise
     raise UserError(f"{folder} cannot be written: {error}") from error
-  finally:
-    shutil.rmtree(writing, ignore_errors=True)
   return stored
 
 
@@ -181,7 +183,8 @@ def run() -> None:
     print(f"distill-jax-convert: {error}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt as interrupt:
-    print("distill-jax-convert: stopped; nothing was written.", file=sys.stderr)
+    end = str(interrupt) or "nothing was written."
+    print(f"distill-jax-convert: stopped; {end}", file=sys.stderr)
     sys.exit(interrupts.exit_code(interrupt))
 
 
@@ -230,6 +233,7 @@ def _check_destination(destination: str, overwrite: bool) -> pathlib.Path:
   try:
     folder = pathlib.Path(destination).expanduser().absolute()
     folder.resolve()  # finds out what is no path at all
+    unfinished.remove_dead(folder.parent, _UNFINISHED)
     exists = folder.exists() or folder.is_symlink()
     others = sorted(
       child.name
@@ -253,21 +257,6 @@ def _check_destination(destination: str, overwrite: bool) -> pathlib.Path:
       " It is not replaced. Move these away, or give another DST."
     )
   return folder
-
-
-def _move_into_place(writing: pathlib.Path, folder: pathlib.Path) -> None:
-  """Puts what is complete where it belongs; what was there goes last."""
-  if not folder.exists():
-    os.rename(writing, folder)
-    return
-  replaced = folder.with_name(f".replaced-{folder.name}-{os.getpid()}")
-  os.rename(folder, replaced)
-  try:
-    os.rename(writing, folder)
-  except OSError:
-    os.rename(replaced, folder)
-    raise
-  shutil.rmtree(replaced)
 
 
 def _choose_vocabulary(

@@ -9,18 +9,20 @@ import pathlib
 import shutil
 import signal
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import sentencepiece
 import stored_models
+import tqdm
 from tiny_run import fixture_model_dir as fixture_model_dir
 
 import gin
-from distill_jax import convert
+from distill_jax import convert, process_identity, unfinished
 from distill_jax.checkpoint import formats, hf
-from distill_jax.config import console_logging
+from distill_jax.config import console_logging, interrupts
 from distill_jax.errors import UserError
 
 WORD_PROBLEMS = (
@@ -248,7 +250,7 @@ def test_a_failed_replacement_leaves_the_old_one(
   rename = os.rename
 
   def fail(source, target):
-    if pathlib.Path(source).name.startswith(".writing-"):
+    if pathlib.Path(source).name == "content":
       raise OSError(errno.EIO, "gone")
     rename(source, target)
 
@@ -316,6 +318,52 @@ def test_stopped_by_a_signal(hf_folder, tmp_path, monkeypatch, capsys):
   assert ended.value.code == 143
   assert "nothing was written" in capsys.readouterr().err
   assert sorted(tmp_path.iterdir()) == [hf_folder]
+
+
+@pytest.mark.parametrize("destination_format", convert.FORMATS)
+def test_stopped_while_it_writes(hf_folder, tmp_path, destination_format):
+  """A signal in the thread that writes leaves no folder."""
+
+  class Stopping(tqdm.tqdm):
+    def update(self, n=1):
+      raise interrupts.Terminated
+
+  with (
+    mock.patch.object(convert.tqdm, "tqdm", Stopping),
+    pytest.raises(KeyboardInterrupt, match=r"^nothing was written\.$"),
+  ):
+    convert.convert(
+      str(hf_folder),
+      str(tmp_path / "t5"),
+      destination_format=destination_format,
+    )
+  assert sorted(tmp_path.iterdir()) == [hf_folder]
+
+
+def test_stopped_when_all_is_written(hf_folder, tmp_path, monkeypatch):
+  def put_and_stop(work):
+    put(work)
+    raise KeyboardInterrupt
+
+  put = unfinished.UnfinishedFolder.put_in_place
+  monkeypatch.setattr(unfinished.UnfinishedFolder, "put_in_place", put_and_stop)
+  with pytest.raises(KeyboardInterrupt, match=r"t5 is complete\.$"):
+    convert.convert(str(hf_folder), str(tmp_path / "t5"))
+  assert formats.open_checkpoint(tmp_path / "t5").file_format == "orbax"
+
+
+def test_what_a_kill_took_away_is_not_replaced_unasked(hf_folder, tmp_path):
+  """The kill came between the old folder's move and the new one's."""
+  destination = tmp_path / "t5"
+  convert.convert(str(hf_folder), str(destination))
+  outer = tmp_path / ".writing-t5-1"
+  outer.mkdir()
+  owner = process_identity.describe() | {"pid": 2**22 + 1, "folder": "t5"}
+  (outer / "owner.json").write_text(json.dumps(owner))
+  destination.rename(outer / "replaced")
+  with pytest.raises(UserError, match="Add --overwrite"):
+    convert.convert(str(hf_folder), str(destination))
+  assert sorted(tmp_path.iterdir()) == sorted([destination, hf_folder])
 
 
 @pytest.mark.parametrize("destination_format", convert.FORMATS)

@@ -15,7 +15,7 @@ _BELOW = {"distill_jax", "distill_jax.errors"}
 # A module imports lower layers only; the same layer only inside its own folder.
 _LAYERS = {
   0: """
-    free_name
+    free_name process_identity unfinished
     answers.arithmetic answers.equality answers.numerals
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     config.fields

@@ -1,8 +1,8 @@
 """The token cache: what `prepare` writes and everything after it reads.
 
-Layer 1; imports data.token_table, errors. Knows no TensorFlow and no SeqIO, so
-that a host without them can be handed the folder. One folder holds one task or
-mixture:
+Layer 1; imports unfinished, data.token_table, errors. Knows no TensorFlow and
+no SeqIO, so that a host without them can be handed the folder. One folder holds
+one task or mixture:
 
   <cache_dir>/<name>-<fingerprint>/
     cache.json                    manifest; written last, so it marks the end
@@ -14,6 +14,7 @@ version, name, settings, vocabulary and the contents of the source files.
 """
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -22,7 +23,6 @@ import json
 import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,12 +34,14 @@ from array_record.python import (
 from grain import sources as grain_sources
 
 import distill_jax
+from distill_jax import unfinished
 from distill_jax.data import task_kinds
 from distill_jax.data.token_table import TokenTable
 from distill_jax.errors import UserError
 
 FORMAT = 2
 _MANIFEST = "cache.json"
+_UNFINISHED = ".building-"
 _VOCABULARY = "vocabulary.model"
 # Fields of an example, stored as little-endian int32.
 _TOKENS = ("inputs", "targets")
@@ -243,17 +245,18 @@ def write_cache(
     UserError: the folder exists and `overwrite` is not set, it cannot be made,
       or a task has no examples.
   """
+  unfinished.remove_dead(path.parent, _UNFINISHED)
   if path.exists() and not overwrite:
     raise UserError(f"{path} exists. Add --overwrite to build it again.")
-  # Not tempfile's, which nobody but its maker may read: caches are shared.
-  building = path.with_name(f".building-{uuid.uuid4().hex}")
-  try:
-    building.mkdir(parents=True)
-  except OSError as error:
-    raise UserError(
-      f"The token cache cannot be written: {error}. Give another CACHE_DIR."
-    ) from error
-  try:
+  work = unfinished.UnfinishedFolder(path, _UNFINISHED)
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(work)
+    except OSError as error:
+      raise UserError(
+        f"The token cache cannot be written: {error}. Give another CACHE_DIR."
+      ) from error
+    building = work.content
     counts: dict[str, dict[str, int]] = {task: {} for task in tasks}
     lengths: dict[str, Any] = {task: {} for task in tasks}
     for (task, split), rows in itertools.groupby(examples, lambda row: row[:2]):
@@ -291,12 +294,7 @@ def write_cache(
       },
     }
     (building / _MANIFEST).write_text(json.dumps(manifest, indent=2))
-    if path.exists():
-      shutil.rmtree(path)
-    building.rename(path)
-  except BaseException:
-    shutil.rmtree(building, ignore_errors=True)
-    raise
+    work.put_in_place()
 
 
 class TokenCache:

@@ -1,7 +1,7 @@
 """One run at a time in a MODEL_DIR.
 
-Layer 1; imports errors. `lock.json` in the folder names the process that trains
-there. Two things tell whether it still does:
+Layer 1; imports process_identity, errors. `lock.json` in the folder names the
+process that trains there. Two things tell whether it still does:
 
 - The file is locked by the system (flock), which lets go when the process ends,
   however it ends: on one machine, and on NFS, between machines too.
@@ -19,12 +19,12 @@ import fcntl
 import json
 import os
 import pathlib
-import socket
 import threading
 import time
 import uuid
 from typing import Any
 
+from distill_jax import process_identity
 from distill_jax.errors import UserError
 
 FILE = "lock.json"
@@ -196,7 +196,9 @@ class RunLock:
       if is_locked:
         return True  # The system would have said that it lives.
       if owner.get("pid_namespace") == mine["pid_namespace"]:
-        return _find_start(owner.get("pid")) != owner.get("pid_started")
+        return process_identity.find_start(owner.get("pid")) != owner.get(
+          "pid_started"
+        )
     deadline = time.monotonic() + self._watch_seconds
     while time.monotonic() < deadline:
       time.sleep(min(_POLL_SECONDS, self._beat_seconds))
@@ -257,16 +259,9 @@ class LockHook:
 
 
 def _describe_process() -> dict[str, Any]:
-  pid = os.getpid()
-  return {
+  return process_identity.describe() | {
     "id": uuid.uuid4().hex,
-    "host": socket.gethostname(),
-    "pid": pid,
     "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    "machine": _read_text("/proc/sys/kernel/random/boot_id")
-    or socket.gethostname(),
-    "pid_namespace": _read_link("/proc/self/ns/pid"),
-    "pid_started": _find_start(pid),
   }
 
 
@@ -277,37 +272,3 @@ def _name(owner: dict[str, Any]) -> str:
     f"process {owner['pid']} on host {owner.get('host')!r}, since"
     f" {owner.get('started')},"
   )
-
-
-def _find_start(pid: Any) -> str | None:
-  """Returns when a process started, as this system counts; None: it is gone."""
-  if not isinstance(pid, int):
-    return None
-  stat = _read_text(f"/proc/{pid}/stat")
-  if stat is not None:
-    # The name before may hold blanks and brackets; the state Z is a dead one.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-  if os.path.isdir("/proc/self"):
-    return None
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return None
-  except OSError:
-    pass
-  return "unknown"
-
-
-def _read_text(path: str) -> str | None:
-  try:
-    return pathlib.Path(path).read_text(encoding="utf-8").strip()
-  except OSError:
-    return None
-
-
-def _read_link(path: str) -> str | None:
-  try:
-    return os.readlink(path)
-  except OSError:
-    return None

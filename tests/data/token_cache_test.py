@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from synthetic_cache import make_cache, make_example, make_task_info
 
+from distill_jax import process_identity
 from distill_jax.data import token_cache
 from distill_jax.errors import UserError
 
@@ -260,6 +261,16 @@ def test_a_killed_write_is_not_taken_for_a_cache(tmp_path):
   cache.path.with_name(".building-1").mkdir()
   cache.path.with_name("toy_label-0000000000000000").mkdir()
   assert token_cache.list_caches(tmp_path, "toy_label") == [cache.path]
+
+
+def test_the_next_write_removes_what_a_kill_left(tmp_path, caplog):
+  left = tmp_path / ".building-toy-1"
+  left.mkdir()
+  owner = process_identity.describe() | {"pid": 2**22 + 1, "folder": "toy"}
+  (left / "owner.json").write_text(json.dumps(owner))
+  cache = _write(tmp_path / "cache")
+  assert "left unfinished" in caplog.text
+  assert list(tmp_path.iterdir()) == [cache.path]
 
 
 def test_caches_are_listed_by_exact_name_newest_first(tmp_path):

@@ -131,7 +131,9 @@ def _make_texts(proto: Any) -> Iterator[str]:
   yield f"a{vocab.EOS_TEXT}b {vocab.EOS_TEXT} c"
   texts = []
   symbols = [
-    piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED
+    piece.piece.replace("▁", " ")
+    for piece in proto.pieces
+    if piece.type == piece.USER_DEFINED
   ]
   for piece in proto.pieces:
     text = piece.piece.replace("▁", " ")

@@ -205,7 +205,7 @@ def build_run(mode: str) -> Any:
   required = {
     "train": (
       "MIXTURE_OR_TASK_NAME = ''",
-      "MODEL_DIR = ''",
+      "MODEL_DIR = 'nothing_is_written'",
       # A rate that falls is not 0 before the last of them.
       f"TRAIN_STEPS = {_STEPS.value + _TURN_STEPS.value + 1}",
     ),

@@ -183,9 +183,10 @@ def prepare_examples(
         stack.enter_context(
           mock.patch.object(length_buckets, "plan_batches", _plan_one_length)
         )
-      return evaluator.predict_samples(
+      decoded = evaluator.predict_samples(
         params, examples, info, max_decode_length=longest
       )
+      return [[sample.text for sample in samples] for samples in decoded]
 
   started = time.perf_counter()
   call()

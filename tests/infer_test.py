@@ -583,7 +583,7 @@ def test_the_macros_arrive(build):
     "INPUT_PREFIX = 'a'",
     "MIXTURE_OR_TASK_NAME = 'b'",
     "MIXTURE_OR_TASK_MODULE = 'c'",
-    "VOCAB_PATH = 'd'",
+    "VOCAB_PATH = '/d'",
     "TASK_FEATURE_LENGTHS = {'inputs': 1, 'targets': 2}",
   )
   assert (
@@ -592,7 +592,7 @@ def test_the_macros_arrive(build):
     built.task_module,
     built.vocab_path,
     built.feature_lengths,
-  ) == ("a", "b", "c", "d", {"inputs": 1, "targets": 2})
+  ) == ("a", "b", "c", "/d", {"inputs": 1, "targets": 2})
 
 
 @pytest.fixture(name="student")

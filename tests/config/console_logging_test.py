@@ -60,6 +60,7 @@ if len(sys.argv) > 1:
   logging.set_verbosity(logging.INFO)
 import tensorflow
 sys.stderr.write(str(tensorflow.__loader__.__class__.__name__))
+sys.stderr.flush()
 os.write(2, b"I0000 00:00:17.6 12 port.cc:153] after\\n")
 """
 _TENSORFLOW = r"""

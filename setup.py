@@ -83,7 +83,7 @@ setuptools.setup(
     "sentencepiece>=0.2",
     "tensorboardX>=2.6",
     "tensorstore>=0.1.70",
-    "tokenizers>=0.21",
+    "tokenizers>=0.22",
     "tqdm>=4.66",
   ],
   extras_require={

@@ -52,6 +52,9 @@ def write_card(folder: pathlib.Path, stored: StoredModel) -> None:
   run = _read_run(stored)
   if run and "targets" in run.lengths:
     _add(folder / _GENERATION, "max_new_tokens", run.lengths["targets"])
+  if stored.config.num_decoder_layers > stored.config.num_encoder_layers:
+    # transformers 5 makes its cache for as many layers as the encoder has.
+    _add(folder / _GENERATION, "use_cache", False)
   if run and "inputs" in run.lengths and (folder / _TOKENIZER).is_file():
     _add(folder / _TOKENIZER, "model_max_length", run.lengths["inputs"])
   (folder / FILE).write_text(

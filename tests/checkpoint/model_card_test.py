@@ -1,6 +1,7 @@
 """Tests of model_card.py: what a folder says of itself is true and usable."""
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -99,8 +100,24 @@ def test_of_other_sources_it_says_what_is_known(tmp_path):
 def test_a_checkpoint_in_a_numbered_folder_is_no_run(tmp_path):
   path = str(tmp_path / "a" / "100")
   stored = StoredModel("orbax", path, stored_models.GATED, {})
+  (tmp_path / "generation_config.json").write_text("{}")
   model_card.write_card(tmp_path, stored)
   assert "Not known" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("num_layers, is_cached", [(1, True), (3, False)])
+def test_a_deeper_decoder_generates_without_a_cache(
+  tmp_path, num_layers, is_cached
+):
+  config = dataclasses.replace(
+    stored_models.GATED, num_encoder_layers=2, num_decoder_layers=num_layers
+  )
+  generation = tmp_path / "generation_config.json"
+  generation.write_text("{}")
+  model_card.write_card(
+    tmp_path, StoredModel("orbax", str(tmp_path / "a"), config, {})
+  )
+  assert json.loads(generation.read_text()).get("use_cache", True) == is_cached
 
 
 @pytest.mark.reference

@@ -40,19 +40,19 @@ class LabelRun:
     order: "rationale_first" or "label_first"; None: as the template says.
     endpoint: "chat" or "completions".
     temperature: of sampling; None: the server's.
-    top_p: likewise.
+    top_p: share of probability sampled from; None: the server's.
     seed: of the first sample; None: none is sent.
     num_samples: answers asked of each teacher for each question.
     max_tokens: most tokens of an answer; None: the template's.
     max_tokens_field: see `variants.Variant`.
     parse: see `variants.Variant`.
-    accuracies: likewise.
-    send_stop: likewise.
-    extra_parameters: likewise.
-    rationale_from: likewise.
+    accuracies: see `variants.Variant`.
+    send_stop: see `variants.Variant`.
+    extra_parameters: see `variants.Variant`.
+    rationale_from: see `variants.Variant`.
     max_cost: of all that the folder's journals hold, in the price table's
       currency; nothing more is sent before it is exceeded. None: any.
-    max_total_tokens: likewise, in and out.
+    max_total_tokens: tokens in and out, limited as `max_cost` is.
     accept_addresses: servers whose answers count though they are not asked now;
       "any"; None: none.
     filters: which records are kept. `answer_form` and `labels` are taken from
@@ -146,7 +146,7 @@ class LabelRun:
     return teachers.read_teachers(self.teacher_model, self.client)
 
   def find_teachers(self, models: Iterable[str]) -> list[teachers.Teacher]:
-    """Returns teachers by name; one that TEACHER_MODEL lacks is as it says."""
+    """Returns the teachers; one not in TEACHER_MODEL has the run's settings."""
     found = {teacher.model: teacher for teacher in self.read_teachers()}
     return [
       found.get(model, teachers.Teacher(model, self.client, {}))

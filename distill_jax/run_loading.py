@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from distill_jax.checkpoint import damage, formats, manager, zarr_arrays
@@ -152,13 +151,7 @@ class OpenedModel:
     """
     abstract, logical_axes = state_lib.abstract_params(self.model)
     shardings = sharding.shard_params(logical_axes, abstract, self.mesh)
-    target = jax.tree.map(
-      lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf_sharding
-      ),
-      abstract,
-      shardings,
-    )
+    target = sharding.with_shardings(abstract, shardings)
     params = formats.load_params(checkpoint, target)
     _log.info(
       "Loaded %s: %s parameters on %s",

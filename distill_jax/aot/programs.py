@@ -65,13 +65,7 @@ def make_student(
   """
   model = T5(config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, optimizer, mesh)
-  state = jax.tree.map(
-    lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=leaf_sharding
-    ),
-    abstract,
-    shardings,
-  )
+  state = sharding.with_shardings(abstract, shardings)
   return Student(model, optimizer, mesh, state)
 
 

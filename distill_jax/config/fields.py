@@ -41,7 +41,7 @@ def explain_mismatch(name: str, value: Any, annotation: Any) -> str | None:
 def is_of_type(value: Any, annotation: Any) -> bool:
   """Whether a literal may be given where a type is asked for.
 
-  True is no number, a whole number is a number, and what is not finite is none.
+  An int is taken for a float; a bool, NaN and infinity are not.
 
   Args:
     value: a literal.

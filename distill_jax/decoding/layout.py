@@ -146,13 +146,7 @@ class DecoderLayout:
     """
     if not self.shardings:
       return None
-    return jax.tree.map(
-      lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf_sharding
-      ),
-      self.select(params),
-      dict(self.shardings),
-    )
+    return sharding.with_shardings(self.select(params), dict(self.shardings))
 
 
 def make_layout(

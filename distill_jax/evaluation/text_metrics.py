@@ -89,7 +89,7 @@ def judge_labels(
 
   Args:
     predictions: as in `label_metrics`.
-    targets: likewise.
+    targets: as in `label_metrics`.
 
   Returns:
     None where the gold label is no answer of the task.

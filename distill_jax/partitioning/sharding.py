@@ -134,6 +134,25 @@ def shard_params(
   )
 
 
+def with_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
+  """Returns the shapes and dtypes of a tree together with where it goes.
+
+  Args:
+    abstract: a tree of arrays, or of what has a `shape` and a `dtype`.
+    shardings: a tree of the same structure.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct`.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    abstract,
+    shardings,
+  )
+
+
 def shard_optimizer_state(
   abstract_opt_state: PyTree, param_shardings: PyTree, abstract_params: PyTree
 ) -> PyTree:

@@ -55,7 +55,8 @@ class TeacherConfig:
     extra_headers: sent besides. A value "$NAME" is read from the environment
       variable NAME, and so is kept nowhere; Azure's key is {"api-key":
       "$AZURE_KEY"}.
-    extra_query: likewise, after "?" in every address: {"api-version": ...}.
+    extra_query: sent after "?" in every address: {"api-version": ...}; its
+      values are read as those of `extra_headers`.
     max_concurrency: requests under way at once, their waits between attempts
       included.
     requests_per_minute: what the client allows itself; None: no limit.

@@ -43,7 +43,7 @@ class Request:
       `MAX_TOKENS_FIELDS`, `stop`, `seed`, `top_p`. JSON values.
     sample_index: which of several samples of one prompt, from 0.
     address: of the server it is for; not in the key, and only written down.
-    prompt_name: of the template that made the prompt; likewise.
+    prompt_name: of the template that made the prompt; not in the key either.
   """
 
   model: str
@@ -96,7 +96,8 @@ class Response:
     raw: the beginning of the reply's body where there is no text.
     cached_tokens: of the prompt's, those that the server had in a cache; None
       where it does not say.
-    reasoning_tokens: of the completion's, those spent on reasoning; likewise.
+    reasoning_tokens: of the completion's, those spent on reasoning; None where
+      it does not say.
   """
 
   text: str

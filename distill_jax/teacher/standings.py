@@ -77,7 +77,7 @@ class Standings:
       journal: where doubts are written.
       answers: of all journals.
       max_first_doubts: see `labelling.Limits`.
-      max_doubts_in_a_row: likewise.
+      max_doubts_in_a_row: see `labelling.Limits`.
     """
     self._journal = journal
     self._answers = answers

@@ -8,12 +8,11 @@ import logging
 import pathlib
 from typing import Any
 
-import jax
-
 from distill_jax.checkpoint import formats
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
+from distill_jax.partitioning import sharding
 
 _log = logging.getLogger(__name__)
 
@@ -66,13 +65,7 @@ def load_initial_params(
       stored.path,
       "; ".join(differences),
     )
-  target = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    abstract_params,
-    param_shardings,
-  )
+  target = sharding.with_shardings(abstract_params, param_shardings)
   params = formats.load_params(stored, target)
   _log.info(
     "Starting from the %s; all loaded, 0 missing, 0 unexpected",

@@ -9,8 +9,8 @@ process that trains there. Two things tell whether it still does:
   locks, or each machine knows only its own (gcsfuse), whoever comes second
   watches it. No clocks are compared.
 
-A process whose file another has taken, after a long pause for instance, is told
-at its next step and ends.
+A process whose file another has taken, after a long pause for instance, ends
+at its next step.
 """
 
 import contextlib
@@ -233,7 +233,7 @@ class RunLock:
         self._lost_to = owner
         return
       beats += 1
-      # A full disk is told of by those whose files matter.
+      # Whatever writes checkpoints reports a full disk.
       with contextlib.suppress(OSError):
         self._write(beats)
 

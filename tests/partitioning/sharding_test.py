@@ -68,6 +68,17 @@ def test_parameters_and_adam_moments():
   assert kernel.addressable_shards[0].data.shape == (8, 12)
 
 
+def test_shapes_with_shardings():
+  mesh = mesh_lib.make_mesh(MESH)
+  places = {"a": sharding.replicated(mesh), "b": sharding.batch_sharding(mesh)}
+  tree = {"a": np.zeros(3, np.float32), "b": jnp.zeros((8, 2), jnp.int32)}
+  found = sharding.with_shardings(tree, places)
+  for name, leaf in found.items():
+    assert isinstance(leaf, jax.ShapeDtypeStruct)
+    assert (leaf.shape, leaf.dtype) == (tree[name].shape, tree[name].dtype)
+    assert leaf.sharding == places[name]
+
+
 def test_adafactor_statistics():
   """Rows keep the smaller dimension's part, columns the larger's.
 

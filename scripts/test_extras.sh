@@ -32,7 +32,7 @@ case $suite in
     "$uv" pip install -q --python .venv-torch/bin/python \
       -c scripts/constraints.txt -e '.[test]' torch==2.13.0 transformers==5.23.0
     .venv-torch/bin/python -m pytest -p no:cacheprovider "$@" \
-      tests/checkpoint/hf_reference_test.py tests/checkpoint/hf_pickle_test.py \
+      tests/checkpoint/hf_*_test.py tests/checkpoint/model_card_test.py \
       tests/scripts/torch_baseline_test.py
     ;;
   aot)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 from distill_jax import convert
 from distill_jax.checkpoint import hf, model_card
 from distill_jax.checkpoint.stored_model import StoredModel
+from distill_jax.data import vocab
 
 HOSTILE = "```\n\"; import os # '` \\ \u2028 | <b> \udc80"
 
@@ -95,6 +97,8 @@ def test_of_other_sources_it_says_what_is_known(tmp_path):
   assert "max_new_tokens=256" in read_code(card)
   generation = json.loads((folder / "generation_config.json").read_text())
   assert "max_new_tokens" not in generation
+  # Of this model, whose decoder is deeper than its encoder.
+  assert generation["use_cache"] is False
 
 
 def test_a_checkpoint_in_a_numbered_folder_is_no_run(tmp_path):
@@ -128,6 +132,30 @@ def test_transformers_runs_the_example(model_dir, tmp_path):
   assert generation.max_new_tokens == 12
   assert generation.decoder_start_token_id == 0
   assert (generation.eos_token_id, generation.pad_token_id) == (1, 0)
+  run_example(folder)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("num_decoder_layers", [1, 2, 3])
+def test_transformers_runs_it_with_a_sentencepiece_model(
+  tmp_path, num_decoder_layers
+):
+  pytest.importorskip("transformers")
+  config = dataclasses.replace(
+    stored_models.GATED, vocab_size=1024, num_decoder_layers=num_decoder_layers
+  )
+  source = tmp_path / "source"
+  source.mkdir()
+  tensors = stored_models.make_tensors(config)
+  hf.write_hf(source, config, tensors, np.dtype(np.float32))
+  shipped = vocab.load_vocabulary(None).path
+  assert shipped is not None
+  shutil.copyfile(shipped, source / "spiece.model")
+  convert.convert(str(source), str(tmp_path / "made"), destination_format="hf")
+  run_example(tmp_path / "made")
+
+
+def run_example(folder):
   code = read_code((folder / "README.md").read_text())
   result = subprocess.run(
     [sys.executable, "-c", code.replace("path/to/this/folder", str(folder))],

@@ -151,16 +151,18 @@ def _run_mode(
 ) -> Any:
   """Builds the settings of the mode and runs it."""
   module_name, settings_class = _RUN_MODES[run_mode]
-  gin_bindings.parse(
-    gin_files,
-    _GIN_BINDINGS.value,
-    [
-      *_GIN_SEARCH_PATHS.value,
-      os.getcwd(),
-      str(_PACKAGE),
-      str(_PACKAGE.parent),
-    ],
-  )
+  # Gin files import what they configure.
+  with interrupts.deferred():
+    gin_bindings.parse(
+      gin_files,
+      _GIN_BINDINGS.value,
+      [
+        *_GIN_SEARCH_PATHS.value,
+        os.getcwd(),
+        str(_PACKAGE),
+        str(_PACKAGE.parent),
+      ],
+    )
   if run_mode in ("eval", "infer"):
     # A checkpoint knows its model; a model's gin file may still be given.
     gin_bindings.set_default("MODEL_CONFIG", "None")

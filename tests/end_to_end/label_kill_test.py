@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import fault_server
@@ -193,10 +194,21 @@ class _PaidTeacher:
     self._num_asked = collections.Counter()
     self.server = fault_server.FaultServer(answer=self._reply)
     self.child = None
+    # Requests come on several threads, and a process is killed once.
+    self._lock = threading.Lock()
+    self._dying = None
 
   def _reply(self, received):
-    if self._kills and len(self.server.received) >= self._kills[0]:
-      del self._kills[0]
+    with self._lock:
+      is_due = (
+        self._kills
+        and len(self.server.received) >= self._kills[0]
+        and self.child != self._dying
+      )
+      if is_due:
+        del self._kills[0]
+        self._dying = self.child
+    if is_due:
       _wait_until(
         lambda: len(_read_paid(self._path)) == len(self.server.billed)
       )

@@ -15,13 +15,27 @@ LabelMetric = Literal["exact_match", "equation"]
 METRICS: tuple[LabelMetric, ...] = ("exact_match", "equation")
 
 
-def normalize(text: str) -> str:
-  """Returns the text in Unicode's form NFKC, with single blanks between words.
+# Characters that Unicode decomposes into others with another meaning: "10²" is
+# not "102", and "1½" not "11⁄2".
+_OTHER_MEANING = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
 
-  As sentencepiece's rules for T5 do, so that a label and its decoded ids are
-  one text ("½" and "1⁄2", two blanks and one).
+
+def normalize(text: str) -> str:
+  """Returns the text with variants of a character and blanks made one.
+
+  Unicode's form NFC, full-width letters, ligatures and the like replaced by
+  plain ones, single blanks between words. What a vocabulary rewrites beyond
+  that is for the vocabulary to tell.
   """
-  return " ".join(unicodedata.normalize("NFKC", text).split())
+  plain = "".join(map(_make_plain, text))
+  return " ".join(unicodedata.normalize("NFC", plain).split())
+
+
+@functools.lru_cache(maxsize=2**12)
+def _make_plain(character: str) -> str:
+  if unicodedata.decomposition(character).startswith(_OTHER_MEANING):
+    return character
+  return unicodedata.normalize("NFKC", character)
 
 
 def make_key(

@@ -15,7 +15,9 @@ import hashlib
 import inspect
 import marshal
 import pathlib
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from distill_jax.answers.equality import METRICS, LabelMetric, labels_equal
 from distill_jax.data import official, splits, word_problems
@@ -269,8 +271,8 @@ def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:
 def hash_load_fn(load_fn: Callable[..., list[Record]]) -> str | None:
   """Returns the SHA-256 of the code that loads a user's records.
 
-  All of the file that holds the function counts, for what it calls there; what
-  it imports does not.
+  All of the file that holds the function counts, for what it calls there, and
+  so do the values bound to it; what it imports does not.
 
   Args:
     load_fn: of a `DatasetSpec`.
@@ -281,11 +283,19 @@ def hash_load_fn(load_fn: Callable[..., list[Record]]) -> str | None:
     version is part of a fingerprint anyway, and for what has no code in
     Python.
   """
+  bound: list[Any] = []
   while isinstance(load_fn, functools.partial):
+    bound += [load_fn.args, sorted(load_fn.keywords.items())]
     load_fn = load_fn.func
   function = inspect.unwrap(load_fn)
   if not hasattr(function, "__code__"):
+    bound.append(getattr(function, "__dict__", None))
     function = type(function).__call__  # an object that is called
+  bound += [
+    getattr(function, "__defaults__", None),
+    getattr(function, "__kwdefaults__", None),
+    [cell.cell_contents for cell in getattr(function, "__closure__", ()) or ()],
+  ]
   if (function.__module__ or "").partition(".")[0] == __name__.split(".")[0]:
     return None
   try:
@@ -295,7 +305,9 @@ def hash_load_fn(load_fn: Callable[..., list[Record]]) -> str | None:
     if code is None:
       return None
     content = code.co_code + marshal.dumps(code.co_consts)
-  return hashlib.sha256(content).hexdigest()
+  # An object's address is no part of what it says.
+  values = re.sub(r" at 0x[0-9a-f]+", "", repr(bound))
+  return hashlib.sha256(content + values.encode()).hexdigest()
 
 
 def count_statuses(records: Sequence[Record]) -> dict[str, int]:

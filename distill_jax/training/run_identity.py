@@ -9,7 +9,7 @@ it.
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from distill_jax.training import state as state_lib
 
 PyTree = Any
 _PROBED_STEPS = (0, 1, 10, 100, 1000, 10_000)
+# Under a long warm-up all schedules are one up to there.
+_LATER_STEPS = tuple(round(12_000 * 1.25**i) for i in range(21))  # to 1.04e6
 
 
 def make_record(
@@ -57,7 +59,10 @@ def make_record(
     "seed": settings.seed,
     "initial_checkpoint_path": settings.initial_checkpoint_path,
     "optimizer_updates": _probe_optimizer(settings.optimizer),
-    "learning_rates": _probe_schedule(settings.learning_rate),
+    "learning_rates": _probe_schedule(settings.learning_rate, _PROBED_STEPS),
+    "later_learning_rates": _probe_schedule(
+      settings.learning_rate, _LATER_STEPS
+    ),
     "vocabulary_sha256": cache.identity["vocabulary_sha256"],
   }
   data_dir = settings.data.data_dir
@@ -86,8 +91,10 @@ def _describe_task(info: token_cache.TaskInfo) -> dict[str, Any]:
   return fields
 
 
-def _probe_schedule(learning_rate: Callable[[int], Any]) -> list[str]:
-  return [f"{float(learning_rate(step)):.4g}" for step in _PROBED_STEPS]
+def _probe_schedule(
+  learning_rate: Callable[[int], Any], steps: Sequence[int]
+) -> list[str]:
+  return [f"{float(learning_rate(step)):.4g}" for step in steps]
 
 
 def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:

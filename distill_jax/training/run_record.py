@@ -28,7 +28,9 @@ _PACKAGES = (
   "numpy",
 )
 # What a schedule decides, and the optimizer that follows it.
-_RATE_FIELDS = {"learning_rates", "optimizer_updates"}
+_RATE_FIELDS = {"learning_rates", "later_learning_rates", "optimizer_updates"}
+# Not written down by earlier versions, so not compared with their runs.
+_NEW = {"later_learning_rates"}
 # What runs did before these settings of the identity were there.
 _BEFORE = {"feed.num_shards": 1}
 
@@ -179,6 +181,8 @@ def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:
   lines = []
   for key in sorted(found.keys() | wanted.keys()):
     path = f"{name}.{key}" if name else key
+    if path in _NEW and key not in found:
+      continue
     before = found.get(key, _BEFORE.get(path))
     lines += _describe_differences(path, before, wanted.get(key))
   return lines

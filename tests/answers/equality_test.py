@@ -15,9 +15,11 @@ from distill_jax.answers import equality
     ("Paris", '"Paris."'),
     ("Paris", " Paris\t"),
     ("New  York", "new york"),
-    ("½", "1⁄2"),
     ("…", "..."),
-    ("x²", "x2"),
+    ("Ａ１", "a1"),
+    ("ﬁne", "fine"),
+    ("e\u0301", "\u00e9"),
+    ("a\u00a0b", "a b"),
     (".", "."),
     ("C++", "c++"),
   ],
@@ -29,7 +31,18 @@ def test_equal_texts(a, b):
 
 @pytest.mark.parametrize(
   "a, b",
-  [("Paris", "Pari"), ("C++", "C"), ("C#", "C"), ("-1", "1"), ("", "")],
+  [
+    ("Paris", "Pari"),
+    ("C++", "C"),
+    ("C#", "C"),
+    ("-1", "1"),
+    ("", ""),
+    ("10²", "102"),
+    ("1½", "11⁄2"),
+    ("m³", "m3"),
+    ("①", "1"),
+    ("H₂O", "H2O"),
+  ],
 )
 def test_different_texts(a, b):
   assert not equality.labels_equal(a, b, "exact_match")

@@ -1,6 +1,7 @@
 """Tests of data/datasets.py: order of operations, conflicts, own data."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from unittest import mock
@@ -121,7 +122,8 @@ def test_counts():
   [
     ("8.8 - 5.2", "3.6", "equation", None, False),
     ("Paris", "Paris.", "exact_match", None, False),
-    ("½", "1⁄2", "exact_match", None, False),
+    ("ﬁne", "fine", "exact_match", None, False),
+    ("10²", "102", "exact_match", None, True),
     ("YES", "yes", "exact_match", ("yes", "no"), False),
     ("us", "US", "exact_match", ("us", "US"), True),
     ("yes", "no", "exact_match", ("yes", "no"), True),
@@ -322,6 +324,20 @@ class TestRelease:
     assert len(train) == 720 - 197
 
 
+def _make_load(label):
+  return lambda split, settings: [label]
+
+
+class _Loader:
+  """Loads records when it is called."""
+
+  def __init__(self, label):
+    self.label = label
+
+  def __call__(self, split, settings):
+    return [self.label]
+
+
 def test_code_that_loads_records_is_told_apart():
   shipped = datasets.get_dataset_spec("svamp").load_fn
   assert datasets.hash_load_fn(shipped) is None
@@ -332,5 +348,12 @@ def test_code_that_loads_records_is_told_apart():
   hashes = [datasets.hash_load_fn(space["load"]) for space in spaces]
   assert len(set(hashes)) == 2
   assert hashes[0] == datasets.hash_load_fn(spaces[0]["load"])
+  load = spaces[0]["load"]
+  bound = [functools.partial(load, x) for x in "ab"]
+  assert len({datasets.hash_load_fn(each) for each in bound}) == 2
+  assert len({datasets.hash_load_fn(_make_load(x)) for x in "ab"}) == 2
+  objects = [_Loader("a"), _Loader("a"), _Loader("b")]
+  hashed = [datasets.hash_load_fn(each) for each in objects]
+  assert hashed[0] == hashed[1] != hashed[2]
   own = datasets.hash_load_fn(test_code_that_loads_records_is_told_apart)
   assert own not in (None, *hashes)

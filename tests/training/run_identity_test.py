@@ -58,6 +58,26 @@ def test_what_decides_the_losses_does(cache, changes, message):
     run_record.check_resumable(found, wanted, "/run")
 
 
+def test_schedules_that_part_after_a_long_warmup_are_told_apart(cache):
+  def record(name, train_steps):
+    rate = schedules.make_schedule(name, 1e-3, train_steps, 10_000)
+    return make_record(cache, {"data": 8}, learning_rate=rate)
+
+  linear = record("linear", 20_000)
+  run_record.check_resumable(linear, record("linear", 20_000), "/run")
+  for other in (
+    record("cosine", 20_000),
+    record("linear", 40_000),
+    record("constant", 20_000),
+    record("rsqrt", 20_000),
+  ):
+    with pytest.raises(UserError, match="later_learning_rates: "):
+      run_record.check_resumable(linear, other, "/run")
+  # Runs of earlier versions have not noted them.
+  del linear.identity["later_learning_rates"]
+  run_record.check_resumable(linear, record("cosine", 20_000), "/run")
+
+
 def test_a_run_of_before_there_were_shards_had_one(cache):
   found, wanted = (make_record(cache, {"data": 8}) for _ in range(2))
   del found.identity["feed"]["num_shards"]

@@ -207,7 +207,13 @@ def run(
     for checkpoint in opened.checkpoints
     for part in parts
   }
-  for folder in folders.values():
+  for (checkpoint_path, _), folder in folders.items():
+    other = result_folder.read_checkpoint(folder)
+    if opened.record is None and other not in (None, checkpoint_path):
+      raise UserError(
+        f"{folder} holds the results of {other}, another checkpoint of the same"
+        f" name as {checkpoint_path}. Give another MODEL_DIR."
+      )
     if folder.exists() and not overwrite:
       raise UserError(f"{folder} exists. Add --overwrite to replace it.")
   for folder in folders.values():

@@ -7,6 +7,7 @@ finds out with `sift`.
 import json
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from distill_jax.errors import UserError
 _log = logging.getLogger(__name__)
 
 STANDARD_STREAM = "-"
+_BEGINS_ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 _MAX_SHOWN = 5
 
 _Item = TypeVar("_Item")
@@ -37,6 +39,9 @@ def read_rows(
 ) -> tuple[list[Row], list[str]]:
   """Reads JSONL or text; which one, the first line that is not blank tells.
 
+  Where bad lines are skipped, one JSON object with the first needed field
+  makes the file JSONL.
+
   Args:
     path: of the file; "-" is standard input.
     needed: fields of text that each line must have; a text has "input" alone.
@@ -48,14 +53,31 @@ def read_rows(
     left out; blank lines are none.
 
   Raises:
-    UserError: the file cannot be read; the first bad line, or with
-      `skips_bad_lines` there are no others.
+    UserError: the file cannot be read, is a JSON array, or begins as text and
+      goes on as JSONL; the first bad line, or with `skips_bad_lines` there are
+      no others.
   """
   numbered, problems = sift(
     lambda line: _decode_line(path, *line), _read_lines(path), skips_bad_lines
   )
   numbered = [(number, line) for number, line in numbered if line.strip()]
-  if numbered and numbered[0][1].lstrip().startswith("{"):
+  first_object = next(
+    (number for number, line in numbered if _is_row(line, needed[0])), None
+  )
+  is_jsonl = bool(numbered) and numbered[0][1].lstrip().startswith("{")
+  if not is_jsonl and first_object is not None and not skips_bad_lines:
+    raise UserError(
+      f"INPUT_PATH {path}:{first_object} is a JSON object with"
+      f" {needed[0]!r}, and line {numbered[0][0]} is none, so the file is"
+      " neither JSONL nor text. Mend that line, or add"
+      " --gin.SKIP_BAD_LINES=True."
+    )
+  if numbered and _BEGINS_ARRAY.match(numbered[0][1]):
+    raise UserError(
+      f"INPUT_PATH {path} is a JSON array. Give one object a line, such as"
+      " `jq -c '.[]'` makes of it."
+    )
+  if is_jsonl or first_object is not None:
     rows, unread = sift(
       lambda line: _read_json(f"{path}:{line[0]}", line[1], needed, added),
       numbered,
@@ -73,6 +95,16 @@ def read_rows(
     ]
   report_skipped(path, rows, problems)
   return rows, problems
+
+
+def _is_row(line: str, field: str) -> bool:
+  if not line.lstrip().startswith("{"):
+    return False
+  try:
+    fields = json.loads(line)
+  except (ValueError, RecursionError):
+    return False
+  return isinstance(fields, dict) and field in fields
 
 
 def sift(

@@ -24,10 +24,30 @@ def fixture_read(tmp_path):
 
 def test_the_first_line_tells_jsonl_from_text(read):
   assert read(b'\n{"input": "a"}\n')[0] == [("2", {"input": "a"})]
-  assert read(b'a\n\n{"input": "b"}')[0] == [
+  assert read(b'a\n\n{"x": "b"}')[0] == [
     ("1", {"input": "a"}),
-    ("3", {"input": '{"input": "b"}'}),
+    ("3", {"input": '{"x": "b"}'}),
   ]
+
+
+def test_jsonl_behind_a_line_of_text_is_not_taken_for_text(read):
+  content = b'header\n{"input": "a"}\n{"input": "b"}'
+  with pytest.raises(UserError, match="in:2 is a JSON object .* 1 is none"):
+    read(content)
+  rows, problems = read(content, skips=True)
+  assert rows == [("2", {"input": "a"}), ("3", {"input": "b"})]
+  assert len(problems) == 1 and problems[0].startswith(
+    "in:1: not a JSON object"
+  )
+
+
+@pytest.mark.parametrize(
+  "content", [b'[{"input": "a"}]', b'[\n {"input": 1}\n]']
+)
+def test_an_array_is_not_taken_for_text(read, content):
+  for skips in (False, True):
+    with pytest.raises(UserError, match="is a JSON array|is a JSON object"):
+      read(content, skips=skips)
 
 
 @pytest.mark.parametrize("skips", [False, True])

@@ -39,6 +39,8 @@ _PATHS = (
 _NO_PATHS = ("bytes",)
 
 _record = replaced_choices.BindingRecord()
+# Their arguments are what the macros of a run file stand for.
+_SCHEDULES = ("constant", "linear_decay", "cosine_decay", "rsqrt_decay")
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
@@ -342,4 +344,10 @@ def _explain_build(error: Exception) -> str:
   owner = f" of {name[0]}" if name else ""
   # Further lines list what gin would have passed.
   message, _, _ = message.partition("\n")
-  return f"The settings{owner} do not fit: {message}"
+  hint = ""
+  if name and name[0].strip("'") in _SCHEDULES:
+    hint = (
+      ". SCHEDULE, LEARNING_RATE and WARMUP_STEPS choose a schedule by name; a"
+      " schedule object with settings is for a gin file"
+    )
+  return f"The settings{owner} do not fit: {message}{hint}"

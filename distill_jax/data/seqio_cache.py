@@ -9,6 +9,7 @@ leave it out as they leave out `id`; there every token counts the same.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -21,9 +22,15 @@ from distill_jax.data import (
   task_kinds,
   vocab,
 )
-from distill_jax.data.settings import DataSettings, get_prefix
+from distill_jax.data.settings import (
+  DataSettings,
+  current_settings,
+  get_prefix,
+)
 from distill_jax.data.token_cache import Example, TaskInfo, suggest
 from distill_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 _SPLITS = ("train", "validation", "test")
 
@@ -96,7 +103,9 @@ def tokenize(
         unit=" examples",
         mininterval=1.0,
       )
+      num_rows = 0
       for index, row in enumerate(rows):
+        num_rows += 1
         example = _to_example(row, f"{split}-{index}")
         if not records.is_weight(example.weight):
           raise UserError(
@@ -105,6 +114,32 @@ def tokenize(
             f" {records.MIN_WEIGHT:g} to {records.MAX_WEIGHT:g}."
           )
         yield name, split, example
+      _warn_of_left_out(name, split, num_rows)
+
+
+def _warn_of_left_out(name: str, split: str, num_rows: int) -> None:
+  """Says how many records have not all that a task's target is made of.
+
+  A rationale task leaves records without a rationale out on purpose.
+  """
+  dataset, kind_name = task_kinds.split_task_name(name)
+  kind = task_kinds.KINDS.get(kind_name or "")
+  if (
+    kind is None or kind.loss == "rationale" or dataset not in datasets.names()
+  ):
+    return
+  num_records = len(datasets.load_records(dataset, split, current_settings()))
+  if num_rows < num_records:
+    _log.warning(
+      "%s leaves out %d of the %d records of %s: they lack a %s. Scores on %s"
+      " are of the others alone.",
+      name,
+      num_records - num_rows,
+      num_records,
+      split,
+      " or a ".join(kind.target),
+      split,
+    )
 
 
 def _check_vocabulary(

@@ -31,7 +31,7 @@ from distill_jax.data.vocab import (
   load_vocabulary,
 )
 
-FORMAT = 1
+FORMAT = 2
 _FILE = "survey.json"
 _SPLITS = ("train", "validation", "test")
 _NUM_SHOWN = 5
@@ -66,13 +66,13 @@ class UnknownCount:
 
 @dataclasses.dataclass(frozen=True)
 class OutsideCount:
-  """Labels of one task and split that are no answer of the task.
+  """Labels of one task and split that are no answer of it, or so but for form.
 
   Attributes:
     task: its name.
     split: its name.
     num_labels: labels outside the label set, equations without a value, empty
-      ones.
+      ones; or those that are in the set but for case and the like.
     of_labels: all labels.
     labels: the most frequent of them -> how often.
   """
@@ -129,6 +129,7 @@ class Survey:
 
   unknown: tuple[UnknownCount, ...] = ()
   outside: tuple[OutsideCount, ...] = ()
+  respelled: tuple[OutsideCount, ...] = ()
   alike: tuple[AlikeCount, ...] = ()
   shared: tuple[SharedCount, ...] = ()
 
@@ -143,6 +144,11 @@ class Survey:
       f"labels of {each.task} {each.split} that are no answer:"
       f" {each.num_labels} of {each.of_labels}"
       for each in self.outside
+    ]
+    lines += [
+      f"labels of {each.task} {each.split} that the label set spells otherwise:"
+      f" {each.num_labels} of {each.of_labels}, {_list_counts(each.labels)}"
+      for each in self.respelled
     ]
     lines += [
       f"inputs of {each.split} that {each.earlier} has too: {each.num_exact} of"
@@ -270,6 +276,9 @@ class _Counter:
     self._outside: dict[tuple[str, str], collections.Counter[str]] = (
       collections.defaultdict(collections.Counter)
     )
+    self._respelled: dict[tuple[str, str], collections.Counter[str]] = (
+      collections.defaultdict(collections.Counter)
+    )
     self._readers: dict[str, label_reader.LabelReader] = {}
     # By task: ids of a label -> its text.
     self._spelled: dict[str, dict[tuple[int, ...], str]] = (
@@ -344,6 +353,8 @@ class _Counter:
     self._labels[task, split] += 1
     if self._readers[task].read(label) is None:
       self._outside[task, split][label] += 1
+    elif info.label_set and label not in info.label_set:
+      self._respelled[task, split][label] += 1
     if info.label_set is None and len(label) <= _MAX_LABEL_CHARACTERS:
       spelled = self._spelled[task]
       ids = tuple(self._vocabulary.encode(label))
@@ -365,16 +376,8 @@ class _Counter:
         )
         for (split, field), pieces in self._pieces.items()
       ),
-      outside=tuple(
-        OutsideCount(
-          task,
-          split,
-          labels.total(),
-          self._labels[task, split],
-          dict(labels.most_common(_NUM_SHOWN)),
-        )
-        for (task, split), labels in self._outside.items()
-      ),
+      outside=self._list_outside(self._outside),
+      respelled=self._list_outside(self._respelled),
       alike=tuple(
         AlikeCount(task, what, len(pairs), next(iter(pairs)))
         for what, by_task in (
@@ -384,6 +387,18 @@ class _Counter:
         for task, pairs in by_task.items()
       ),
       shared=tuple(self._list_shared()),
+    )
+
+  def _list_outside(self, counts) -> tuple[OutsideCount, ...]:
+    return tuple(
+      OutsideCount(
+        task,
+        split,
+        labels.total(),
+        self._labels[task, split],
+        dict(labels.most_common(_NUM_SHOWN)),
+      )
+      for (task, split), labels in counts.items()
     )
 
   def _list_shared(self) -> Iterator[SharedCount]:
@@ -442,6 +457,7 @@ def _read(path: pathlib.Path) -> Survey | None:
     return Survey(
       unknown=make(UnknownCount, content["unknown"]),
       outside=make(OutsideCount, content["outside"]),
+      respelled=make(OutsideCount, content["respelled"]),
       alike=tuple(
         AlikeCount(**{**row, "first": tuple(row["first"])})
         for row in content["alike"]

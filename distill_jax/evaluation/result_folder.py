@@ -119,6 +119,15 @@ def write_results(
     os.replace(writing, folder)
 
 
+def read_checkpoint(folder: pathlib.Path) -> str | None:
+  """Returns the checkpoint that a folder's results are of; None: no results."""
+  try:
+    metrics = json.loads((folder / _METRICS).read_text())
+    return str(metrics["checkpoint"])
+  except (OSError, ValueError, TypeError, KeyError):
+    return None
+
+
 def _writing_folder(folder: pathlib.Path) -> pathlib.Path:
   return folder.with_name(f".writing-{folder.name}")
 

@@ -37,7 +37,8 @@ class UnicodeWords(rouge_tokenizers.Tokenizer):
   """Lower-cased words of any script, for ROUGE.
 
   A word is a run of letters, marks and digits. In scripts that put no blanks
-  between words each letter with its marks is one.
+  between words each letter with its marks is one, and so is a symbol
+  beyond ASCII.
   """
 
   def tokenize(self, text: str) -> list[str]:
@@ -90,15 +91,21 @@ def choose(texts: Iterable[str]) -> Tokenizers:
 
   Returns:
     Rouge_score's own words and "13a" for English; where a hundredth of the
-    letters or more are beyond ASCII, words of any script, and for BLEU "zh"
+    letters and digits or more are beyond ASCII, or a text is of such words
+    alone, words of any script, and for BLEU "zh"
     where a hundredth or more are Chinese and no other script without blanks is
     as frequent, "char" where most letters are of such another script
     (Japanese, Thai), else "intl".
   """
   characters: collections.Counter[str] = collections.Counter()
+  is_english = True
   for text in texts:
     characters.update(text)
-  letters = {c: n for c, n in characters.items() if c.isalpha()}
+    # Rouge_score's words would leave nothing of it.
+    is_english &= any(c.isascii() and c.isalnum() for c in text) or not (
+      UnicodeWords().tokenize(text)
+    )
+  letters = {c: n for c, n in characters.items() if c.isalnum()}
   total = sum(letters.values())
 
   def share(names: tuple[str, ...]) -> float:
@@ -106,10 +113,11 @@ def choose(texts: Iterable[str]) -> Tokenizers:
       sum(n for c, n in letters.items() if _name(c).startswith(names)) / total
     )
 
-  if not total or (
-    sum(n for c, n in letters.items() if not c.isascii()) < _MIN_SHARE * total
-  ):
+  num_beyond = sum(n for c, n in letters.items() if not c.isascii())
+  if is_english and num_beyond <= _MIN_SHARE * total:
     return Tokenizers("ascii_words", "13a")
+  if not total:
+    return Tokenizers("unicode_words", "intl")
   han = share(_HAN)
   others = share(_NO_BLANKS) - han
   # Japanese writes both.
@@ -125,7 +133,9 @@ def _classify(character: str) -> Literal["word", "apart", "mark", "other"]:
   category = unicodedata.category(character)[0]
   if category == "M":
     return "mark"
-  if category == "L" and _name(character).startswith(_NO_BLANKS):
+  if (category == "S" and not character.isascii()) or (
+    category == "L" and _name(character).startswith(_NO_BLANKS)
+  ):
     return "apart"
   return "word" if category in "LN" else "other"
 

@@ -115,6 +115,10 @@ class RunLock:
     self.release()
 
   def _make_folder(self) -> None:
+    if self._folder.exists() and not self._folder.is_dir():
+      raise UserError(
+        f"MODEL_DIR {self._folder} is a file. Give the path of a folder."
+      )
     missing = []
     for path in (self._folder, *self._folder.parents):
       if path.exists():

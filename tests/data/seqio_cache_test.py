@@ -1,6 +1,7 @@
 """Tests of data/seqio_cache.py: any SeqIO task becomes cache entries."""
 
 import dataclasses
+import logging
 
 import pytest
 
@@ -185,6 +186,32 @@ def test_weights_come_with_their_examples():
     tasks = seqio_cache.describe_tasks(name, _SETTINGS)
     rows = [row for row in seqio_cache.tokenize(tasks) if row[1] == "train"]
     assert [row[2].weight for row in rows] == weights * len(tasks)
+
+
+def test_records_that_a_target_cannot_be_made_of_are_counted(
+  caplog, monkeypatch
+):
+  monkeypatch.setattr(logging.getLogger("distill_jax"), "propagate", True)
+  spec = datasets.DatasetSpec(
+    "halved",
+    lambda split, _: [
+      Record(str(i), f"q{i}", "yes", "so" if split == "train" else None)
+      for i in range(4)
+    ],
+    "exact_match",
+    lambda _: [],
+  )
+  register.register_dataset(spec)
+  for name in ("halved_label", "halved_rationale"):
+    list(seqio_cache.tokenize([name]))
+  assert caplog.text == ""
+  rows = list(seqio_cache.tokenize(["halved_joint"]))
+  assert {row[1] for row in rows} == {"train"}
+  for split in ("validation", "test"):
+    assert (
+      f"halved_joint leaves out 4 of the 4 records of {split}: they lack a"
+      " rationale or a label." in caplog.text
+    )
 
 
 def test_a_weight_of_the_users_own_task():

@@ -170,9 +170,11 @@ def test_gold_labels_that_are_no_answer(
     else ()
   )
   if "maybe" in outside:
-    assert found.describe()[-1] == (
-      "labels of mine test that are no answer: 3 of 7"
-    )
+    assert found.describe()[-2:] == [
+      "labels of mine test that are no answer: 3 of 7",
+      "labels of mine test that the label set spells otherwise: 2 of 7,"
+      " 'YES' (1), 'No.' (1)",
+    ]
     (warning,) = found.make_warnings()
     assert "3 of 7 labels of mine test are no answer of the task" in warning
     assert "'maybe' (2), '' (1). eval leaves them out" in warning
@@ -253,7 +255,7 @@ def _make_odd_cache(folder, vocabulary):
     {
       ("mine", "train"): [(question, "maybe")],
       ("open", "train"): [("q", "<"), ("p", ">")],
-      ("mine", "test"): [(question, "yes")],
+      ("mine", "test"): [(question, "YES")],
     },
   )
 
@@ -271,14 +273,14 @@ def test_the_counts_are_kept_beside_the_tokens(tmp_path, small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "content", ["", "{", "[]", '{"format": 0}', '{"format": 1, "unknown": [1]}']
+  "content", ["", "{", "[]", '{"format": 1}', '{"format": 2, "unknown": [1]}']
 )
 def test_counts_that_cannot_be_read_are_counted_again(tmp_path, small, content):
   cache = _make_odd_cache(tmp_path, small)
   (cache.path / "survey.json").write_text(content)
   found = text_survey.load_survey(cache)
   assert found.unknown
-  assert json.loads((cache.path / "survey.json").read_text())["format"] == 1
+  assert json.loads((cache.path / "survey.json").read_text())["format"] == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, small, monkeypatch):

@@ -78,3 +78,18 @@ def test_ascii_text_has_the_words_of_rouge_score(text):
 def test_words_of_a_mean_length(name, count):
   text = TEXTS[name]
   assert text_tokens.choose([text]).count_words(text) == count
+
+
+@pytest.mark.parametrize("text", ["١٢٣ ٤٥٦ ٧٨٩ ١٠", "÷ × ≤ ≥ ≠", "🙂 🙃 🙂 🙂"])
+def test_digits_and_symbols_of_any_script_are_words(text):
+  assert text_tokens.choose([text]).rouge_name == "unicode_words"
+  assert len(text_tokens.UnicodeWords().tokenize(text)) == len(text.split())
+
+
+def test_one_text_without_ascii_words_decides():
+  english = ["she adds three and four ."] * 500
+  chosen = [text_tokens.choose([*english, each]) for each in ("...", "हिन्दी")]
+  assert [each.rouge_name for each in chosen] == [
+    "ascii_words",
+    "unicode_words",
+  ]

@@ -117,10 +117,16 @@ def test_a_folder_made_for_a_run_that_was_refused_is_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "path", ["/proc/run", "/proc/a/b", "/dev/null", "/dev/null/run"]
+  "path, message",
+  [
+    ("/proc/run", "cannot be written"),
+    ("/proc/a/b", "cannot be written"),
+    ("/dev/null", "is a file"),
+    ("/dev/null/run", "cannot be written"),
+  ],
 )
-def test_what_cannot_be_written_is_refused(path):
-  with pytest.raises(UserError, match=f"MODEL_DIR {path} cannot be written"):
+def test_what_cannot_be_written_is_refused(path, message):
+  with pytest.raises(UserError, match=f"MODEL_DIR {path} {message}"):
     make_lock(pathlib.Path(path)).acquire()
 
 

@@ -185,7 +185,7 @@ def test_azure(tmp_path, monkeypatch):
     assert label.run(settings) == 0
   for path in (tmp_path / "out").iterdir():
     assert "secret" not in path.read_text()
-    assert f"{ord('s'):04x}" not in path.read_text()
+    assert f"u{ord('s'):04x}" not in path.read_text()
   row = paid_test.read_paid(tmp_path)["settings"][0]
   assert row["address"] == f"{server.base_url}/openai/deployments/d"
 

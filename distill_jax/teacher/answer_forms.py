@@ -26,9 +26,31 @@ _LETTER = re.compile(
   (?:(?P<closed>[.):*_`\]]|\s[-–—]\s|$)|(?P<comma>,)|\s|(?=[^\w]))""",
   re.IGNORECASE | re.VERBOSE,
 )
+# What joins a letter and its option's text: "(b) - bank", "(b), i.e. the bank".
+_LEAD = re.compile(
+  r"""[\W_]*(?:(?:i\.?\s?e\b\.?|that\sis|which\s(?:is|means)|namely|meaning|viz
+  |is)[\W_]+)?""",
+  re.VERBOSE,
+)
+_ARTICLE = re.compile(r"(?:the|an?)\s+")
+_DENIAL_BEFORE = re.compile(
+  r"\b(?:not|never|nor|neither|cannot be|can['’]t be|rather than|instead of"
+  r"|except)\s(?:the\s)?(?:option\s|choice\s|letter\s|answer\s)?\W*$"
+  r"|n['’]t\s(?:option\s|choice\s|letter\s)?\W*$"
+)
+_DENIAL_AFTER = re.compile(
+  r"""[\W_]*(?:
+    (?:(?:is|was|seems|looks|would\sbe)\s)?
+    (?:wrong|incorrect|false|invalid|impossible|excluded|ruled\sout)\b
+    |(?:is|was|does|can|could|would)(?:n['’]t|\s?not)\b
+    |(?:no\W*$|no,|wait)\b
+  )""",
+  re.VERBOSE,
+)
 _LETTERS = re.compile(
   r"(?:either\s)?[a-z](?:(?:,|\s?/|\s?&|,?\s(?:or|and))\s?[a-z])+"
 )
+_OR = re.compile(r"\W{0,4}(?:(?:or|and)\W|[/&])", re.IGNORECASE)
 _OR_LETTER = re.compile(r"\W{0,4}(?:or|and|/|&)\s(?:option\s)?[a-z](?!\w)")
 _CLOSED_LETTERS = re.compile(r"(?<!\w)([a-z])\)")
 
@@ -87,21 +109,75 @@ def _read_choice_letter(
   is_certain = len(set(letters)) == 1 and not (
     _names_other(after, option, options)
     or _names_other(before, option, options)
+    or _opens_with_other(answer, letters[0], options)
+    or _DENIAL_BEFORE.search(before)
+    or _is_denied(after, option)
   )
   return option, "ok" if is_certain else "ambiguous"
 
 
-def _names_other(text: str, option: str, options: tuple[str, ...]) -> bool:
-  """Tells whether a text, or its first clause, is another option's."""
-  said = _list_said(text)
-  if _strip(option) in said:
+def _opens_with_other(
+  answer: str, letter: str, options: tuple[str, ...]
+) -> bool:
+  """Tells whether an answer begins as "C. tree" and names "(a)" behind it."""
+  answer = markup.unwrap(answer)
+  match = _LETTER.match(answer)
+  if match is None or match["letter"].lower() == letter:
     return False
-  return any(_strip(other) in said for other in options)
+  # "A place, (b)" opens with an article.
+  is_letter = (
+    match["named"] is not None
+    or match["closed"] is not None
+    or match["letter"] in "BCDEFGHJKLMNOPQRSTUVWXYZ"
+    or _OR.match(answer, match.end("letter")) is not None
+  )
+  return is_letter and get_option(match["letter"].lower(), options) is not None
+
+
+def _is_denied(after: str, option: str) -> bool:
+  """Tells whether "is wrong" or the like follows an option or its text."""
+  after = after.lower()
+  bare, start = _strip(option), _match_end(_LEAD, after)
+  start += _match_end(_ARTICLE, after[start:])
+  if bare and after.startswith(bare, start):
+    after = after[start + len(bare) :]
+  return _DENIAL_AFTER.match(after) is not None
+
+
+def _names_other(text: str, option: str, options: tuple[str, ...]) -> bool:
+  """Tells whether a text, or its first clause, is another option's.
+
+  Where no option is the very text, articles and what joins it do not count.
+  """
+  for find, write in ((_list_said, _strip), (_list_meant, _strip_article)):
+    said = find(text)
+    if write(option) in said:
+      return False
+    if any(write(other) in said for other in options):
+      return True
+  return False
 
 
 def _list_said(text: str) -> set[str]:
   """Returns a text and its first clause, bare; neither where they are blank."""
   return {_strip(text), _strip(_CLAUSE_END.split(text, maxsplit=1)[0])} - {""}
+
+
+def _list_meant(text: str) -> set[str]:
+  """Returns what is said behind "- ", "=", "i.e." and an article."""
+  text = text.lower()
+  start = _match_end(_LEAD, text)
+  return {_strip_article(said) for said in _list_said(text[start:])} - {""}
+
+
+def _strip_article(text: str) -> str:
+  bare = _strip(text)
+  return bare[_match_end(_ARTICLE, bare) :]
+
+
+def _match_end(pattern: re.Pattern[str], text: str) -> int:
+  match = pattern.match(text)
+  return match.end() if match else 0
 
 
 def _read_bare_choice(
@@ -136,7 +212,12 @@ def _read_bare_choice(
     return unread
   others = set(_CLOSED_LETTERS.findall(after)) - {letter.lower()}
   is_one_of_two = _OR_LETTER.match(after) is not None
-  if others or is_one_of_two or _names_other(after, option, options):
+  if (
+    others
+    or is_one_of_two
+    or _names_other(after, option, options)
+    or _is_denied(after, option)
+  ):
     return option, "ambiguous"
   return option, "ok"
 
@@ -172,7 +253,13 @@ def _read_closed_set(
     return None, "ambiguous"
   word = (answer.split() or [""])[0].strip(_PUNCTUATION).lower()
   for label in labels:
-    if label.lower() in (said, word):
+    if label.lower() == said:
+      return label, "ok"
+  first = named[0].lower() if named else word
+  if first and _DENIAL_AFTER.match(said.partition(first)[2]):
+    return None, "ambiguous"
+  for label in labels:
+    if label.lower() == word:
       return label, "ok"
   begun = [label for label in labels if label.lower().startswith(word)]
   if len(begun) == 1 and len(word) >= _MIN_PREFIX_CHARACTERS:

@@ -38,9 +38,10 @@ COMMON = re.compile(
   rf"{_THE_ANSWER_IS}|{_LINE_START}{_ANSWER_FIELD}|{_ANSWER_HEADING}|<answer>",
   _FLAGS,
 )
-# A whole item as prompts write it ends so: "Answer: yes", and a blank line.
-FINISHED_ANSWER = re.compile(
-  rf"{_LINE_START}{_ANSWER_FIELD}(?P<answer>[^\n]+)\n[ \t]*\n", _FLAGS
+# An answer that has a line of its own, and lines behind it.
+WHOLE_LINE_ANSWER = re.compile(
+  rf"{_LINE_START}(?:{_ANSWER_FIELD}|{_THE_ANSWER_IS})(?P<answer>[^\n]+)\n",
+  _FLAGS,
 )
 
 

@@ -7,6 +7,7 @@ untrusted: nothing in it raises, and longer ones than `MAX_CHARACTERS` are not
 looked at.
 """
 
+import itertools
 import re
 from fractions import Fraction
 
@@ -34,12 +35,12 @@ _POINT_PRODUCT = re.compile(r"(?<=[0-9)])(\s*)·(\s*)(?=[(.0-9])")
 _HEXADECIMAL = re.compile(r"(?<![0-9.])0[xX][0-9]")
 _EQUALS = re.compile(r"[=≈]+")
 _PLUS_SIGN = re.compile(r"(^|\()\s*\+\s*(?=[(.0-9])")
-_DIFFERENCE = re.compile(r"([0-9.]+)(\s*)-\s*([0-9.]+)")
+_OPERAND = r"[0-9.]+(?:/[0-9.]+)?"
+_DIFFERENCES = re.compile(rf"{_OPERAND}(?:\s*-\s*{_OPERAND})+")
 _DATE = re.compile(
   r"[0-9]{4}([-/])[0-9]{1,2}\1[0-9]{1,2}"
   r"|[0-9]{1,2}([-/])[0-9]{1,2}\2(?:[0-9]{4}|[0-9]{2})"
 )
-_COMPACT_DIFFERENCES = re.compile(r"[0-9]+(?:-[0-9]+){2,}")
 # Words, each behind a blank; a sentence may follow a full stop.
 _WORDS = re.compile(
   r"(?:[,;.!]?\s+[A-Za-z]+(?:['’/-][A-Za-z]+)*['’]?)+[\s,;.!]*"
@@ -52,22 +53,38 @@ _SCALES = {
   "billion": 10**9,
   "trillion": 10**12,
 }
-# What makes another number of the one before, or takes it back.
+# What makes another number of the one before, or takes it back. Two words that
+# do so together stand here as one.
 _NO_UNITS = frozenset(
   """
-  zero one two three four five six seven eight nine ten eleven twelve thirteen
-  fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty
-  sixty seventy eighty ninety hundred thousand million billion trillion
-  tens hundreds thousands millions billions trillions bn mn mio mil mille
-  millones tausend millionen lakh lakhs crore crores
-  half halves third thirds quarter quarters fourth fourths fifth fifths sixth
-  sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth
-  hundredths thousandth thousandths
+  tens bn mn mio mil mille millones bln mln bil tril mill thou thous grand
+  tausend hundert millionen mrd lac lacs lakh lakhs crore crores myriad myriads
+  googol doz dz dzn score scores
+  half halves halve halved halving third thirds quarter quarters quartered
   dozen dozens dutzend docena docenas douzaine douzaines gross pair pairs couple
-  couples percent percentage pct twice thrice double triple quadruple
-  squared cubed factorial plus minus divided multiplied remainder
-  or not no but however wait wrong incorrect actually unless except isn
+  couples percent percents percentage pct percento pourcent porciento prozent
+  permille permil promille bp bps basispoint basispoints ppm ppb
+  twice thrice fold double doubled doubles doubling triple tripled triples
+  treble trebled quadruple quadrupled
+  squared cubed factorial plus minus negative divided multiplied remainder
+  power thepower root sqrt pi log mod modulo exponent reciprocal inverse
+  infinity infinite nil nought naught binary octal hex hexadecimal
+  or not no none nor neither but however though although rather instead wait
+  wrong incorrect correction sorry oops apologies mistake mistaken error
+  recheck reconsider recalculate recompute redo scratchthat holdon
+  actually unless except isn aren wasn weren doesn didn
   """.split()
+)
+_TEENS = "(?:thir|four|fif|six|seven|eigh|nine)teen"
+_TENS = "(?:twen|thir|for|fif|six|seven|eigh|nine)t"
+_DIGITS = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+_LARGE = "hundred|thousand|milliard|[a-z]*illion"
+# "Ones" are things; a "five" is a number, as are "fives" and "fivefold".
+_NUMBER_WORD = re.compile(
+  rf"(?:zero|{_DIGITS}|{_TEENS}|{_LARGE})(?:e?s|fold)?|one(?:fold)?"
+  rf"|{_TENS}(?:y|ies|yfold|ieths?)"
+  rf"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|{_TEENS}|{_LARGE})ths?"
+  r"|[a-z]+tupled?|(?:multi|mani)fold"
 )
 # A letter by itself is a variable, save these units.
 _LETTER_UNITS = frozenset("ghlms")
@@ -94,28 +111,33 @@ def read_equation(answer: str) -> str | None:
   plain = numerals.remove_thousands_marks(_remove_currency(text))
   if plain is None or _HEXADECIMAL.search(plain):
     return None
-  return _read_checked_remark(plain) or _read_sides(plain)
+  has_unit = _CURRENCY.search(text) is not None
+  return _read_checked_remark(plain, has_unit) or _read_sides(plain, has_unit)
 
 
-def _read_checked_remark(text: str) -> str | None:
+def _read_checked_remark(text: str, has_unit: bool) -> str | None:
   """Reads "8 (5 + 3 = 8)"."""
   start = _find_opening(text) if text.endswith(")") else 0
   if not start or not _EQUALS.search(text, start):
     return None
-  equation = _read_sides(text[:start].strip())
-  remark = _read_sides(text[start + 1 : -1].strip())
+  equation = _read_sides(text[:start].strip(), has_unit)
+  remark = _read_sides(text[start + 1 : -1].strip(), has_unit)
   if equation is None or remark is None:
     return None
   return remark if arithmetic.equations_equal(equation, remark) else None
 
 
-def _read_sides(plain: str) -> str | None:
-  """Reads a text with or without "="."""
+def _read_sides(plain: str, has_unit: bool) -> str | None:
+  """Reads a text with or without "="; `has_unit`, as of a sum of money."""
   parts = [part.strip() for part in _EQUALS.split(plain)]
   is_checked = len(parts) > 1
   if is_checked and (not parts[0] or _are_words(f" {parts[0]}", is_name=True)):
     parts = parts[1:]  # "= 42", "x = 42"
-  sides = [_read_side(_write_products(part, is_checked)) for part in parts]
+  # With its result beside it a difference is no range.
+  has_unit = has_unit and len(parts) == 1
+  sides = [
+    _read_side(_write_products(part, is_checked), has_unit) for part in parts
+  ]
   for equation in sides:
     if equation is not None and all(_agrees(side, equation) for side in sides):
       return equation
@@ -170,23 +192,22 @@ def _write_products(part: str, is_checked: bool) -> str:
   return _POINT_PRODUCT.sub(write, _LETTER_PRODUCT.sub(write, part))
 
 
-def _read_side(side: str) -> str | None:
+def _read_side(side: str, has_unit: bool) -> str | None:
   """Reads one side of "=", or all of an answer without one."""
   side = _PLUS_SIGN.sub(r"\1", side).strip()
-  if _is_equation(side, has_unit=False):
+  if _is_equation(side, has_unit):
     return side
   if side.endswith(")") and (start := _find_opening(side)):
-    return _read_with_remark(side[:start].rstrip(), side[start:])
+    return _read_with_remark(side[:start].rstrip(), side[start:], has_unit)
   return _read_with_unit(side)
 
 
-def _read_with_remark(side: str, remark: str) -> str | None:
+def _read_with_remark(side: str, remark: str, has_unit: bool) -> str | None:
   """Reads "8 (5 + 3)" and "8 (apples)"."""
-  equation = side if _is_equation(side, has_unit=False) else None
+  are_words = _are_words(f" {remark[1:-1].strip()}")
+  equation = side if _is_equation(side, has_unit or are_words) else None
   equation = equation or _read_with_unit(side)
-  if equation is None:
-    return None
-  if _are_words(f" {remark[1:-1].strip()}"):
+  if equation is None or are_words:
     return equation
   if not arithmetic.equations_equal(equation, remark):
     return None
@@ -237,20 +258,37 @@ def _are_words(text: str, is_name: bool = False) -> bool:
     return is_name
   if any(len(word) == 1 and word not in {"a", *_LETTER_UNITS} for word in more):
     return False
-  return not any(word.lower() in _NO_UNITS for word in (first, *more))
+  words = [word.lower() for word in (first, *more)]
+  pairs = map("".join, itertools.pairwise(words))
+  return "MM" not in (first, *more) and not any(
+    word in _NO_UNITS or _NUMBER_WORD.fullmatch(word)
+    for word in (*words, *pairs)
+  )
 
 
 def _is_equation(text: str, has_unit: bool) -> bool:
   """Tells whether a text has a value and is no range and no date."""
-  if arithmetic.evaluate_equation(text) is None or _DATE.fullmatch(text):
+  if arithmetic.evaluate_equation(text) is None:
     return False
-  if match := _DIFFERENCE.fullmatch(text):
-    is_ascending = Fraction(match[1]) < Fraction(match[3])
-    return not (is_ascending and (has_unit or not match[2]))
-  if _COMPACT_DIFFERENCES.fullmatch(text):
-    numbers = [Fraction(number) for number in text.split("-")]
-    return numbers == sorted(numbers, reverse=True)
-  return True
+  while text.startswith("(") and text.endswith(")") and not _find_opening(text):
+    text = text[1:-1].strip()
+  return not _DATE.fullmatch(text) and not _is_range(text, has_unit)
+
+
+def _is_range(text: str, has_unit: bool) -> bool:
+  """Tells whether numbers and hyphens are a range, or a number of some kind.
+
+  People write "10-12", "$5 - $10" and "10 - 12 apples" for ranges, and
+  "555-1234-99" for telephones; "3 - 13" alone is how teachers subtract.
+  """
+  is_compact = re.search(r"\s-", text) is None
+  if not _DIFFERENCES.fullmatch(text) or not (is_compact or has_unit):
+    return False
+  values = [
+    arithmetic.evaluate_equation(part) or Fraction() for part in text.split("-")
+  ]
+  steps = [a < b for a, b in itertools.pairwise(values)]
+  return any(steps) if is_compact else all(steps)
 
 
 def _write_number(number: Fraction) -> str:

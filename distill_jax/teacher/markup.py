@@ -6,6 +6,7 @@ Texts are untrusted: every step is linear in their length and nothing raises.
 
 import re
 import string
+from collections.abc import Iterable, Iterator
 
 # Of DeepSeek R1, Qwen, Gemini and their relatives; the last is Mistral's.
 _THINKING_TAG = re.compile(
@@ -26,7 +27,7 @@ _MAX_NESTED_PAIRS = 6
 _WRAPPER = re.compile(
   r"\\(?:boxed|fbox|text|textbf|textrm|mathrm|mathbf|emph)\s?\{|\{|\}"
 )
-_BOXED = re.compile(r"\\boxed\s?\{")
+_BOX_OR_BRACE = re.compile(r"\\boxed\s?\{|\{|\}")
 _FRACTION = re.compile(r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
 _PLAIN = re.compile(r"\s*[0-9.]+\s*")
 _COMMANDS = {
@@ -41,6 +42,8 @@ _COMMANDS = {
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ESCAPED = re.compile(r"\\([$%#&_{}])")
+_NUMBER_START = re.compile(r"[.,]?\d")
+_NUMBER_END = re.compile(r"[\d.,]")
 _SPACING = re.compile(r"\\[()\[\],;:! ]")
 
 
@@ -68,8 +71,8 @@ def remove_thinking(text: str) -> tuple[str, bool]:
       shown = shown if depth else []
       depth, end = 0, match.end()
   if depth:
-    return "".join(shown), True
-  return "".join([*shown, text[end:]]), False
+    return _join(shown), True
+  return _join([*shown, text[end:]]), False
 
 
 def strip_opening_marks(text: str) -> tuple[str, str]:
@@ -136,24 +139,25 @@ def unwrap(answer: str) -> str:
   return answer
 
 
-def find_last_box(text: str) -> tuple[int, int, str] | None:
-  """Finds the last "\\boxed{...}".
+def find_boxes(text: str) -> Iterator[tuple[int, int, str]]:
+  """Finds each "\\boxed{...}" that is closed and in no other.
 
-  Returns:
-    Where it starts and ends, and what it holds; None where there is none, or
-    it is not closed.
+  Yields:
+    Where it starts and ends, and what it holds.
   """
-  start = text.rfind("\\boxed")
-  match = _BOXED.match(text, start) if start >= 0 else None
-  if match is None:
-    return None
-  depth, position = 1, match.end()
-  for brace in re.finditer(r"[{}]", text[match.end() :]):
-    depth += 1 if brace[0] == "{" else -1
-    if not depth:
-      end = position + brace.end()
-      return start, end, text[position : end - 1]
-  return None
+  depth = 0
+  opening = None
+  for match in _BOX_OR_BRACE.finditer(text):
+    if opening is None:
+      if match[0].startswith("\\"):
+        opening, depth = match, 1
+    elif match[0] == "}":
+      depth -= 1
+      if not depth:
+        yield opening.start(), match.end(), text[opening.end() : match.start()]
+        opening = None
+    else:
+      depth += 1
 
 
 def write_plain_math(text: str) -> str:
@@ -163,7 +167,7 @@ def write_plain_math(text: str) -> str:
   text = text.replace("{,}", ",")
   text = _FRACTION.sub(_write_fraction, text)
   text = _unwrap_commands(text)
-  text = _COMMAND.sub(lambda match: _COMMANDS.get(match[1], match[0]), text)
+  text = _COMMAND.sub(_write_command, text)
   return _SPACING.sub(" ", _ESCAPED.sub(r"\1", text))
 
 
@@ -173,6 +177,14 @@ def _write_fraction(match: re.Match[str]) -> str:
     for part in match.groups()
   ]
   return f"({parts[0]} / {parts[1]})"
+
+
+def _write_command(match: re.Match[str]) -> str:
+  text, start, end = match.string, match.start(), match.end()
+  written = _COMMANDS.get(match[1], match[0])
+  if not written and _NUMBER_END.match(text[max(0, start - 1) : start]):
+    return "" if text[end : end + 1] in ("(", ")") else " "
+  return written
 
 
 def _unwrap_commands(text: str) -> str:
@@ -189,4 +201,19 @@ def _unwrap_commands(text: str) -> str:
     if is_taken:
       pieces.append(text[end : match.start()])
       end = match.end()
-  return "".join([*pieces, text[end:]])
+  return _join([*pieces, text[end:]])
+
+
+def _join(pieces: Iterable[str]) -> str:
+  """Joins what stood around that which was removed.
+
+  Digits do not touch then: they would make one number of two.
+  """
+  joined: list[str] = []
+  last = ""
+  for piece in filter(None, pieces):
+    if _NUMBER_END.match(last) and _NUMBER_START.match(piece):
+      joined.append(" ")
+    joined.append(piece)
+    last = piece[-1]
+  return "".join(joined)

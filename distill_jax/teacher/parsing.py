@@ -71,15 +71,28 @@ class OutputFormat:
 
 
 _LIST_ITEM = re.compile(r"[0-9]{1,2}[.)]\s")
-# Why an output ended, as servers say it, in lower case.
-_ENDED = frozenset(("stop", "end_turn", "stop_sequence", "eos", "eos_token"))
-_BUDGET = frozenset(("length", "max_tokens", "model_length"))
+_MAX_BESIDE_BOX = 80
+# Behind a box: what touches it, and the words of a unit.
+_BESIDE_BOX = re.compile(
+  r"([\w.,%°]{0,40})[^\w\n]{0,6}([A-Za-z]+(?:[ ][A-Za-z]+)?(?!\w))?"
+)
+# Why an output ended, as servers say it, see `_normalize_reason`.
+_ENDED = frozenset("stop endturn stopsequence eos eostoken".split())
+_BUDGET = frozenset(
+  "length maxtokens maxoutputtokens maxcompletiontokens modellength".split()
+)
 _BROKEN = frozenset(
   """
-  error content_filter refusal safety recitation prohibited_content blocklist
-  spii abort cancelled insufficient_system_resource malformed_function_call
+  error contentfilter contentfiltered refusal safety recitation blocklist spii
+  prohibitedcontent abort aborted cancelled canceled failed failure incomplete
+  timeout insufficientsystemresource malformedfunctioncall
   """.split()
 )
+
+
+def _normalize_reason(finish_reason: str | None) -> str:
+  """Writes "CONTENT-FILTER", "contentFilter" and "content_filter" alike."""
+  return (finish_reason or "").casefold().replace("-", "").replace("_", "")
 
 
 def is_broken(finish_reason: str | None) -> bool:
@@ -88,7 +101,7 @@ def is_broken(finish_reason: str | None) -> bool:
   Whatever stands in such an output then is no answer, not even where it looks
   like one.
   """
-  return (finish_reason or "").lower() in _BROKEN
+  return _normalize_reason(finish_reason) in _BROKEN
 
 
 def parse_with_format(
@@ -121,7 +134,7 @@ def parse_with_format(
     return ParsedOutput(None, None, "truncated")
   text, is_thinking_cut = markup.remove_thinking(text)
   shown, is_cut = cut_at(text, output_format.stop, finish_reason)
-  is_over_budget = (finish_reason or "").lower() in _BUDGET
+  is_over_budget = _normalize_reason(finish_reason) in _BUDGET
   output = _Output(
     shown, output_format, labels, is_cut or is_thinking_cut, is_over_budget
   )
@@ -169,12 +182,38 @@ class _Output:
   def read_answer(self, answer: str, is_cut: bool) -> tuple[str | None, str]:
     """Reads a label from an answer's line."""
     answer = answer.partition("</answer>")[0].strip()
+    boxes = list(markup.find_boxes(answer))
+    if len(boxes) > 1:
+      # Next to each other they would be read as one.
+      held = [self._read_one(box[2], is_cut=False) for box in boxes]
+      label, status = held[-1]
+      if all(self._is_same(other, label) for other, _ in held):
+        return label, status
+      return None, "ambiguous"
+    return self._read_one(answer, is_cut)
+
+  def _read_one(self, answer: str, is_cut: bool) -> tuple[str | None, str]:
     if lead := answer_markers.THE_ANSWER_IS.match(answer):
       answer = answer[lead.end() :].strip()
     if self.format.answer_form == "free_text":
       answer = answer.removesuffix(self.format.answer_end.strip()).strip()
     return answer_forms.read_label(
       answer, self.format.answer_form, self.labels, is_cut
+    )
+
+  def names_other(self, answer: str, label: str) -> bool:
+    """Tells whether an answer is certain, and another one than a label."""
+    _, status = self.read_answer(answer, is_cut=False)
+    return status == "ok" and self.differs(answer, label)
+
+  def differs(self, answer: str, label: str) -> bool:
+    other, _ = self.read_answer(answer, is_cut=False)
+    return not self._is_same(other, label)
+
+  def _is_same(self, a: str | None, b: str | None) -> bool:
+    metric = answer_forms.get_metric(self.format.answer_form)
+    return (
+      a is not None and b is not None and equality.labels_equal(a, b, metric)
     )
 
 
@@ -204,7 +243,7 @@ def _parse_rationale_first(output: _Output) -> ParsedOutput:
   if asked is not None:
     ends = ends[:1]
   common = _read_first_item(output, answer_markers.COMMON, ends, start)
-  if common is not None and common.status == "ok":
+  if common is not None and common.status in ("ok", "ambiguous"):
     return _finish(output, common)
   boxed = _parse_box(output, start, ends[0], asked)
   if boxed is not None:
@@ -220,21 +259,14 @@ def _is_answer(reading: _Reading) -> bool:
 
 
 def _finish(output: _Output, reading: _Reading) -> ParsedOutput:
-  """Returns what was read, unless a finished answer before it is another."""
-  form = output.format.answer_form
-  for match in answer_markers.FINISHED_ANSWER.finditer(
-    output.text, 0, reading.rationale_end
+  """Returns what was read, unless a line before it is another answer."""
+  if reading.label is not None and any(
+    output.names_other(match["answer"], reading.label)
+    for match in answer_markers.WHOLE_LINE_ANSWER.finditer(
+      output.text, 0, reading.rationale_end
+    )
   ):
-    label, status = output.read_answer(match["answer"], is_cut=False)
-    if (
-      label is not None
-      and reading.label is not None
-      and status == "ok"
-      and not equality.labels_equal(
-        label, reading.label, answer_forms.get_metric(form)
-      )
-    ):
-      reading = reading._replace(label=None, status="ambiguous")
+    reading = reading._replace(label=None, status="ambiguous")
   rationale = _strip_rationale(
     output.text[: reading.rationale_end], output.format
   )
@@ -315,17 +347,21 @@ def _parse_box(
 ) -> ParsedOutput | None:
   """Reads the last "\\boxed{...}" of an item, if it is certain.
 
-  Without the marker that was asked for it is part of the reasoning, unless it
-  has a line of its own.
+  Another that holds another answer makes it ambiguous. Without the marker
+  that was asked for it is part of the reasoning, unless it has a line of its
+  own.
   """
   text = output.text[:end]
-  box = markup.find_last_box(text)
-  if box is None or box[0] < start:
-    return None
-  box_start, box_end, answer = box
+  boxes = [box for box in markup.find_boxes(text) if box[0] >= start]
+  if not boxes or text.rfind("\\boxed") >= boxes[-1][1]:
+    return None  # There is none, or the last one broke off.
+  box_start, box_end, answer = boxes[-1]
   label, status = output.read_answer(answer, is_cut=False)
-  if status != "ok":
+  beside = text[max(0, box_start - 1) : box_end + _MAX_BESIDE_BOX]
+  if status != "ok" or label is None or _changes_box(output, label, beside):
     return None
+  if any(output.names_other(held, label) for _, _, held in boxes[:-1]):
+    label, status = None, "ambiguous"
   line_start = text.rfind("\n", 0, box_start) + 1
   line_end = text.find("\n", box_end)
   line_end = len(text) if line_end < 0 else line_end
@@ -339,6 +375,28 @@ def _parse_box(
     rationale = rationale.removesuffix("\\[").removesuffix("$$")
   return with_rationale(
     _strip_rationale(rationale, output.format), label, status
+  )
+
+
+def _changes_box(output: _Output, label: str, text: str) -> bool:
+  """Tells whether what stands beside a box makes another number of its own.
+
+  Args:
+    output: how it is read.
+    label: what the box holds.
+    text: the box with the character before it and some behind it, such as
+      "-\\boxed{5}", "\\boxed{5}0" and "\\boxed{5} thousand".
+  """
+  if output.format.answer_form != "equation":
+    return False
+  (_, end, held), *_ = markup.find_boxes(text)
+  match = _BESIDE_BOX.match(text, end)
+  glued, words = match.groups("") if match else ("", "")
+  whole = [f"\\boxed{{{held}}}{glued}", f"{held} {words}"]
+  return (
+    text[0] in "-−–"
+    or text[0].isdigit()
+    or any(output.differs(each, label) for each in whole)
   )
 
 
@@ -410,7 +468,7 @@ def cut_at(
   if starts:
     shown = text[: min(starts)]
     return shown, False
-  reason = (finish_reason or "").lower()
+  reason = _normalize_reason(finish_reason)
   if reason in _ENDED or reason in _BUDGET:
     is_finished = reason in _ENDED
   else:

@@ -87,7 +87,7 @@ def test_long_texts_take_no_time():
   start = time.process_time()
   patterns = (
     answer_markers.COMMON,
-    answer_markers.FINISHED_ANSWER,
+    answer_markers.WHOLE_LINE_ANSWER,
     answer_markers.compile_marker("Answer:"),
     answer_markers.compile_fields(("Q:",)),
   )

@@ -24,6 +24,11 @@ from distill_jax.teacher import markup
     ("<think>no", "", True),
     ("a <think>no</think>b<think>no", "a b", True),
     ("2 < 3 and 4 > 3", "2 < 3 and 4 > 3", False),
+    # Two numbers do not become one.
+    ("1<think>6</think>5", "1 5", False),
+    ("1.<think>6</think>5", "1. 5", False),
+    ("1<think>6</think>,500", "1 ,500", False),
+    ("1<think>6</think>.", "1.", False),
   ],
 )
 def test_thinking_is_removed(text, shown, is_open):
@@ -84,19 +89,21 @@ def test_what_stands_around_an_answer(answer, expected):
 @pytest.mark.parametrize(
   "text, held",
   [
-    (r"So \boxed{8}.", "8"),
-    (r"\boxed{7} or \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-    (r"\boxed{8", None),
-    (r"\boxed 8", None),
-    ("8", None),
+    (r"So \boxed{8}.", ["8"]),
+    (r"\boxed{7} or \boxed{\frac{1}{2}}", ["7", r"\frac{1}{2}"]),
+    (r"\boxed{\boxed{8}}", [r"\boxed{8}"]),
+    (r"\boxed{8", []),
+    (r"\boxed{7} \boxed{8", ["7"]),
+    (r"} \boxed {8}", ["8"]),
+    (r"\boxed 8", []),
+    ("8", []),
   ],
 )
-def test_the_last_box(text, held):
-  found = markup.find_last_box(text)
-  assert (found and found[2]) == held
-  if found:
-    start, end, _ = found
-    assert text[start:end] == rf"\boxed{{{held}}}"
+def test_boxes(text, held):
+  found = list(markup.find_boxes(text))
+  assert [box[2] for box in found] == held
+  for start, end, content in found:
+    assert text[start:end].replace(" ", "") == rf"\boxed{{{content}}}"
 
 
 @pytest.mark.parametrize(
@@ -106,6 +113,10 @@ def test_the_last_box(text, held):
     (r"\dfrac{3 + 4}{2}", "((3 + 4) / 2)"),
     (r"\$1{,}200 \cdot 2", "$1,200 * 2"),
     (r"1\,234", "1 234"),
+    (r"\left(3 + 4\right)", "(3 + 4)"),
+    (r"1\displaystyle2", "1 2"),
+    (r"1\text{2}", "1 2"),
+    (r"1\text{.2}", "1 .2"),
     ("{,}", "{,}"),
     (r"\alpha", r"\alpha"),
   ],
@@ -120,7 +131,7 @@ def test_nothing_raises(text):
   markup.strip_opening_marks(text)
   markup.strip_closing_marks(text, text)
   markup.unwrap(text)
-  markup.find_last_box(text)
+  list(markup.find_boxes(text))
   markup.write_plain_math(text)
 
 
@@ -131,6 +142,6 @@ def test_long_texts_take_no_time():
     markup.remove_thinking(text)
     markup.strip_opening_marks(text)
     markup.unwrap(text)
-    markup.find_last_box(text)
+    list(markup.find_boxes(text))
     markup.write_plain_math(text)
   assert time.process_time() - start < 4

@@ -191,6 +191,9 @@ def test_answers_of_chat_models(template, text):
     ("R.\n\n**Final Answer**\n\n$$\\boxed{8}$$", "R.", "8"),
     ("R. The answer is 8. Hope this helps!", "R.", "8"),
     ("**R.** The answer is **8**.", "**R.**", "8"),
+    ("So \\boxed{8} apples are left.", "So 8 apples are left.", "8"),
+    ("R. The answer is \\boxed{8} = \\boxed{8}.", "R.", "8"),
+    ("R. The answer is \\boxed{5 + 3} or \\boxed{8}.", "R.", "8"),
     (
       "R. The answer is 5. No. The answer is 6.",
       "R. The answer is 5. No.",
@@ -210,6 +213,18 @@ def test_numbers_of_chat_models(text, rationale, label):
     ("R.\n<think>The answer is 7.", "truncated"),
     ("R.\n\\boxed{many}", "no_marker"),
     ("R.\n\\boxed{7", "no_marker"),
+    ("R.\n\\boxed{7} or \\boxed{8", "no_marker"),
+    # What stands beside a box makes another number.
+    ("R. So \\boxed{12}3.", "no_marker"),
+    ("R. So -\\boxed{5}.", "no_marker"),
+    ("R. So \\boxed{5} thousand.", "no_marker"),
+    ("R. The answer is \\boxed{12}3", "not_evaluable"),
+    ("R. The answer is 1<think>6</think>5", "not_evaluable"),
+    # Two boxes.
+    ("R. \\boxed{5} or \\boxed{6}", "ambiguous"),
+    ("R. The answer is \\boxed{5} or \\boxed{6}", "ambiguous"),
+    ("R. The answer is \\boxed{5}\\boxed{6}", "ambiguous"),
+    ("R. The answer is:\n\nFive.\n\\boxed{5}\n\\boxed{6}", "ambiguous"),
     # The first step of a list, and not the number one.
     ("R. The answer is:\n1. Add the apples", "not_evaluable"),
   ],
@@ -235,6 +250,46 @@ def test_an_invented_item_does_not_win_over_an_unread_answer(template):
   assert _read_as("esnli", text)[1:] == ("neutral", "ok")
 
 
+@pytest.mark.parametrize("template", ["esnli", "anli1"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "R\nAnswer: neutral\nExample 2\nAnswer: entailment",
+    "R\nAnswer: neutral\n---\nR2\nAnswer: entailment",
+    "R\nThe answer is neutral.\nR2\nThe answer is entailment.",
+    "R\nAnswer: entailment is wrong",
+    "R\n\\boxed{neutral} \\boxed{entailment}",
+    "R\nAnswer: \\boxed{neutral}\\boxed{entailment}",
+  ],
+)
+def test_two_labels_in_an_item(template, text):
+  assert _read_as(template, text)[1:] == (None, "ambiguous")
+
+
+def test_what_is_denied_is_no_second_label():
+  text = "R\nAnswer: entailment is wrong\nAnswer: neutral"
+  assert _read_as("esnli", text)[1:] == ("neutral", "ok")
+
+
+def test_boxes_within_boxes_do_not_raise():
+  text = "The answer is " + "\\boxed{\\boxed{1}" * 5000 + "}" * 5000
+  assert _read_as("svamp", text)[1] is None
+
+
+@pytest.mark.parametrize(
+  "reason",
+  "contentFilter content-filter CONTENT_FILTER failed incomplete".split(),
+)
+def test_other_words_for_what_is_broken(reason):
+  text = "R\nAnswer: neutral"
+  assert _read_as("esnli", text, reason) == (None, None, "truncated")
+
+
+@pytest.mark.parametrize("reason", ["max_output_tokens", "maxTokens"])
+def test_other_words_for_the_budget(reason):
+  assert _read_as("svamp", "R. The answer is 8", reason)[1] is None
+
+
 def test_other_words_for_the_end():
   assert _read_as("svamp", "R. The answer is 8", "end_turn")[1] == "8"
   assert _read_as("svamp", "R. The answer is 8", "MAX_TOKENS")[1] is None
@@ -250,6 +305,10 @@ def test_other_words_for_the_end():
     ("Answer: 3\n\nExample 2\nAnswer: 4", None, "ambiguous"),
     ("Answer: 3\n\nNext.\nSo the answer is 4.", None, "ambiguous"),
     ("R.\nAnswer: 3\n\nSo the answer is (1 + 2).", "(1 + 2)", "ok"),
+    ("R.\nAnswer: 3\nExample 2\nAnswer: 4", None, "ambiguous"),
+    ("R.\nAnswer: 3\n---\nR2\nAnswer: 4", None, "ambiguous"),
+    ("R.\nThe answer is 3.\nNext.\nThe answer is 4.", None, "ambiguous"),
+    ("R.\nAnswer: 3\nThat is 1 + 2.\nAnswer: 1 + 2", "1 + 2", "ok"),
   ],
 )
 def test_several_answers(text, label, status):

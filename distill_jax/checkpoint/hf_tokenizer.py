@@ -21,6 +21,8 @@ from distill_jax.data import vocab
 from distill_jax.errors import UserError
 
 _SPACE = "▁"
+# Stands for it while other blanks are changed; no text's, the last for own use.
+_KEPT_SPACE = "\U0010fffd"
 _SENTINELS = 100
 _ANY = 2**31 - 1
 _SENTINEL = re.compile(rf"{_SPACE}?<extra_id_\d+>")
@@ -112,7 +114,7 @@ def _translate(
       }
       for token_id, content in sorted(specials)
     ],
-    "normalizer": _make_normalizer(spec, is_suffix),
+    "normalizer": _make_normalizer(proto, is_suffix),
     "pre_tokenizer": _make_pre_tokenizer(proto),
     "post_processor": {
       "type": "TemplateProcessing",
@@ -232,7 +234,8 @@ def find_vocabulary(
 def _make_unigram(proto: Any) -> dict[str, Any]:
   pieces = proto.pieces
   normal = [piece.score for piece in pieces if piece.type == piece.NORMAL]
-  best = np.float32(max(normal, default=0.0))
+  # sentencepiece begins its search for the best with FLT_MIN, which is above 0.
+  best = np.float32(max([np.finfo(np.float32).tiny, *normal]))
   entries = []
   for number, piece in enumerate(pieces):
     text, score = piece.piece, piece.score
@@ -303,23 +306,38 @@ def _list_user_defined(proto: Any) -> list[str]:
   ]
 
 
-def _make_normalizer(spec: Any, is_suffix: bool) -> dict[str, Any]:
-  steps: list[dict[str, Any]] = []
+def _make_normalizer(proto: Any, is_suffix: bool) -> dict[str, Any]:
+  spec = proto.normalizer_spec
+  dummy: list[dict[str, Any]] = []
+  if spec.add_dummy_prefix and is_suffix:
+    dummy.append(_replace(r"(?m)(?<=.)\z", " "))
+  elif spec.add_dummy_prefix:
+    # "Metaspace" adds none where the text begins with its sign.
+    dummy.append({"type": "Prepend", "prepend": " "})
+  trims = spec.remove_extra_whitespaces
+  # A text of nothing but what is dropped gets one, too, unless it is trimmed.
+  steps = [] if trims else list(dummy)
   if spec.precompiled_charsmap:
     if spec.name.startswith("nmt_"):
       # Each becomes a blank; "Precompiled" makes one of the pair "\r\n".
       steps.append(_replace(r"\r", "\n"))
+    # Where it begins a user-defined piece, the sign stays; else it is a blank.
+    behind = "|".join(
+      _escape(text[1:])
+      for text in _list_user_defined(proto)
+      if text.startswith(_SPACE) and len(text) > 1
+    )
+    if behind:
+      steps.append(_replace(rf"{_SPACE}(?={behind})", _KEPT_SPACE))
     charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
     steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-  if spec.remove_extra_whitespaces:
+  if trims:
     # As sentencepiece does; "Strip" would take away other white space, too.
     steps.append(_replace(rf"\A +|[ {_SPACE}]+\z", ""))
     steps.append(_replace(" {2,}", " "))
-  if spec.add_dummy_prefix and is_suffix:
-    steps.append(_replace(r"(?m)(?<=.)\z", " "))
-  elif spec.add_dummy_prefix:
-    # "Metaspace" adds none where the text begins with its sign.
-    steps.append({"type": "Prepend", "prepend": " "})
+    steps += dummy
+  if any(step.get("content") == _KEPT_SPACE for step in steps):
+    steps.append(_replace(_KEPT_SPACE, _SPACE))
   return {"type": "Sequence", "normalizers": steps}
 
 

@@ -163,6 +163,7 @@ def _describe_use(
   stored: StoredModel, run: _Run | None, has_tokenizer: bool
 ) -> list[str]:
   lines = []
+  config = stored.config
   prefixes = _list_prefixes(run)
   if prefixes:
     lines.append("Each input begins with its task's prefix, blanks included:")
@@ -184,7 +185,18 @@ def _describe_use(
     lines += [
       "",
       "Give text in Unicode's composed form (NFC): letters in pieces (NFD) may"
-      " be split otherwise than in training.",
+      " be split otherwise than in training. So may a mark of its own (an"
+      " accent, a variation selector) behind a letter or sign that the"
+      " vocabulary rewrites, such as ½, ², … or a full-width letter:"
+      " transformers loses that mark.",
+    ]
+  if config.per_layer_relative_bias and not config.tie_embeddings:
+    lines += [
+      "",
+      "transformers 5.23 scales the logits of this umT5 as if it had no head of"
+      " its own: set `model.config.tie_word_embeddings = False` there after"
+      " loading, or losses and probabilities differ. 5.24 needs no such"
+      " setting.",
     ]
   return lines
 

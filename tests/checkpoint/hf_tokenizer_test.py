@@ -184,6 +184,7 @@ OPTIONS = {
   },
   "user-defined": {"user_defined_symbols": ["<sep>", "<sep2>", "apples"]},
   "sentinels": {"user_defined_symbols": ["▁<extra_id_1>", "▁<extra_id_0>"]},
+  "own blanks": {"user_defined_symbols": ["▁b", "▁ap", "ppl"]},
   "control": {"control_symbols": ["<ctl>", "ma"], "bos_id": 3},
   "identity": {"normalization_rule_name": "identity"},
   "nfkc": {"normalization_rule_name": "nfkc"},
@@ -192,7 +193,7 @@ OPTIONS = {
 }
 LETTERS = [
   *"  ▁ab123<>0x41{}½²…ﬁ\t\n\r\u3000é日本語🙂.,'\"applesma",
-  "</s>", "<sep>", "<sep2>", "<ctl>", "<s>", " many", " apples", "<0x41>",
+  "</s>", "<sep>", "<sep2>", "<ctl>", "<s>", " many", " apples", "<0x41>", "▁b",
 ]  # fmt: skip
 
 
@@ -235,6 +236,7 @@ def test_options_are_exported_exactly(
     ("½", "of the text 'Größe"),
     ("\n", r"of the text '\\ttab"),
     ("a  b", "'a  b"),
+    ("b▁", "'[^']*b▁"),
   ],
 )
 def test_what_transformers_would_split_otherwise_is_refused(
@@ -246,6 +248,31 @@ def test_what_transformers_would_split_otherwise_is_refused(
   assert f"pieces of type USER_DEFINED ({symbol!r}; 1 in all)" in str(
     error.value
   )
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+@pytest.mark.parametrize("name", ["all blanks", "all blanks, suffix", "plain"])
+def test_what_is_dropped_leaves_what_sentencepiece_leaves(
+  tmp_path, name, model_type
+):
+  path = train_with(tmp_path, model_type, False, **OPTIONS.get(name, {}))
+  theirs = tokenizers.Tokenizer.from_str(
+    json.dumps(hf_tokenizer.make_tokenizer(path, 300))
+  )
+  ours = vocab.load_vocabulary(str(path))
+  for text in ("\x07", " \x07 ", "\x07\x07", "a \x07"):
+    assert theirs.encode(text).ids[:-1] == ours.encode_inputs(text), text
+
+
+@pytest.mark.parametrize(
+  "text", ["½\ufe0f", "x²\u0301", "…\u0301", "\xa0\u0301"]
+)
+def test_known_difference_that_the_model_card_names(models, text):
+  # Should this fail, `tokenizers` is mended: the card may lose its sentence.
+  content = hf_tokenizer.make_tokenizer(models["unigram"], 1024)
+  theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+  ours = vocab.load_vocabulary(str(models["unigram"]))
+  assert theirs.encode(text).ids[:-1] != ours.encode_inputs(text)
 
 
 def test_special_tokens_keep_their_own_names(tmp_path, caplog):

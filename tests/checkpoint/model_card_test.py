@@ -124,6 +124,28 @@ def test_a_deeper_decoder_generates_without_a_cache(
   assert json.loads(generation.read_text()).get("use_cache", True) == is_cached
 
 
+@pytest.mark.parametrize(
+  "has_own_bias, is_tied", [(True, False), (True, True), (False, False)]
+)
+def test_the_card_names_what_transformers_does_otherwise(
+  tmp_path, has_own_bias, is_tied
+):
+  config = dataclasses.replace(
+    stored_models.GATED,
+    per_layer_relative_bias=has_own_bias,
+    tie_embeddings=is_tied,
+  )
+  (tmp_path / "generation_config.json").write_text("{}")
+  (tmp_path / "tokenizer_config.json").write_text("{}")
+  model_card.write_card(
+    tmp_path, StoredModel("orbax", str(tmp_path / "a"), config, {})
+  )
+  card = (tmp_path / "README.md").read_text()
+  names_setting = "`model.config.tie_word_embeddings = False`" in card
+  assert names_setting == (has_own_bias and not is_tied)
+  assert "transformers loses that mark" in card
+
+
 @pytest.mark.reference
 def test_transformers_runs_the_example(model_dir, tmp_path):
   transformers = pytest.importorskip("transformers")

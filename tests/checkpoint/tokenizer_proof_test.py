@@ -1,6 +1,7 @@
 """Tests of tokenizer_proof.py: a difference is found and named."""
 
 import pathlib
+import types
 
 import pytest
 from sentencepiece import sentencepiece_model_pb2
@@ -53,3 +54,38 @@ def test_what_the_library_refuses_is_refused(content, proto):
   content["model"]["type"] = "Words"
   with pytest.raises(UserError, match="the tokenizers library refuses"):
     tokenizer_proof.check(content, proto, SHIPPED)
+
+
+class _Reversing:
+  """A tokenizer that takes other ways to split one text."""
+
+  def __init__(self, tokenizer, text):
+    self._tokenizer, self._text = tokenizer, text
+
+  def encode(self, text):
+    encoding = self._tokenizer.encode(text)
+    if text != self._text:
+      return encoding
+    *ids, end = encoding.ids
+    return types.SimpleNamespace(ids=[*ids[::-1], end])
+
+  def decode(self, ids):
+    return self._tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_ties_are_warned_of_or_refused(
+  content, proto, monkeypatch, caplog, is_usual
+):
+  text = "|---|---|---|"
+  load = tokenizer_proof._load
+  monkeypatch.setattr(
+    tokenizer_proof, "_load", lambda *args: _Reversing(load(*args), text)
+  )
+  proto.trainer_spec.byte_fallback = not is_usual
+  if is_usual:
+    tokenizer_proof.check(content, proto, SHIPPED)
+    assert f"in 1 of those that were tried, such as {text!r}" in caplog.text
+  else:
+    with pytest.raises(UserError, match="of the text .*---"):
+      tokenizer_proof.check(content, proto, SHIPPED)

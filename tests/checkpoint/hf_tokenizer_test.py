@@ -275,6 +275,31 @@ def test_known_difference_that_the_model_card_names(models, text):
   assert theirs.encode(text).ids[:-1] != ours.encode_inputs(text)
 
 
+def test_a_tie_that_is_decided_otherwise_is_refused(tmp_path):
+  rows = ["| a | b |", "|---|---|---|", "|---|----|", "|--|--|---", "----"]
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(
+      make_texts()[len(ODD_TEXTS) :] + [*rows, "|-|"] * 30
+    ),
+    model_writer=model,
+    model_type="unigram",
+    vocab_size=115,
+    hard_vocab_limit=False,
+    treat_whitespace_as_suffix=True,
+    num_threads=1,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    minloglevel=2,
+  )
+  path = tmp_path / "rows.model"
+  path.write_bytes(model.getvalue())
+  with pytest.raises(UserError, match="treat_whitespace_as_suffix=true"):
+    hf_tokenizer.make_tokenizer(path, 215)
+
+
 def test_special_tokens_keep_their_own_names(tmp_path, caplog):
   path = train_model(
     tmp_path / "names.model",

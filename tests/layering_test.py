@@ -25,7 +25,7 @@ _LAYERS = {
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.account_errors teacher.answer_markers teacher.exchange
-    teacher.markup teacher.redaction teacher.reply_body
+    teacher.markup teacher.nesting teacher.redaction teacher.reply_body
     training.gpu_random training.stop_agreement
   """,
   1: """

@@ -1,6 +1,6 @@
 """Whether an error is about the account, which no request survives.
 
-Layer 0; imports no module of ours. Servers say that a key is wrong or a credit
+Layer 0; imports `nesting`. Servers say that a key is wrong or a credit
 is spent with any status: OpenAI 429 and 400, Anthropic and Google 400, others
 403 and 412. Machine words (`code`, `type`, `status`, `reason`) are the server's
 own and decide alone. A message counts only for words that the request did not
@@ -11,6 +11,8 @@ import dataclasses
 import json
 import re
 from typing import Any
+
+from distill_jax.teacher import nesting
 
 # So many words beside one tell whether it was repeated from the request.
 _CONTEXT_WORDS = 2
@@ -85,7 +87,7 @@ def is_repeated(found: AccountError, asked: bytes) -> bool:
   if not found.contexts:
     return False
   try:
-    texts = _list_texts(json.loads(asked))
+    texts = _list_texts(nesting.cut(json.loads(asked)))
   except (ValueError, RecursionError):
     texts = [asked.decode("utf-8", "replace")]
   said = " " + " ".join(map(_normalize, texts)) + " "

@@ -1,6 +1,7 @@
 """How one teacher is asked: the settings of a request that may be its own.
 
-Layer 1; imports errors and exchange. Knows their names, macros and ranges.
+Layer 1; imports errors, exchange and nesting. Knows their names, macros and
+ranges.
 """
 
 import json
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import exchange
+from distill_jax.teacher import exchange, nesting
 
 # What each teacher may have of its own.
 FIELDS = (
@@ -100,6 +101,11 @@ def _check_extra_parameters(extra: Any) -> None:
           else " the client sets itself. Leave it out."
         )
       )
+  if nesting.is_too_deep(extra):
+    raise UserError(
+      f"EXTRA_PARAMETERS has more than {nesting.MAX_DEPTH} lists or mappings in"
+      " each other. Flatten it."
+    )
   try:
     json.dumps(extra, allow_nan=False).encode()
   except (TypeError, ValueError, RecursionError) as error:

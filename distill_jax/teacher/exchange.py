@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
 
@@ -26,8 +27,66 @@ _PROBLEMS = {
   "tool_calls": "the model called a tool instead of answering",
   UNREADABLE: "the reply came as a success and is no answer that can be read",
 }
-# Ends of an answer whose text is the server's own or broke off.
-_BAD_FINISH_REASONS = ("content_filter", "error")
+# More than one request can have; what a server counts beyond is no count.
+MAX_COUNT = 10**9
+
+# Why an output ended, as servers say it, without case, "_", "-" and blanks.
+_ENDED = frozenset("stop endturn stopsequence eos eostoken".split())
+_LENGTH = frozenset(
+  """
+  length maxtokens maxoutputtokens maxcompletiontokens maxlength maxnewtokens
+  modellength modelcontextwindowexceeded tokenlimit
+  """.split()
+)
+_FILTERED = frozenset(
+  """
+  contentfilter contentfiltered safety recitation prohibitedcontent blocklist
+  spii guardrailintervened sensitive
+  """.split()
+)
+_REFUSED = frozenset(("refusal", "refused"))
+# Ends whose text, if there is any, broke off.
+_BROKEN = frozenset(
+  """
+  error failed failure incomplete abort aborted cancelled canceled
+  interrupted timeout insufficientsystemresource malformedfunctioncall
+  networkerror
+  """.split()
+)
+
+
+def _normalize_reason(finish_reason: str | None) -> str:
+  """Returns what all spellings of a finish reason have in common."""
+  return re.sub(r"[\W_]+", "", finish_reason or "").casefold()
+
+
+def is_ended(finish_reason: str | None) -> bool:
+  """Tells whether an output ended by itself, as the server says."""
+  return _normalize_reason(finish_reason) in _ENDED
+
+
+def is_length(finish_reason: str | None) -> bool:
+  """Tells whether an output ended because its tokens were used up."""
+  return _normalize_reason(finish_reason) in _LENGTH
+
+
+def is_filtered(finish_reason: str | None) -> bool:
+  """Tells whether a server's filter ended an output."""
+  return _normalize_reason(finish_reason) in _FILTERED
+
+
+def is_refusal(finish_reason: str | None) -> bool:
+  """Tells whether a model refused, as the server says."""
+  return _normalize_reason(finish_reason) in _REFUSED
+
+
+def is_broken_off(finish_reason: str | None) -> bool:
+  """Tells whether a server ended an output itself: an error, or a filter.
+
+  Whatever stands in such an output then is no answer, not even where it looks
+  like one.
+  """
+  return _normalize_reason(finish_reason) in _BROKEN | _FILTERED | _REFUSED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +184,7 @@ class Response:
     if not self.is_answered:
       said = _PROBLEMS.get(self.status, f"the answer is {self.status!a}")
       return said + (ended if self.finish_reason else "")
-    if self.finish_reason in _BAD_FINISH_REASONS:
+    if is_broken_off(self.finish_reason):
       return f"the server cut the answer off{ended}"
     return None
 

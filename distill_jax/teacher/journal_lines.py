@@ -1,6 +1,6 @@
 """The lines of a journal: what each kind holds, and reading one again.
 
-Layer 1; imports no module of ours. Three kinds of lines:
+Layer 1; imports `exchange`. Three kinds of lines:
 
   {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
    "sample_index", "question", "attempt", "address", "prompt_name", "time"}
@@ -26,6 +26,8 @@ import dataclasses
 import json
 import re
 from typing import Any
+
+from distill_jax.teacher import exchange
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER, _COUNT = (int, float), (int, type(None))
@@ -62,6 +64,14 @@ OPTIONAL_FIELDS: dict[str, dict[str, Any]] = {
   },
   "failure": {},
 }
+
+
+_COUNT_FIELDS = (
+  "prompt_tokens",
+  "completion_tokens",
+  "cached_tokens",
+  "reasoning_tokens",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +112,11 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
   for field, types in OPTIONAL_FIELDS[event["event"]].items():
     if field in event and not isinstance(event[field], types):
       return None
+  for field in _COUNT_FIELDS if name == "response" else ():
+    # Earlier versions wrote down whatever a server counted.
+    value = event.get(field)
+    if value is not None and not 0 <= value <= exchange.MAX_COUNT:
+      event[field] = None
   return event
 
 

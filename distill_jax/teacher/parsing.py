@@ -3,8 +3,8 @@
 Owns the tolerant reading of a raw continuation: one rule driven by an
 `OutputFormat`, which a prompt template or a released data set gives
 (`official_parsing`, which also has the authors' strict rules). Layer 1; imports
-answers.equality, answer_forms, answer_markers and markup; knows no file,
-template, model or framework.
+answers.equality, answer_forms, answer_markers, exchange and markup; knows no
+file, template, model or framework.
 
 A teacher goes on past its answer into an invented next question until its
 budget ends, so all readings first cut at the text that opens one. Outputs are
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from distill_jax.answers import equality
-from distill_jax.teacher import answer_forms, answer_markers, markup
+from distill_jax.teacher import answer_forms, answer_markers, exchange, markup
 from distill_jax.teacher.answer_forms import AnswerForm
 
 Order = Literal["rationale_first", "label_first"]
@@ -76,32 +76,6 @@ _MAX_BESIDE_BOX = 80
 _BESIDE_BOX = re.compile(
   r"([\w.,%°]{0,40})[^\w\n]{0,6}([A-Za-z]+(?:[ ][A-Za-z]+)?(?!\w))?"
 )
-# Why an output ended, as servers say it, see `_normalize_reason`.
-_ENDED = frozenset("stop endturn stopsequence eos eostoken".split())
-_BUDGET = frozenset(
-  "length maxtokens maxoutputtokens maxcompletiontokens modellength".split()
-)
-_BROKEN = frozenset(
-  """
-  error contentfilter contentfiltered refusal safety recitation blocklist spii
-  prohibitedcontent abort aborted cancelled canceled failed failure incomplete
-  timeout insufficientsystemresource malformedfunctioncall
-  """.split()
-)
-
-
-def _normalize_reason(finish_reason: str | None) -> str:
-  """Writes "CONTENT-FILTER", "contentFilter" and "content_filter" alike."""
-  return (finish_reason or "").casefold().replace("-", "").replace("_", "")
-
-
-def is_broken(finish_reason: str | None) -> bool:
-  """Tells whether a server ended an output itself: an error, or a filter.
-
-  Whatever stands in such an output then is no answer, not even where it looks
-  like one.
-  """
-  return _normalize_reason(finish_reason) in _BROKEN
 
 
 def parse_with_format(
@@ -118,7 +92,7 @@ def parse_with_format(
     choices: as for `parse_output`.
     finish_reason: why the server says the output ended: "length", the budget;
       "stop", by itself or at a stop string, which servers then leave out;
-      "error" or "content_filter", see `is_broken`. Of anything else, None
+      "error" or "content_filter", see `exchange.is_broken_off`. Of anything else, None
       included, the text decides.
 
   Returns:
@@ -130,11 +104,11 @@ def parse_with_format(
     ValueError: choices are missing. No text raises.
   """
   labels = get_labels(output_format, choices)
-  if is_broken(finish_reason):
+  if exchange.is_broken_off(finish_reason):
     return ParsedOutput(None, None, "truncated")
   text, is_thinking_cut = markup.remove_thinking(text)
   shown, is_cut = cut_at(text, output_format.stop, finish_reason)
-  is_over_budget = _normalize_reason(finish_reason) in _BUDGET
+  is_over_budget = exchange.is_length(finish_reason)
   output = _Output(
     shown, output_format, labels, is_cut or is_thinking_cut, is_over_budget
   )
@@ -468,9 +442,9 @@ def cut_at(
   if starts:
     shown = text[: min(starts)]
     return shown, False
-  reason = _normalize_reason(finish_reason)
-  if reason in _ENDED or reason in _BUDGET:
-    is_finished = reason in _ENDED
+  is_ended = exchange.is_ended(finish_reason)
+  if is_ended or exchange.is_length(finish_reason):
+    is_finished = is_ended
   else:
     is_finished = text.rstrip().endswith((".", "!", "?", '"', ")"))
   return text, bool(text.strip()) and not is_finished

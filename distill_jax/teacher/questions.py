@@ -1,9 +1,9 @@
 """Questions as they come: JSON lines, a JSON array, CSV or Parquet, gzip too.
 
-Layer 1; imports errors and data.records. Owns what is a question: numeric ids
-and labels become text, columns that a record does not have go into `meta`, and
-an empty input is refused before anyone pays for it. Parquet needs `pyarrow`,
-imported where such a file is read.
+Layer 1; imports errors, data.records, nesting and voting. Owns what is a
+question: numeric ids and labels become text, columns that a record does not
+have go into `meta`, and an empty input is refused before anyone pays for it.
+Parquet needs `pyarrow`, imported where such a file is read.
 
 The format is told by content, CSV and TSV, which have no mark, by name. A JSON
 array is read whole; of everything else one row is in memory at a time.
@@ -27,12 +27,11 @@ from typing import Any, BinaryIO
 from distill_jax.data import records
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
+from distill_jax.teacher import nesting, voting
 
 _GZIP_MAGIC, _PARQUET_MAGIC = b"\x1f\x8b", b"PAR1"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FIELDS = {field.name for field in dataclasses.fields(Record)}
-# What labelling writes into `meta` itself.
-_OWN_META = ("confidence", "failures", "teachers", "votes")
 _MAX_FIELD_CHARACTERS = 2**24
 _MAX_NAMED = 10
 _HASH_BYTES = 2**20
@@ -253,11 +252,18 @@ def _make_question(row: Mapping[str, Any], where: str) -> Record:
   fields: dict[str, Any] = {}
   extra: dict[str, Any] = {}
   for name, value in row.items():
+    if nesting.is_too_deep(value):
+      raise UserError(
+        f"{where}:{name}: more than {nesting.MAX_DEPTH} lists or objects stand"
+        " in each other. Flatten it or leave it out."
+      )
+    if value is None and name in ("meta", "weight"):
+      continue
     if name in ("id", "label"):
       value = _write_number(value)
     if name in _FIELDS:
       fields[name] = value
-    elif name in _OWN_META:
+    elif name in voting.META_FIELDS:
       raise UserError(
         f"{where}:{name}: a column of this name would be replaced by what"
         " labelling writes into meta. Rename it."
@@ -277,8 +283,14 @@ def _make_question(row: Mapping[str, Any], where: str) -> Record:
 
 
 def _write_number(value: Any) -> Any:
-  is_number = isinstance(value, int | float | decimal.Decimal)
-  return str(value) if is_number and not isinstance(value, bool) else value
+  """Returns a number as text, without an exponent; else what it was."""
+  if isinstance(value, bool) or not isinstance(
+    value, int | float | decimal.Decimal
+  ):
+    return value
+  # Arithmetic of answers knows no exponents.
+  exact = decimal.Decimal(str(value))
+  return format(exact, "f") if exact.is_finite() else str(value)
 
 
 def _make_plain(value: Any, where: str) -> Any:

@@ -54,7 +54,8 @@ def redact(value: Any) -> Any:
   """Returns JSON, or bytes, with "[key]" in the place of every secret.
 
   Args:
-    value: texts, in lists and dicts of any depth, keys included; or bytes.
+    value: texts, in lists and dicts, keys included, within `nesting`'s bound; or
+      bytes.
 
   Returns:
     The same where there is no secret. Found are secrets as they are, with

@@ -1,8 +1,9 @@
 """What a server's reply means: an answer, or a failure and what to do about it.
 
-Layer 1; imports `account_errors`, `exchange` and `reply_body`. Knows bodies,
-statuses and headers, and no connection. Bodies are untrusted: nothing in them
-raises here, and of their text only a short quotation gets into a message.
+Layer 1; imports `account_errors`, `exchange`, `nesting` and `reply_body`. Knows
+bodies, statuses and headers, and no connection. Bodies are untrusted: nothing
+in them raises here, and of their text only a short quotation gets into a
+message.
 
 What each reply means, and why:
 
@@ -13,8 +14,8 @@ What each reply means, and why:
   or no choice but `usage`
   200 that cannot be read        answer of the status "unreadable": perhaps paid
                                  for, perhaps a proxy's word
-  200 with an error and no       as the error's own status, or ask again
-  `usage`
+  200 with an error and no       as the error's own status; "unreadable" where
+  `usage`                        it has none, or text came before it
   408, 409, 425, 429, 5xx        ask again
   400, 413, 422 and the like     final: this request is refused
   401, 402, and what speaks of   no request can succeed: the user must act
@@ -32,11 +33,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distill_jax.teacher import account_errors, exchange, reply_body
+from distill_jax.teacher import account_errors, exchange, nesting, reply_body
 
 _MAX_QUOTED_CHARACTERS = 200
 # Of a body without answer, what the journal keeps.
 _MAX_RAW_CHARACTERS = 1 << 14
+_DIGITS = re.compile("[0-9]{1,20}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _RETRYABLE_KINDS = {
@@ -156,6 +158,7 @@ def read_answer_object(body: Any, endpoint: str) -> Answer | Failure:
   """As `read_answer`, of a body that was JSON."""
   if isinstance(body, str):
     return _read_text(body, endpoint)
+  body = nesting.cut(body)
   text = json.dumps(body, ensure_ascii=False)
   return _read_body(body if isinstance(body, dict) else None, endpoint, text)
 
@@ -301,7 +304,9 @@ def _read_body(
   usage = body.get("usage")
   usage = usage if isinstance(usage, dict) else {}
   if body.get("error") and not usage and not body.get("choices"):
-    return _read_error_body(body)
+    failure = _read_error_body(body)
+    if failure is not None:
+      return failure
   choice, message = _find_message(body, endpoint)
   finish_reason = _get_word(choice, "finish_reason")
   text, reasoning = "", None
@@ -335,17 +340,16 @@ def _read_body(
   )
 
 
-def _read_error_body(body: dict[str, Any]) -> Failure:
-  """Reads an error that came as a success; it says itself which it is."""
+def _read_error_body(body: dict[str, Any]) -> Failure | None:
+  """Reads an error that came as a success; None: it does not say which."""
   error = account_errors.get_error(body)
   code = error.get("code") if isinstance(error, dict) else None
-  if isinstance(code, int) and 400 <= code < 600:
-    return _read_error(code, body, "")
-  said = account_errors.get_message(body)
-  quoted = f": {quote(said)}" if said else ""
-  return Failure(
-    "bad_response", f"The reply is an error and no answer{quoted}", False
-  )
+  status = _parse_count(code)
+  if status is not None and 400 <= status < 600:
+    return _read_error(status, body, "")
+  if account_errors.find_account_error(400, body) is not None:
+    return _read_error(400, body, "")
+  return None
 
 
 def _find_message(
@@ -357,7 +361,7 @@ def _find_message(
     choices = [choices]
   if not isinstance(choices, list) or not choices:
     return {}, None
-  choice = choices[0]
+  choice = reply_body.find_choice(choices) or choices[0]
   if not isinstance(choice, dict):
     return {}, None
   if endpoint == "completions" and "text" in choice:
@@ -421,7 +425,9 @@ def _find_status(
     isinstance(part, dict) and part.get("refusal") for part in parts
   ):
     return "refused"
-  if finish_reason == "content_filter":
+  if exchange.is_refusal(finish_reason):
+    return "refused"
+  if exchange.is_filtered(finish_reason):
     return "filtered"
   if message.get("tool_calls") or message.get("function_call"):
     return "tool_calls"
@@ -448,10 +454,21 @@ def _get_word(body: Mapping[str, Any], key: str) -> str | None:
 def _get_count(usage: Mapping[str, Any], *names: str) -> int | None:
   """Returns the first of these that is a count."""
   for name in names:
-    value = usage.get(name)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    value = _parse_count(usage.get(name))
+    if value is not None:
       return value
   return None
+
+
+def _parse_count(value: Any) -> int | None:
+  """Returns a number of things, however it is spelled; None: it is none."""
+  if isinstance(value, str) and _DIGITS.fullmatch(value):
+    value = int(value)
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  if not isinstance(value, int) or isinstance(value, bool):
+    return None
+  return value if 0 <= value <= exchange.MAX_COUNT else None
 
 
 def _get_details(usage: Mapping[str, Any], which: str) -> Mapping[str, Any]:

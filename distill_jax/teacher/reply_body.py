@@ -1,6 +1,6 @@
 """The object that a reply's body is, however a server or a proxy wrapped it.
 
-Layer 0; imports no module of ours. A body that was paid for is read if it can
+Layer 0; imports `nesting`. A body that was paid for is read if it can
 be: behind a byte order mark or blank lines, as server-sent events that nobody
 asked for, as lines or a list of chunks, or as JSON inside a JSON text. Bodies
 are untrusted: nothing in them raises here.
@@ -11,9 +11,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from distill_jax.teacher import nesting
+
 _STREAM_END = "[DONE]"
 # What stands before JSON and is none: marks, blanks, a filler of proxies.
 _PADDING = "\ufeff\0 \t\r\n"
+# Python reads no longer integer; nothing counts so far.
+_MAX_DIGITS = 1000
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _JOINED_FIELDS = (
   "content",
@@ -31,12 +35,20 @@ def decode(content: bytes) -> str:
 
 
 def parse_json(text: str) -> Any:
-  """Returns what JSON says; None where it is none."""
+  """Returns what JSON says; None where it is none.
+
+  None also stands for a number too long for Python, and for whatever is nested
+  too deeply (see `nesting`), so that these spoil nothing beside them.
+  """
   try:
-    return json.loads(text)
+    return nesting.cut(json.loads(text, parse_int=_parse_int))
   # RecursionError: brackets nested by the thousand.
   except (ValueError, RecursionError):
     return None
+
+
+def _parse_int(digits: str) -> int | None:
+  return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 def read_object(text: str) -> dict[str, Any] | None:
@@ -67,13 +79,20 @@ def _read_lines(lines: Sequence[str]) -> dict[str, Any] | None:
   if any(line.startswith("data:") for line in lines):
     payloads, event = [], []
     for line in [*lines, ""]:
-      if line.startswith("data:"):
-        event.append(line.removeprefix("data:").removeprefix(" "))
-      elif not line.strip() and event:
+      payload = line.removeprefix("data:").removeprefix(" ")
+      is_end = payload.strip() == _STREAM_END or not line.strip()
+      if event and is_end:
         payloads.append("\n".join(event))
         event = []
+      if not line.startswith("data:"):
+        continue
+      # Not all servers end an event by a blank line.
+      if not event and (is_end or isinstance(parse_json(payload), dict)):
+        payloads.append(payload)
+      else:
+        event.append(payload)
   else:
-    whole = parse_json("\n".join(lines))
+    whole = _read_first("\n".join(lines))
     if isinstance(whole, dict):
       return whole
     payloads = [line for line in lines if line.strip()]
@@ -86,6 +105,18 @@ def _read_lines(lines: Sequence[str]) -> dict[str, Any] | None:
   return _join(chunks, is_ended)
 
 
+def _read_first(text: str) -> Any:
+  """Returns the JSON that a text begins with, unless more JSON follows."""
+  if (whole := parse_json(text)) is not None:
+    return whole
+  try:
+    _, end = json.JSONDecoder(parse_int=_parse_int).raw_decode(text)
+  except (ValueError, RecursionError):
+    return None
+  is_followed = text[end:].lstrip(_PADDING).startswith(("{", "["))
+  return None if is_followed else parse_json(text[:end])
+
+
 def _join(
   chunks: Sequence[Any], is_ended: bool = False
 ) -> dict[str, Any] | None:
@@ -96,7 +127,9 @@ def _join(
     is_ended: the stream said that it was over.
 
   Returns:
-    The answer; None where a chunk is no object, or the end is missing.
+    The answer; None where a chunk is no object, the end is missing, or they
+    are several answers. An error behind a part of an answer has one choice,
+    which is empty: that part was paid for and is no answer.
   """
   if not chunks or not all(isinstance(chunk, dict) for chunk in chunks):
     return None
@@ -104,13 +137,30 @@ def _join(
     choice = _get_choice(chunks[0])
     if not choice or isinstance(choice.get("message"), dict):
       return chunks[0]
+  has_text = any(map(_has_text, chunks))
   for chunk in chunks:
     if chunk.get("error"):
-      return {"error": chunk["error"], "usage": _get_last(chunks, "usage")}
+      return {
+        "error": chunk["error"],
+        "usage": _get_last(chunks, "usage"),
+        "choices": [{}] if has_text else [],
+      }
+  whole = [
+    chunk
+    for chunk in chunks
+    if isinstance(_get_choice(chunk).get("message"), dict)
+  ]
+  if whole:
+    # A message is a whole answer, beside which there may be what it cost.
+    if len(whole) > 1 or sum(map(_has_text, chunks)) > 1:
+      return None
+    return whole[0] | {"usage": _get_last(chunks, "usage")}
   message: dict[str, Any] = {}
   finish_reason = None
   for chunk in chunks:
     choice = _get_choice(chunk)
+    if finish_reason is not None and _has_text(chunk):
+      return None
     finish_reason = choice.get("finish_reason") or finish_reason
     for name, value in (_get_delta(chunk) or choice).items():
       if name in _JOINED_FIELDS or name == "tool_calls":
@@ -128,13 +178,29 @@ def _join(
   }
 
 
-def _get_choice(chunk: dict[str, Any]) -> dict[str, Any]:
-  """Returns the first choice in a chunk; others are not asked for."""
-  choices = chunk.get("choices")
+def find_choice(choices: Any) -> dict[str, Any] | None:
+  """Returns the choice of index 0; others are not asked for.
+
+  Args:
+    choices: of a body, untrusted.
+
+  Returns:
+    It, or the first that has no index; None where there is none.
+  """
   for choice in choices if isinstance(choices, list) else ():
     if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
       return choice
-  return {}
+  return None
+
+
+def _get_choice(chunk: dict[str, Any]) -> dict[str, Any]:
+  return find_choice(chunk.get("choices")) or {}
+
+
+def _has_text(chunk: dict[str, Any]) -> bool:
+  """Tells whether a chunk has any of an answer's text."""
+  fields = _get_delta(chunk) or _get_choice(chunk)
+  return any(fields.get(name) for name in _JOINED_FIELDS)
 
 
 def _get_delta(chunk: dict[str, Any]) -> dict[str, Any] | None:

@@ -272,7 +272,7 @@ def read_output(
   if variant.reading.answer_form == "choice_letter":
     choices = prompts.find_options(question.input, question.meta) or ()
   text, finish_reason = _end_answer(variant, response, model)
-  is_broken = parsing.is_broken(finish_reason)
+  is_broken = exchange.is_broken_off(finish_reason)
   if is_broken:
     parsed = parsing.ParsedOutput(None, None, "truncated")
   elif variant.parse == STRICT:

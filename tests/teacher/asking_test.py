@@ -1,10 +1,13 @@
 """Settings of a request that a teacher may have of its own."""
 
+import json
+
 import pytest
 
 from distill_jax.errors import UserError
 from distill_jax.teacher import asking
 
+_DEEP = json.loads("[" * 900 + "]" * 900)
 _GOOD = {
   "endpoint": "chat",
   "temperature": None,
@@ -44,6 +47,7 @@ def test_parameters_that_are_ours(name, told):
 @pytest.mark.parametrize(
   "fields, told",
   [
+    ({"extra_parameters": {"a": _DEEP}}, "more than 64 lists"),
     ({"extra_parameters": None}, "EXTRA_PARAMETERS is None"),
     ({"extra_parameters": ["a"]}, "it is a mapping"),
     ({"extra_parameters": {1: 2}}, "it is a mapping"),

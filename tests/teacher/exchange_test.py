@@ -62,3 +62,29 @@ def test_an_error_says_what_became_of_the_request():
     False,
     3,
   )
+
+
+@pytest.mark.parametrize(
+  "finish_reason",
+  """content_filter content-filter contentFilter CONTENT_FILTER SAFETY error
+  ERROR failed incomplete cancelled refusal PROHIBITED_CONTENT""".split(),
+)
+def test_ends_of_a_servers_making(finish_reason):
+  assert exchange.is_broken_off(finish_reason)
+  assert not exchange.is_length(finish_reason)
+  response = exchange.Response("x", finish_reason, 1, 1, "m", 0.0, 1)
+  assert "cut the answer off" in response.problem
+
+
+@pytest.mark.parametrize(
+  "finish_reason", ["length", "MAX_TOKENS", "max_output_tokens", "maxTokens"]
+)
+def test_ends_at_the_most_tokens(finish_reason):
+  assert exchange.is_length(finish_reason)
+  assert not exchange.is_broken_off(finish_reason)
+
+
+@pytest.mark.parametrize("finish_reason", [None, "", "stop", "tool_calls", "x"])
+def test_other_ends(finish_reason):
+  assert not exchange.is_broken_off(finish_reason)
+  assert not exchange.is_length(finish_reason)

@@ -69,6 +69,13 @@ def test_what_a_response_may_say_besides():
     assert parse_event(_make_line("response", **{name: ["x"]})) is None
 
 
+@pytest.mark.parametrize("name", ["prompt_tokens", "cached_tokens"])
+@pytest.mark.parametrize("count", [10**400, 10**9 + 1, -1])
+def test_a_count_beyond_all_reason_is_none(name, count):
+  event = parse_event(_make_line("response", **{name: count}))
+  assert event is not None and event[name] is None
+
+
 @pytest.mark.parametrize(
   "line",
   [

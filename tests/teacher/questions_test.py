@@ -1,15 +1,18 @@
 """Questions in each format, and what is no question."""
 
 import datetime
+import fractions
 import gzip
 import json
 
 import pytest
 
+from distill_jax.answers import arithmetic
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
-from distill_jax.teacher import questions
+from distill_jax.teacher import questions, voting
 
+_DEEP = "[" * 900 + "]" * 900
 _ROWS = [
   {"id": 1, "input": "Ann has 1, and\n2?", "label": 3, "difficulty": "easy"},
   {"id": 22, "input": "Wo? é 漢", "label": "x", "difficulty": "hard"},
@@ -137,7 +140,22 @@ def test_empty_questions_are_all_named(tmp_path):
     ("q.jsonl", '{"id": true, "input": "x"}', ":1:id: True is not text"),
     ("q.jsonl", '{"id": "a", "input": 5}', ":1:input: 5 is not text"),
     ("q.jsonl", '{"id": "a"}', ":1:input: missing"),
-    ("q.jsonl", '{"id": "a", "input": "x", "votes": 1}', ":1:votes: a column"),
+    *(
+      (
+        "q.jsonl",
+        f'{{"id": "a", "input": "x", "{field}": 1}}',
+        f":1:{field}: a column",
+      )
+      for field in voting.META_FIELDS
+    ),
+    *(
+      (
+        "q.jsonl",
+        f'{{"id": "a", "input": "x", "{field}": {_DEEP}}}',
+        f":1:{field}: more than 64 lists",
+      )
+      for field in ("k", "meta", "label")
+    ),
     (
       "q.jsonl",
       '{"id": "a", "input": "x", "k": 1, "meta": {"k": 2}}',
@@ -162,6 +180,29 @@ def test_empty_questions_are_all_named(tmp_path):
 def test_what_is_no_question(tmp_path, name, content, told):
   with pytest.raises(UserError, match=told):
     read(tmp_path / name, content)
+
+
+@pytest.mark.parametrize(
+  "number, text",
+  [
+    ("1e22", "10000000000000000000000"),
+    ("1E-7", "0.0000001"),
+    ("3.0", "3.0"),
+    ("-2", "-2"),
+  ],
+)
+def test_a_label_has_no_exponent(tmp_path, number, text):
+  line = f'{{"id": "a", "input": "x", "label": {number}}}'
+  (record,) = read(tmp_path / "q.jsonl", line)
+  assert record.label == text
+  assert arithmetic.evaluate_equation(text) == fractions.Fraction(number)
+
+
+@pytest.mark.parametrize("field", ["meta", "weight"])
+def test_null_is_none(tmp_path, field):
+  line = f'{{"id": "a", "input": "x", "{field}": null, "k": 1}}'
+  (record,) = read(tmp_path / "q.jsonl", line)
+  assert (record.meta, record.weight) == ({"k": 1}, 1.0)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -58,8 +58,10 @@ def test_half_a_surrogate_pair_becomes_a_character_utf8_has():
   [
     {"usage": None, "model": 7},
     {"usage": [], "model": None},
-    {"usage": {"prompt_tokens": "9", "completion_tokens": 1.5}},
+    {"usage": {"prompt_tokens": "many", "completion_tokens": 1.5}},
     {"usage": {"prompt_tokens": True, "completion_tokens": -1}},
+    {"usage": {"prompt_tokens": 1e300, "completion_tokens": float("inf")}},
+    {"usage": {"prompt_tokens": 10**400, "completion_tokens": "9" * 400}},
     {"choices": [{"message": {"content": "x"}, "finish_reason": 5}]},
   ],
   ids=str,
@@ -105,9 +107,9 @@ def test_a_body_that_is_no_answer_is_kept(content):
 @pytest.mark.parametrize(
   ("error", "kind", "is_final"),
   [
-    ({"message": "overloaded"}, "bad_response", False),
-    ("overloaded", "bad_response", False),
     ({"message": "x", "code": 503}, "server_error", False),
+    ({"message": "x", "code": "429"}, "rate_limited", False),
+    ({"message": "x", "code": "insufficient_quota"}, "rejected", True),
     ({"message": "x", "code": 400}, "rejected", True),
   ],
   ids=str,
@@ -115,6 +117,82 @@ def test_a_body_that_is_no_answer_is_kept(content):
 def test_an_error_that_came_as_a_success_is_one(error, kind, is_final):
   failure = _read({"error": error})
   assert (failure.kind, failure.is_final) == (kind, is_final)
+
+
+@pytest.mark.parametrize(
+  "error", ["oops", {"message": "overloaded"}, {"message": "x", "code": 7}]
+)
+def test_an_error_without_a_status_is_unreadable(error):
+  answer = _read({"error": error})
+  assert answer.status == "unreadable" and json.dumps(error) in answer.raw
+
+
+@pytest.mark.parametrize("code", [None, 502])
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 9}])
+def test_an_error_behind_a_part_of_an_answer_is_unreadable(code, usage):
+  chunks = [
+    {"choices": [{"delta": {"content": "The answer is 3"}}], "usage": usage},
+    {"error": {"message": "boom", "code": code}},
+  ]
+  stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+  answer = replies.read_answer(f"{stream}data: [DONE]\n\n".encode(), "chat")
+  assert (answer.status, answer.text) == ("unreadable", "")
+  assert "The answer is 3" in answer.raw
+  assert answer.prompt_tokens == (9 if usage else None)
+
+
+def test_whole_floats_and_digits_are_counts():
+  usage = {"prompt_tokens": 11.0, "completion_tokens": "7"}
+  answer = _read(_chat("x") | {"usage": usage})
+  assert (answer.prompt_tokens, answer.completion_tokens) == (11, 7)
+
+
+@pytest.mark.parametrize("num_digits", [400, 5000])
+def test_a_long_number_spoils_no_answer(num_digits):
+  text = json.dumps(_chat("x") | {"usage": {"prompt_tokens": 5}})
+  text = text.replace("5}", "9" * num_digits + "}")
+  answer = replies.read_answer(text.encode(), "chat")
+  assert (answer.text, answer.prompt_tokens) == ("x", None)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_details", "x"])
+@pytest.mark.parametrize("form", ["[%s]", '{"text": %s}'])
+def test_deep_nesting_spoils_no_answer(name, form):
+  begin, end = form.split("%s")
+  deep = json.loads(begin * 900 + '"y"' + end * 900)
+  body = _chat("x")
+  body["choices"][0]["message"][name] = deep
+  content = json.dumps(body).encode()
+  assert replies.read_answer(content, "chat").text == "x"
+  assert replies.read_answer_object(body, "chat").text == "x"
+  error = json.dumps({"error": {"message": deep, "details": deep}}).encode()
+  assert replies.read_error(400, error).kind == "rejected"
+
+
+def test_of_several_choices_the_first_by_index():
+  body = {
+    "choices": [
+      {"index": 1, "message": {"content": "7"}},
+      {"index": 0, "message": {"content": "3"}},
+    ]
+  }
+  assert _read(body).text == "3"
+  assert _read({"choices": body["choices"][:1]}).text == "7"
+
+
+@pytest.mark.parametrize(
+  ("finish_reason", "status"),
+  [
+    ("SAFETY", "filtered"),
+    ("content-filter", "filtered"),
+    ("contentFilter", "filtered"),
+    ("refusal", "refused"),
+    ("stop", "empty"),
+  ],
+)
+def test_why_a_choice_has_no_text(finish_reason, status):
+  answer = _read(_chat(None, finish_reason=finish_reason))
+  assert answer.status == status
 
 
 def test_bytes_that_are_no_text_spoil_no_answer():

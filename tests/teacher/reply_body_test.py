@@ -111,6 +111,51 @@ def test_an_error_within_a_stream():
   assert body["error"] == {"message": "overloaded"}
 
 
+_ANSWERS = [
+  {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+  for text in ("3", "4")
+]
+_TEXTS = [
+  {"choices": [{"text": text, "finish_reason": "stop"}]} for text in ("3", "4")
+]
+
+
+@pytest.mark.parametrize("answers", [_ANSWERS, _TEXTS])
+def test_two_answers_are_never_joined(answers):
+  lines = "\n".join(map(json.dumps, answers))
+  assert reply_body.read_object(lines) is None
+  assert reply_body.read_object(json.dumps(answers)) is None
+  assert reply_body.read_object(_write_events(answers)) is None
+
+
+def test_an_answer_with_its_usage_behind_it():
+  usage = {"choices": [], "usage": {"prompt_tokens": 3}}
+  body = reply_body.read_object(_write_events([_ANSWERS[0], usage]))
+  assert body == _ANSWERS[0] | {"usage": {"prompt_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+  "form",
+  [
+    "event: message\ndata: {}\ndata: [DONE]\n",
+    "data: {}\ndata:[DONE]",
+    "{}\n<!-- served by x -->",
+    "{}\n// [x]\n",
+    "{}\n: done\n",
+  ],
+)
+def test_answers_without_blank_lines_or_with_comments(form):
+  text = json.dumps(_ANSWERS[0])
+  found = reply_body.read_object(form.replace("{}", text))
+  assert found == _ANSWERS[0]
+
+
+def test_chunks_without_blank_lines():
+  lines = _write_events(CHUNKS).replace("\n\n", "\n")
+  expected = reply_body.read_object(_write_events(CHUNKS))
+  assert expected is not None and reply_body.read_object(lines) == expected
+
+
 @given(st.binary() | st.text().map(str.encode))
 def test_nothing_raises(content):
   found = reply_body.read_object(reply_body.decode(content))

@@ -574,6 +574,65 @@ def test_what_was_mended_is_asked_again(tmp_path, status, body, caplog):
   assert "Every request is answered already" in caplog.text
 
 
+def _make_error(message):
+  return fault_server.json_body({"error": {"message": message}}, 400)
+
+
+@pytest.mark.parametrize(
+  "fault",
+  [
+    _make_error("You have reached your specified API usage limits."),
+    _make_error("This organization has been disabled."),
+    fault_server.Reply(400, b"Your account balance is insufficient"),
+    fault_server.json_body({"errors": [{"message": "Over credit limit"}]}, 400),
+    # Of words that no one knows, their number tells.
+    _make_error("Das Guthaben ist aufgebraucht."),
+    fault_server.status(422, ""),
+  ],
+  ids=lambda fault: str(fault.body),
+)
+@pytest.mark.parametrize("num_runs", [1, 3])
+def test_credit_that_goes_in_a_run_fails_no_question(tmp_path, fault, num_runs):
+  _write_questions(tmp_path, _make_sums(90))
+  with fault_server.FaultServer([_answer_sum] * 3, fault) as server:
+    settings = _make_settings(server, tmp_path, client={"max_concurrency": 1})
+    for _ in range(num_runs):
+      with pytest.raises(UserError, match="So ended question|none got an ans"):
+        label.run(settings)
+  with fault_server.FaultServer(answer=_answer_sum) as server:
+    settings = _make_settings(server, tmp_path, accept_addresses="any")
+    assert label.run(settings) == 0
+    assert len(server.received) == 87
+  assert _read_summary(tmp_path)["statuses"] == {"ok": 90}
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+@pytest.mark.parametrize(
+  "message",
+  [
+    "Prompt flagged: discusses payment fraud",
+    "Input rejected by safety system: financial payment content",
+    "This prompt exceeds the token quota of 4096 for a single request",
+    "'payment' is not one of the allowed words in stop",
+  ],
+)
+def test_one_question_whose_error_speaks_of_money(tmp_path, message, number):
+  _write_questions(tmp_path, _make_sums(4))
+
+  def reply(received):
+    is_refused = f"Ann has {number} and" in received.prompt
+    return _make_error(message) if is_refused else _answer_sum(received)
+
+  with fault_server.FaultServer(answer=reply) as server:
+    settings = _make_settings(server, tmp_path, client={"max_concurrency": 1})
+    assert label.run(settings) == 0
+    assert label.run(settings) == 0
+    assert len(server.received) == 4
+  summary = _read_summary(tmp_path)
+  assert summary["statuses"] == {"ok": 3}
+  assert summary["num_without_answer"] == 1
+
+
 def test_failed_requests_are_not_called_answered(tmp_path, caplog):
   _write_questions(tmp_path, _make_sums(3))
   script = [fault_server.status(400)]

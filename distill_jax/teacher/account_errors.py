@@ -3,8 +3,9 @@
 Layer 0; imports `nesting`. Servers say that a key is wrong or a credit
 is spent with any status: OpenAI 429 and 400, Anthropic and Google 400, others
 403 and 412. Machine words (`code`, `type`, `status`, `reason`) are the server's
-own and decide alone. A message counts only for words that the request did not
-hold, because servers repeat requests in their messages.
+own and decide alone. Words of a message may be about one question as well, so
+they raise a doubt that other requests decide, and count only where the request
+did not hold them: servers repeat requests in their messages.
 """
 
 import dataclasses
@@ -33,12 +34,28 @@ _CODES_OF_429 = re.compile(
 )
 _WORDS = re.compile(
   r"\b(billing|payment|credits?|api[ _-]?keys?|quota"
-  r"|(insufficient|not enough|no|out of|low) (balance|funds)"
-  r"|account (is |was |has been )?(suspended|deactivated|disabled|inactive"
-  r"|overdue|in good standing))\b|余额不足|欠费",
+  r"|(usage|spend(ing)?) limits?"
+  r"|(insufficient|not enough|no|out of|low|negative) (balance|funds)"
+  r"|(balance|funds) (is |are |was |has been )?(too low|low|insufficient"
+  r"|not (enough|sufficient)|exhausted|used up|negative)"
+  r"|(account|organi[sz]ation|workspace|project|subscription|access|plan)"
+  r" (is |was |has |has been |have been |is not )?(suspended|deactivated"
+  r"|disabled|inactive|overdue|blocked|banned|restricted|terminated|expired"
+  r"|revoked|not active|not in good standing|in good standing))\b"
+  r"|余额不足|欠费",
   re.IGNORECASE,
 )
 _WORD = re.compile(r"\w+")
+# Where servers say what is wrong, in whatever stands within another.
+_MESSAGE_FIELDS = (
+  "error",
+  "errors",
+  "message",
+  "msg",
+  "detail",
+  "error_msg",
+  "error_message",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +127,17 @@ def get_error(body: Any) -> Any:
 
 def get_message(body: Any) -> str:
   """Returns what an error says to people; empty where it says nothing."""
-  error = get_error(body)
-  if not isinstance(error, dict):
-    return error if isinstance(error, str) else ""
-  parts = [error.get(key) for key in ("message", "detail", "error_msg")]
-  return " ".join(part for part in parts if isinstance(part, str) and part)
+  return " ".join(dict.fromkeys(_list_messages(body)))
+
+
+def _list_messages(body: Any) -> list[str]:
+  if isinstance(body, str):
+    return [body] if body else []
+  if isinstance(body, dict):
+    body = [body.get(name) for name in _MESSAGE_FIELDS]
+  if isinstance(body, list):
+    return [text for item in body for text in _list_messages(item)]
+  return []
 
 
 def list_codes(body: Any) -> list[str]:

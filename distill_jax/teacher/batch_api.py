@@ -362,6 +362,7 @@ class BatchTransport:
       is_final=failure.is_final,
       num_attempts=1,
       advice=advice,
+      is_about_account=failure.account_error is not None,
     )
 
   def _make_refusal(self, batch: Batch, described: dict[str, Any]) -> UserError:

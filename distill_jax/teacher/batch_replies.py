@@ -1,14 +1,15 @@
 """What the batch API's replies and files say.
 
-Layer 1; imports `client`, `replies` and `exchange`. All of it is untrusted: an
-id gets into a URL only where it is plain, and a line that is no result is one.
+Layer 1; imports `client`, `replies`, `nesting` and `exchange`. All of it is
+untrusted: an id gets into a URL only where it is plain, and a line that is no
+result is one.
 """
 
 import json
 import re
 from typing import Any
 
-from distill_jax.teacher import client, replies
+from distill_jax.teacher import client, nesting, replies
 from distill_jax.teacher.exchange import Response
 
 _KEY = re.compile(rb'"custom_id"\s*:\s*"([0-9a-f]{64})"')
@@ -35,7 +36,7 @@ def read_object(
       object will do.
   """
   try:
-    body = json.loads(content)
+    body = nesting.cut(json.loads(content))
   except (ValueError, RecursionError):
     body = None
   value = body.get(required) if required and isinstance(body, dict) else "-"
@@ -62,7 +63,7 @@ def read_result(
     The request's key, empty where the line has none, and what became of it.
   """
   try:
-    result = json.loads(line)
+    result = nesting.cut(json.loads(line))
   except (ValueError, RecursionError):
     result = None
   if result is None and (found := _KEY.search(line)):

@@ -282,6 +282,8 @@ class Connection:
         is_final=outcome.is_final,
         num_attempts=num_attempts,
         advice=self.describe(outcome) if outcome.hint else None,
+        is_about_account=outcome.account_error is not None,
+        is_refusal=outcome.kind == "rejected" and outcome.is_final,
       )
     raise AssertionError("unreachable")
 

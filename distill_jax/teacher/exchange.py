@@ -201,6 +201,9 @@ class TeacherError(Exception):
     num_attempts: attempts made.
     advice: what the user must do if every request ends like this one, which
       alone does not tell; None: it is about this request.
+    is_about_account: there is advice because words speak of the account.
+    is_refusal: the server refused this request for good and did not say
+      whether it would refuse every other too.
   """
 
   def __init__(
@@ -211,9 +214,13 @@ class TeacherError(Exception):
     is_final: bool,
     num_attempts: int,
     advice: str | None = None,
+    is_about_account: bool = False,
+    is_refusal: bool = False,
   ):
     super().__init__(message)
     self.advice = advice
+    self.is_about_account = is_about_account
+    self.is_refusal = is_refusal
     self.kind = kind
     self.is_final = is_final
     self.num_attempts = num_attempts

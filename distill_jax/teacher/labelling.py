@@ -191,6 +191,8 @@ class _Run:
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
     self._bad: collections.Counter[str] = collections.Counter()
+    # Of these, the requests that failed for good.
+    self._num_bad_failures = 0
     self._standings = Standings(
       journal, answers, limits.max_first_doubts, limits.max_doubts_in_a_row
     )
@@ -319,7 +321,7 @@ class _Run:
       finally:
         standing.end()
     except TeacherError as error:
-      if error.advice is not None:
+      if error.advice is not None or error.is_refusal:
         doubt = Doubt(
           key,
           question,
@@ -368,7 +370,7 @@ class _Run:
       progress.num_failed += 1
     if response.problem is not None:
       progress.last_failure = f"{response.status}: {response.problem}"
-      self._note_bad(response.status, response.problem)
+      self._note_bad(response.status, response.problem, is_final=True)
 
   def _note_unreadable(
     self, request: Request, key: str, question: str, response: Response
@@ -383,11 +385,13 @@ class _Run:
     ):
       self._again.append((request, key, question))
       progress.num_open += 1
+      is_final = False
     else:
       progress.num_failed += 1
+      is_final = True
     self._failed.add(digest)
     self._note_open()
-    self._note_bad(response.status, problem)
+    self._note_bad(response.status, problem, is_final)
 
   def _note_failure(self, key: str, error: TeacherError) -> None:
     self._failed.add(bytes.fromhex(key))
@@ -400,7 +404,7 @@ class _Run:
     self._num_open_in_a_row = 0
     self._progress.num_failed += 1
     if error.num_attempts:  # What was not sent tells nothing of the server.
-      self._note_bad(error.kind, str(error))
+      self._note_bad(error.kind, str(error), is_final=True)
 
   def _note_open(self) -> None:
     self._num_open_in_a_row += 1
@@ -408,9 +412,10 @@ class _Run:
       self._progress.is_in_trouble = True
       self._stop.sending.set()
 
-  def _note_bad(self, kind: str, problem: str) -> None:
+  def _note_bad(self, kind: str, problem: str, is_final: bool) -> None:
     """Ends a run of which the server makes nothing of use."""
     self._bad[kind] += 1
+    self._num_bad_failures += is_final and kind != ANSWERED
     num_bad = self._bad.total()
     num_good = self._progress.num_answered - self._bad[ANSWERED]
     if (
@@ -421,15 +426,35 @@ class _Run:
       kinds = ", ".join(f"{n} {kind}" for kind, n in self._bad.most_common())
       raise UserError(
         f"Of the first {num_bad} requests none got an answer of use ({kinds});"
-        f" the last: {problem}. Correct what it names and run again; if the"
-        " settings stay as they are, RETRY_FAILURES = True asks these again."
+        f" the last: {problem}. Correct what it names and run again."
+        + self._explain_what_stays()
       )
+
+  def _explain_what_stays(self) -> str:
+    """Returns what another run makes of those that got no answer of use."""
+    said = ""
+    if self._bad[ANSWERED]:
+      said += (
+        " An answer is not asked for again while the settings stay as they are:"
+        " give others, or another OUTPUT_PATH."
+      )
+    if self._num_bad_failures:
+      said += (
+        " If the settings stay as they are, RETRY_FAILURES = True asks again"
+        " what failed."
+      )
+    return said
 
   def _note_doubt(self, standing: Standing, doubt: Doubt) -> None:
     self._failed.add(bytes.fromhex(doubt.key))
     self._progress.num_open += 1
     self._progress.last_failure = f"{doubt.error.kind}: {doubt.error}"
     self._standings.note_doubt(standing, doubt)
+    if doubt.error.advice is None:
+      # The server did its part.
+      self._num_open_in_a_row = 0
+      if not doubt.was_refused_before:
+        self._note_bad(doubt.error.kind, str(doubt.error), is_final=False)
 
   def _count_settled(self, num_settled: int) -> None:
     self._progress.num_open -= num_settled

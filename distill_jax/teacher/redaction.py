@@ -54,7 +54,7 @@ def redact(value: Any) -> Any:
   """Returns JSON, or bytes, with "[key]" in the place of every secret.
 
   Args:
-    value: texts, in lists and dicts, keys included, within `nesting`'s bound; or
+    value: texts, in lists and dicts within `nesting`'s bound, keys included; or
       bytes.
 
   Returns:

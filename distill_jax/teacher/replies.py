@@ -18,9 +18,10 @@ What each reply means, and why:
   `usage`                        it has none, or text came before it
   408, 409, 425, 429, 5xx        ask again
   400, 413, 422 and the like     final: this request is refused
-  401, 402, and what speaks of   no request can succeed: the user must act
+  401, 402, and a code of        no request can succeed: the user must act
   credit or key
-  403, 404, 410                  either of the two, which the next ones tell
+  403, 404, 410, and words of    either of the two, which the next ones tell
+  credit or key
   3xx, 405                       wrong address: the user must act
 """
 
@@ -53,12 +54,14 @@ _MAYBE_OWN_STATUSES = (403, 404, 410)
 # What servers call a prompt beyond the model's context: OpenAI and its
 # compatibles, llama.cpp, vLLM.
 _CONTEXT_ERRORS = re.compile(
-  r"context[_ ]length|context[_ ]size|maximum context|too many tokens",
+  r"context[_ ]length|context[_ ]size|maximum context|too many tokens"
+  r"|(single|each|one|per)[ -]request",
   re.IGNORECASE,
 )
-# A 403 for what one prompt says, not for who asks.
+# An error for what one prompt says, not for who asks.
 _MODERATION = re.compile(
-  r"moderation|flagged|content[_ ](policy|filter)", re.IGNORECASE
+  r"moderation|flagged|safety|guardrail|content[_ -]?(policy|filter)",
+  re.IGNORECASE,
 )
 _REFUSED_KEY = "The server does not take the key."
 _NO_CREDIT = (
@@ -263,9 +266,17 @@ def _read_error(
     return Failure("rejected", message, True, _NO_CREDIT)
   if found is None:
     return plain
-  hint = _NO_CREDIT if status == 429 else _ACCOUNT
+  is_by_words = bool(found.contexts)
+  if is_by_words and (plain.kind == "too_large" or _MODERATION.search(said)):
+    return plain
   return Failure(
-    "rejected", message, True, hint, account_error=found, otherwise=plain
+    "rejected",
+    message,
+    True,
+    _NO_CREDIT if status == 429 else _ACCOUNT,
+    is_by_words,
+    account_error=found,
+    otherwise=plain,
   )
 
 

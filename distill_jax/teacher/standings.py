@@ -5,6 +5,10 @@ Layer 2; imports errors and, of its own folder, exchange and journal. A 403 or a
 answered. The other requests to the same model tell: an answer makes its doubts
 failures of their questions; many in a row without one end the run. Until it is
 known, they are open in the journal, and asked again by another run.
+
+Any other refusal (400, 422) is as a rule of its question. But a server whose
+credit is gone may say so in words that are known to no one: many in a row end
+the run, too, unless an earlier run got the same and was given anew.
 """
 
 import asyncio
@@ -24,7 +28,7 @@ class Doubt:
   Attributes:
     key: of the request.
     question: its id.
-    error: the refusal, with `advice`.
+    error: the refusal. Without `advice` it is likely the question's own.
     was_refused_before: by an earlier run, in the same way.
   """
 
@@ -113,11 +117,7 @@ class Standings:
     Raises:
       UserError: there are too many, and nothing more is under way.
     """
-    while len(standing.doubts) >= (
-      self._max_doubts_in_a_row
-      if standing.is_answered
-      else self._max_first_doubts
-    ):
+    while self._has_too_many(standing):
       if not standing.num_under_way:
         raise self._blame_all(standing)
       await standing.moved.wait()
@@ -137,11 +137,30 @@ class Standings:
       is_repeated = self._answers.has_any_response() and all(
         doubt.was_refused_before for doubt in standing.doubts
       )
-      if standing.is_answered or is_repeated:
-        num_settled += self._settle(standing)
-      elif standing.doubts:
+      advised = [doubt for doubt in standing.doubts if doubt.error.advice]
+      # So many at the end are rather of an account whose credit went.
+      is_account = (
+        sum(doubt.error.is_about_account for doubt in advised)
+        >= self._max_first_doubts
+      )
+      is_settled = standing.is_answered or is_repeated or not advised
+      if is_account or not is_settled:
         raise self._blame_all(standing)
+      num_settled += self._settle(standing)
     return num_settled
+
+  def _has_too_many(self, standing: Standing) -> bool:
+    num_advised = sum(
+      doubt.error.advice is not None for doubt in standing.doubts
+    )
+    if num_advised >= (
+      self._max_doubts_in_a_row
+      if standing.is_answered
+      else self._max_first_doubts
+    ):
+      return True
+    num_new = sum(not doubt.was_refused_before for doubt in standing.doubts)
+    return num_new >= self._max_doubts_in_a_row
 
   def _settle(self, standing: Standing) -> int:
     num_settled = len(standing.doubts)
@@ -163,16 +182,31 @@ class Standings:
     doubts = standing.doubts
     names = ", ".join(ascii(doubt.question) for doubt in doubts[:_MAX_NAMED])
     more = ", ..." if len(doubts) > _MAX_NAMED else ""
-    said = f"{doubts[-1].error.advice} So ended question {names}{more}"
+    error = doubts[-1].error
+    advice = error.advice or (
+      f"The teacher refuses one request after the other: {error}. Correct what"
+      " it names."
+    )
+    said = f"{advice} So ended question {names}{more}"
     if standing.is_answered:
       said += f", {len(doubts)} in a row."
     else:
       said += " and nothing was answered in this run."
-    if (
-      len(doubts) < self._max_first_doubts and self._answers.has_any_response()
-    ):
+    if not self._answers.has_any_response():
+      return UserError(said)
+    if len(doubts) < self._max_first_doubts:
       said += (
         " If it is about these questions and not about key or model, the same"
         " command again counts them as failed."
+      )
+    elif error.advice is None:
+      said += (
+        " The same command asks them again, and goes on past them if they are"
+        " refused again."
+      )
+    elif error.is_about_account:
+      said += (
+        " The same command asks them again. If it is about these questions and"
+        " not about the account, take them out."
       )
     return UserError(said)

@@ -26,6 +26,13 @@ def _error(message, **fields):
     (403, _error("Insufficient balance")),
     (412, _error("Account is suspended")),
     (412, "Account suspended, no credits"),
+    (400, _error("You have reached your specified API usage limits.")),
+    (400, _error("This organization has been disabled.")),
+    (400, "Your account balance is insufficient"),
+    (400, {"errors": [{"message": "Exceeded credit limit"}]}),
+    (400, {"detail": [{"msg": "Exceeded credit limit", "loc": ["body"]}]}),
+    (400, {"error": {"error": {"message": "billing hard limit reached"}}}),
+    (400, {"message": "Bad request", "detail": {"error_msg": "no funds"}}),
     (429, _error("m", code="insufficient_quota")),
     (429, _error("m", type="insufficient_quota")),
     (429, _error("余额不足", code="1113")),
@@ -85,3 +92,21 @@ def test_the_servers_own_words_count_beside_repeated_ones():
   found = account_errors.find_account_error(400, _error(message))
   asked = json.dumps({"prompt": question}).encode()
   assert not account_errors.is_repeated(found, asked)
+
+
+@pytest.mark.parametrize(
+  ("body", "message"),
+  [
+    (_error("a", detail="b"), "a b"),
+    ({"error": {"error": {"message": "a"}}}, "a"),
+    ({"errors": [{"message": "a"}, "b"], "message": "a"}, "a b"),
+    ({"detail": [{"msg": "a", "input": "no"}]}, "a"),
+    ([{"error": {"message": "a"}}], "a"),
+    ("a", "a"),
+    ({"choices": ["a"]}, ""),
+    (None, ""),
+  ],
+  ids=str,
+)
+def test_what_an_error_says(body, message):
+  assert account_errors.get_message(body) == message

@@ -229,7 +229,8 @@ def test_a_line_about_the_account(state_path, is_repeated):
   fault = fault_server.status(400, f"Error: {text}")
   with BatchServer(answer=fault) as server:
     (outcome,) = send_all(server, state_path, [asked])
-  assert isinstance(outcome, TeacherError if is_repeated else UserError)
+  assert isinstance(outcome, TeacherError)
+  assert outcome.is_about_account != is_repeated
 
 
 def test_an_account_that_was_mended_is_not_refused_for_ever(state_path):

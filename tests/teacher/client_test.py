@@ -267,12 +267,8 @@ def test_an_answer_is_read_however_it_is_wrapped(make_reply, request_):
 @pytest.mark.parametrize(
   ("status", "body"),
   [
-    (400, fault_server.ANTHROPIC_NO_CREDIT),
     (400, fault_server.GOOGLE_BAD_KEY),
     (400, {"error": {"message": "m", "code": "billing_hard_limit_reached"}}),
-    (400, {"code": "Invalid argument", "error": "Incorrect API key: x***"}),
-    (403, {"error": {"message": "This API needs billing to be enabled."}}),
-    (412, {"error": {"message": "Account is suspended, see billing."}}),
     (429, {"error": {"message": "m", "code": "insufficient_quota"}}),
     (200, {"error": {"message": "Insufficient credits", "code": 402}}),
   ],
@@ -283,6 +279,39 @@ def test_what_is_about_the_account_is_for_the_user(status, body):
     with pytest.raises(UserError):
       send(server, CHAT)
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+  ("status", "body"),
+  [
+    (400, fault_server.ANTHROPIC_NO_CREDIT),
+    (400, {"code": "Invalid argument", "error": "Incorrect API key: x***"}),
+    (403, {"error": {"message": "This API needs billing to be enabled."}}),
+    (412, {"error": {"message": "Account is suspended, see billing."}}),
+  ],
+  ids=str,
+)
+def test_what_only_words_say_may_be_of_one_question(status, body):
+  with FaultServer([fault_server.json_body(body, status)]) as server:
+    with pytest.raises(TeacherError) as caught:
+      send(server, CHAT)
+  assert caught.value.is_about_account and caught.value.is_final
+  assert "about the account or its key" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+  ("said", "kind"),
+  [
+    ("Prompt flagged: discusses payment fraud", "rejected"),
+    ("Input rejected by safety system: financial payment", "rejected"),
+    ("This exceeds the token quota for a single request", "too_large"),
+  ],
+)
+def test_what_is_about_the_prompt_is_not_about_the_account(said, kind):
+  with FaultServer([fault_server.status(400, said)]) as server:
+    with pytest.raises(TeacherError) as caught:
+      send(server, CHAT)
+  assert (caught.value.kind, caught.value.advice) == (kind, None)
 
 
 def test_a_question_about_an_account_ends_no_run():

@@ -13,13 +13,26 @@ ERROR = TeacherError(
 )
 
 
+PLAIN = TeacherError(
+  "HTTP 400", kind="rejected", is_final=True, num_attempts=1, is_refusal=True
+)
+ACCOUNT = TeacherError(
+  "HTTP 400: no credit",
+  kind="rejected",
+  is_final=True,
+  num_attempts=1,
+  advice="Pay.",
+  is_about_account=True,
+)
+
+
 def make_request(text, model="m", endpoint="completions"):
   return Request(model, endpoint, text, {})
 
 
-def make_doubt(text, was_refused_before=False):
+def make_doubt(text, was_refused_before=False, error=ERROR):
   key = make_request(text).key
-  return standings.Doubt(key, f"id {text}", ERROR, was_refused_before)
+  return standings.Doubt(key, f"id {text}", error, was_refused_before)
 
 
 @pytest.fixture(name="own")
@@ -101,3 +114,45 @@ def test_the_end_of_a_run(own, made, has_answers, was_refused_before):
   with pytest.raises(UserError, match="'id a'") as caught:
     made.settle_all()
   assert ("counts them as failed" in str(caught.value)) == has_answers
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_many_plain_refusals_in_a_row_end_a_run(own, made, is_answered):
+  standing = made.get(make_request("a"))
+  if is_answered:
+    made.note_answer(standing)
+  for number in range(3):
+    made.note_doubt(standing, make_doubt(str(number), error=PLAIN))
+    asyncio.run(made.wait_for_answer(standing))
+  made.note_doubt(standing, make_doubt("last", error=PLAIN))
+  with pytest.raises(UserError, match="one request after the other: HTTP 400"):
+    asyncio.run(made.wait_for_answer(standing))
+  assert not own.has_final_failure(make_request("last").key)
+
+
+def test_plain_refusals_that_come_again_end_no_run(made):
+  standing = made.get(make_request("a"))
+  for number in range(9):
+    made.note_doubt(standing, make_doubt(str(number), True, PLAIN))
+    asyncio.run(made.wait_for_answer(standing))
+
+
+def test_a_few_plain_refusals_are_failures_at_the_end(own, made):
+  doubt = make_doubt("a", error=PLAIN)
+  made.note_doubt(made.get(make_request("a")), doubt)
+  assert made.settle_all() == 1
+  assert own.has_final_failure(doubt.key)
+
+
+@pytest.mark.parametrize("num_doubts", [1, 2])
+def test_an_account_whose_credit_goes_at_the_end(own, made, num_doubts):
+  standing = made.get(make_request("a"))
+  made.note_answer(standing)
+  for number in range(num_doubts):
+    made.note_doubt(standing, make_doubt(str(number), error=ACCOUNT))
+  if num_doubts == 1:
+    assert made.settle_all() == 1
+    return
+  with pytest.raises(UserError, match="Pay. So ended question 'id 0', 'id 1'"):
+    made.settle_all()
+  assert not own.has_final_failure(make_request("0").key)

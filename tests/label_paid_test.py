@@ -1,6 +1,7 @@
 """What a labelling run says it paid, beside what the server billed."""
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -343,6 +344,64 @@ def test_a_cost_without_prices(tmp_path):
   settings = make_settings("http://127.0.0.1:9/v1", tmp_path, max_cost=3.0)
   with pytest.raises(UserError, match="MAX_COST is 3, and no prices are known"):
     label.run(settings)
+
+
+# --- Attempts that broke off ------------------------------------------------
+
+
+def _break_off(reply):
+  """Returns a reply whose connection breaks just before its end."""
+  return dataclasses.replace(reply, num_sent_bytes=len(reply.body) - 3)
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 8])
+def test_attempts_that_broke_off_are_counted(tmp_path, max_concurrency):
+  bill, seen, billed = Bill(), set(), []
+
+  def reply(received):
+    answer = bill.answer(received)
+    billed.append(1)
+    if (number := get_number(received)) in seen:
+      return answer
+    seen.add(number)
+    return _break_off(answer)
+
+  write_sums(tmp_path, range(10))
+  with fault_server.FaultServer(answer=reply) as server:
+    client = {"max_concurrency": max_concurrency}
+    assert label.run(make_settings(server, tmp_path, client=client)) == 0
+  paid = read_paid(tmp_path)
+  assert (paid["num_responses"], paid["num_unknown"]) == (10, 10)
+  assert paid["num_requests"] == len(billed) == 20
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 8])
+@pytest.mark.parametrize("num_whole", [0, 5])
+def test_attempts_that_break_off_keep_to_the_budget(
+  tmp_path, max_concurrency, num_whole
+):
+  bill = Bill(prompt_tokens=600, completion_tokens=500)
+
+  def reply(received):
+    answer = bill.answer(received)
+    is_whole = get_number(received) < num_whole
+    return answer if is_whole else _break_off(answer)
+
+  write_sums(tmp_path, range(60))
+  with fault_server.FaultServer(answer=reply) as server:
+    settings = make_settings(
+      server,
+      tmp_path,
+      max_total_tokens=20_000,
+      client={"max_attempts": 8, "max_concurrency": max_concurrency},
+    )
+    assert label.run(settings) == 1
+    assert 5_000 < bill.total <= 20_000
+    num_received = len(server.received)
+    assert label.run(settings) == 1
+    assert len(server.received) == num_received
+  paid = read_paid(tmp_path)
+  assert paid["num_responses"] + paid["num_unknown"] == num_received
 
 
 # --- Kills ------------------------------------------------------------------

@@ -89,9 +89,10 @@ class Budget:
     num_bytes = account.uncounted_bytes + account.open_bytes
     prompt_tokens = num_bytes * (tokens_per_byte or _MOST_TOKENS_PER_BYTE)
     # Some servers do not count reasoning among `max_tokens`.
-    completion_tokens = account.uncounted_completion_tokens + max(
-      account.open_completion_tokens, account.num_open * longest
-    )
+    num_uncounted = account.num_unknown + account.num_uncounted_responses
+    completion_tokens = max(
+      account.uncounted_completion_tokens, num_uncounted * longest
+    ) + max(account.open_completion_tokens, account.num_open * longest)
     counted = account.prompt_tokens + account.completion_tokens
     cost = 0.0
     table = self._price_table

@@ -88,7 +88,7 @@ def encode_body(body: Any, max_bytes: int) -> bytes:
 
 
 class TeacherClient:
-  """A `Transport` that asks a server directly."""
+  """A `Transport` that asks a server directly, and again: see `Repeating`."""
 
   def __init__(
     self,
@@ -115,6 +115,7 @@ class TeacherClient:
     # Here, so that whoever only trains needs no `openai`.
     from distill_jax.teacher import connection
 
+    self.repeat_fn: Callable[[Request], Awaitable[bool]] | None = None
     self._config = config
     self._count_tokens_fn = count_tokens_fn
     self._connection = connection.Connection(
@@ -133,6 +134,7 @@ class TeacherClient:
     """
     content = encode_body(make_body(request), self._config.max_request_bytes)
     num_tokens = self._check_tokens(request)
+    repeat_fn = self.repeat_fn
     async with self._slots:
       success = await self._connection.post_json(
         PATHS[request.endpoint],
@@ -140,6 +142,7 @@ class TeacherClient:
         lambda reply: replies.read_answer(reply, request.endpoint),
         num_tokens,
         is_one_of_many=True,
+        repeat_fn=repeat_fn and (lambda: repeat_fn(request)),
       )
     answer = success.value
     if (

@@ -134,6 +134,7 @@ class Connection:
     read_fn: Callable[[bytes], T | replies.Failure],
     num_tokens: float | None = None,
     is_one_of_many: bool = False,
+    repeat_fn: Callable[[], Awaitable[bool]] | None = None,
   ) -> Success[T]:
     """Posts JSON.
 
@@ -145,6 +146,8 @@ class Connection:
         does not count towards them.
       is_one_of_many: a failure that may be this call's own is a TeacherError
         with `advice`; otherwise it is a UserError.
+      repeat_fn: asked before each further attempt behind one that may be
+        charged; False: it is not to be made. None: it always is.
 
     Returns:
       What `read_fn` made of the reply.
@@ -157,6 +160,7 @@ class Connection:
       lambda: self.attempt("post", path, read_fn, content=content),
       num_tokens,
       is_one_of_many,
+      repeat_fn,
     )
 
   async def upload(
@@ -230,6 +234,7 @@ class Connection:
     attempt_fn: Callable[[], Awaitable[T | replies.Failure]],
     num_tokens: float | None = None,
     is_one_of_many: bool = False,
+    repeat_fn: Callable[[], Awaitable[bool]] | None = None,
   ) -> Success[T]:
     """Attempts until it succeeds or one of the budgets is spent.
 
@@ -237,6 +242,7 @@ class Connection:
       attempt_fn: one attempt.
       num_tokens: as of `post_json`.
       is_one_of_many: likewise.
+      repeat_fn: likewise.
 
     Returns:
       The first value that is no failure.
@@ -274,7 +280,12 @@ class Connection:
         _log.debug("Attempt %d: %s", num_attempts, outcome.message)
         self._limits.pause(asked)
         await self._sleep(delay)
-        continue
+        if repeat_fn is None or not outcome.is_maybe_paid or await repeat_fn():
+          continue
+        stopped = (
+          f"; given up after {num_attempts} attempts, because another would go"
+          " beyond the budget (MAX_COST, MAX_TOTAL_TOKENS) or the run ends"
+        )
       stopped = "" if outcome.is_final else stopped
       raise TeacherError(
         f"{outcome.message}{stopped}",
@@ -411,4 +422,5 @@ class Connection:
       cause, httpx2.ConnectError | httpx2.ConnectTimeout
     )
     self._is_reached = is_there
-    return replies.Failure("connection", message, False)
+    is_unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return replies.Failure("connection", message, False, is_unsent=is_unsent)

@@ -9,12 +9,15 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 Endpoint = Literal["chat", "completions"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 MAX_TOKENS_FIELDS = get_args(MaxTokensField)
+
+# Of failures: the server may have worked, and charged, all the same.
+MAYBE_PAID_KINDS = ("timeout", "connection", "bad_response")
 
 ANSWERED, UNREADABLE = "answered", "unreadable"
 # What an answer lacks where it has no text that could be read.
@@ -241,3 +244,15 @@ class Transport(Protocol):
   async def close(self) -> None:
     """Releases connections."""
     ...
+
+
+@runtime_checkable
+class Repeating(Protocol):
+  """A transport that asks again by itself after a failure.
+
+  Attributes:
+    repeat_fn: called with a request before it is sent once more after an
+      attempt that may be charged; False: it is not to be. None: it always is.
+  """
+
+  repeat_fn: Callable[[Request], Awaitable[bool]] | None

@@ -11,7 +11,8 @@ Layer 1; imports `exchange`. Three kinds of lines:
    "time"}
 
 `key` is `Request.key`, `question` the id of the question it was first asked
-for, `attempt` counts the times it was asked, over all runs. A request without a
+for, `attempt` counts the times it was asked, over all runs; an attempt behind
+one that may be charged has a request line of its own. A request without a
 response or final failure is open, and may be asked again. Of several responses
 to one request the first counts; a response outdoes a failure.
 

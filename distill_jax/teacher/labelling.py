@@ -17,6 +17,7 @@ from distill_jax.teacher.budget import Budget
 from distill_jax.teacher.exchange import (
   ANSWERED,
   UNREADABLE,
+  Repeating,
   Request,
   Response,
   TeacherError,
@@ -186,7 +187,10 @@ class _Run:
     self._progress_fn = progress_fn
     self._progress = Progress()
     self._turn = asyncio.Lock()
-    self._under_way: set[str] = set()
+    # Key -> question.
+    self._under_way: dict[str, str] = {}
+    # Of these, how many wait for the budget before a further attempt.
+    self._num_held = 0
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
@@ -206,6 +210,8 @@ class _Run:
     self._settled = asyncio.Event()
 
   async def run(self) -> Progress:
+    if isinstance(self._transport, Repeating):
+      self._transport.repeat_fn = self._repeat
     workers = [
       asyncio.create_task(self._work())
       for _ in range(self._limits.max_concurrency)
@@ -255,7 +261,7 @@ class _Run:
         try:
           await self._ask(request, key, question)
         finally:
-          self._under_way.discard(key)
+          self._under_way.pop(key, None)
           self._settled.set()
     # A bug's, too, must end the run.
     except Exception as error:
@@ -277,7 +283,7 @@ class _Run:
         ):
           if not await self._fits_budget(request):
             return None
-          self._under_way.add(key)
+          self._under_way[key] = question
           return request, key, question
         num_passed_over += 1
         if num_passed_over % _MAX_PASSED_OVER == 0:
@@ -288,8 +294,9 @@ class _Run:
     if not self._again or not await self._fits_budget(self._again[0][0]):
       return None
     self._progress.num_open -= 1
-    self._under_way.add(self._again[0][1])
-    return self._again.popleft()
+    request, key, question = self._again.popleft()
+    self._under_way[key] = question
+    return request, key, question
 
   async def _fits_budget(self, request: Request) -> bool:
     """Waits until the budget has room for a request; stops if it never has."""
@@ -301,12 +308,36 @@ class _Run:
         self._progress.is_budget_spent = True
         self._stop.sending.set()
         return False
-      # What is under way counts for the most it can be, and will be less.
-      self._settled.clear()
-      with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_BUDGET_POLL_SECONDS):
-          await self._settled.wait()
+      await self._wait_for_room()
     return True
+
+  async def _repeat(self, request: Request) -> bool:
+    """Tells whether what may be charged already may be sent once more.
+
+    If so, that is in the journal, as a request of its own.
+    """
+    budget = self._limits.budget
+    self._num_held += 1
+    try:
+      while budget is not None and not budget.admits(request):
+        if self._stop.sending.is_set():
+          return False
+        if self._num_held >= len(self._under_way):
+          self._progress.is_budget_spent = True
+          return False
+        await self._wait_for_room()
+    finally:
+      self._num_held -= 1
+    key = request.key
+    self._journal.append_request(key, request, self._under_way[key])
+    return True
+
+  async def _wait_for_room(self) -> None:
+    # What is under way counts for the most it can be, and will be less.
+    self._settled.clear()
+    with contextlib.suppress(TimeoutError):
+      async with asyncio.timeout(_BUDGET_POLL_SECONDS):
+        await self._settled.wait()
 
   async def _ask(self, request: Request, key: str, question: str) -> None:
     progress = self._progress

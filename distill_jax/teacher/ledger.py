@@ -18,8 +18,6 @@ from typing import Any
 
 from distill_jax.teacher import exchange, prices
 
-# Of failures: the server may have worked, and charged, all the same.
-_PERHAPS_PAID = ("timeout", "connection", "bad_response")
 # Distinct names of models that a server may call itself by.
 _MAX_SERVED = 20
 OTHER_MODELS = "(others)"
@@ -55,7 +53,7 @@ class Account:
     num_responses: answers.
     num_failures: of requests that got none.
     num_uncounted_responses: answers whose tokens the server did not count.
-    num_unknown: requests without an answer that may be charged: those that
+    num_unknown: attempts without an answer that may be charged: those that
       timed out, broke off, came back as no answer or were under way at a kill.
     prompt_tokens: as the server counted.
     cached_tokens: those of them that it had cached.
@@ -136,7 +134,10 @@ class Ledger:
       return
     ask = self._close(digest)
     if ask is None:
-      if event["event"] == "failure" and event["kind"] not in _PERHAPS_PAID:
+      if (
+        event["event"] == "failure"
+        and event["kind"] not in exchange.MAYBE_PAID_KINDS
+      ):
         # A second line of a refusal: what it is was decided later.
         return
       # Of a line that was taken out, or of a journal without request lines.
@@ -170,9 +171,13 @@ class Ledger:
     setting = self._settings.setdefault(setting, setting)
     account = self._get_account(setting)
     account.num_requests += 1
-    if self._close(digest) is not None:
-      # Asked again after a kill: what became of the first is not known.
-      account.num_unknown += 1
+    if (lost := self._close(digest)) is not None:
+      # Asked again after a kill, or after an attempt that may be charged: what
+      # became of the first is not known.
+      earlier = self._get_account(lost.setting)
+      earlier.num_unknown += 1
+      earlier.uncounted_bytes += lost.num_bytes
+      earlier.uncounted_completion_tokens += lost.max_tokens
     ask = _Ask(
       setting,
       count_bytes(event.get("prompt")),
@@ -218,7 +223,9 @@ class Ledger:
       return
     if event["event"] == "response":
       account.num_uncounted_responses += 1
-    elif event.get("kind") in _PERHAPS_PAID and event.get("num_attempts"):
+    elif event.get("kind") in exchange.MAYBE_PAID_KINDS and event.get(
+      "num_attempts"
+    ):
       account.num_unknown += 1
     else:
       return
@@ -329,7 +336,7 @@ def describe(paid: Mapping[str, Any]) -> list[str]:
     )
   if paid["num_unknown"]:
     lines.append(
-      f"not in it: {paid['num_unknown']} requests that may be charged though"
+      f"not in it: {paid['num_unknown']} attempts that may be charged though"
       " no answer was kept: they timed out, broke off, came back as no answer"
       " or were under way at a kill"
     )

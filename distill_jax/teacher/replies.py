@@ -127,6 +127,7 @@ class Failure:
     account_error: what said that it is about the account, see
       `discount_repetition`.
     otherwise: what it is if the server only repeated the request.
+    is_unsent: the request did not reach the server.
   """
 
   kind: str
@@ -137,6 +138,12 @@ class Failure:
   retry_after_seconds: float | None = None
   account_error: account_errors.AccountError | None = None
   otherwise: "Failure | None" = None
+  is_unsent: bool = False
+
+  @property
+  def is_maybe_paid(self) -> bool:
+    """Whether the server may have worked, and charged, all the same."""
+    return self.kind in exchange.MAYBE_PAID_KINDS and not self.is_unsent
 
 
 def read_answer(content: bytes, endpoint: str) -> Answer | Failure:

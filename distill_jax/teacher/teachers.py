@@ -7,13 +7,18 @@ teacher's server. Opens no connection itself.
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
 from distill_jax.teacher import asking
 from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.exchange import Request, Response, Transport
+from distill_jax.teacher.exchange import (
+  Repeating,
+  Request,
+  Response,
+  Transport,
+)
 
 _CLIENT_FIELDS = tuple(
   field.name for field in dataclasses.fields(TeacherConfig)
@@ -108,6 +113,21 @@ class RoutingTransport:
       transports: model -> its transport; models may share one.
     """
     self._transports = transports
+    self._repeat_fn: Callable[[Request], Awaitable[bool]] | None = None
+
+  @property
+  def repeat_fn(self) -> Callable[[Request], Awaitable[bool]] | None:
+    """See `exchange.Repeating`; for all of them."""
+    return self._repeat_fn
+
+  @repeat_fn.setter
+  def repeat_fn(
+    self, repeat_fn: Callable[[Request], Awaitable[bool]] | None
+  ) -> None:
+    self._repeat_fn = repeat_fn
+    for transport in self._transports.values():
+      if isinstance(transport, Repeating):
+        transport.repeat_fn = repeat_fn
 
   async def send(self, request: Request) -> Response:
     """See `exchange.Transport`."""

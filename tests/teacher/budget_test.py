@@ -56,11 +56,11 @@ def test_what_is_under_way_counts_for_the_most_it_can_be(own):
     request = make_request(f"{number}" * 100)
     own.append_request(request.key, request, "q")
   assert find_most(own) == 3 * 150 + 150
-  # Asked again, it is still one request.
+  # What was asked before a kill may be charged as well.
   own.append_request(request.key, request, "q")
-  assert find_most(own) == 3 * 150 + 150
+  assert find_most(own) == 4 * 150 + 150
   own.append_response(request.key, make_response())
-  assert find_most(own) == 2 * (25 + 50) + 25 + 75
+  assert find_most(own) == 3 * (25 + 50) + 25 + 75
 
 
 def test_what_nobody_counted_counts_for_the_most_it_can_be(own):
@@ -80,6 +80,11 @@ def test_answers_beyond_their_limit_are_learned(own):
   own.append_request(request.key, request, "q")
   own.append_response(request.key, make_response(20, 500))
   assert find_most(own) == 520 + 25 + 500
+  other = make_request("other")
+  for _ in range(2):
+    own.append_request(other.key, other, "q")
+  # Attempts that may be charged can be as long.
+  assert find_most(own) >= 520 + 25 + 500 + 2 * 500
 
 
 def test_a_dearer_price_of_reasoning_counts(own):

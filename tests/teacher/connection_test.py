@@ -263,3 +263,32 @@ def test_a_download_that_breaks_off_begins_again(fake_time, fault):
   with FaultServer([fault], Reply(200, b"one\ntwo\n")) as server:
     lines = _download(server, fake_time, timeout_seconds=0.3)
   assert lines[-2:] == [b"one", b"two"] and len(server.received) == 2
+
+
+_UNPAID = (fault_server.status(500), fault_server.rate_limited(seconds=0))
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_further_attempt_behind_one_that_may_be_charged_is_asked_for(
+  fake_time, is_allowed
+):
+  asked = []
+
+  async def repeat():
+    asked.append(len(server.received))
+    return is_allowed
+
+  run_fn = lambda made: made.post_json(
+    "/chat/completions", b"{}", bytes, repeat_fn=repeat
+  )
+  broken = fault_server.dropped_within_body()
+  with FaultServer([*_UNPAID, broken, _UNPAID[0], broken], OK) as server:
+    if is_allowed:
+      assert use(server.base_url, fake_time, run_fn).num_attempts == 6
+      assert asked == [3, 5]
+      return
+    with pytest.raises(
+      TeacherError, match="given up after 3 .*MAX_COST"
+    ) as caught:
+      use(server.base_url, fake_time, run_fn)
+  assert asked == [3] and not caught.value.is_final

@@ -563,3 +563,55 @@ def test_requests_are_read_as_they_are_needed(own):
   teacher = FakeTeacher(look)
   run(own, list_requests(), teacher)
   assert num_read == 30
+
+
+# --- What a brake says, and attempts of a transport --------------------------
+
+
+def _answer_with(finish_reason):
+  async def send(request):
+    del request
+    return Response("3", finish_reason, 10, 2, "m", 0.0, 1)
+
+  return send
+
+
+@pytest.mark.parametrize(
+  "finish_reason", ["SAFETY", "content-filter", "failed"]
+)
+def test_a_brake_does_not_promise_what_no_setting_does(own, finish_reason):
+  teacher = FakeTeacher()
+  teacher.send = _answer_with(finish_reason)
+  with pytest.raises(UserError, match="20 answered") as caught:
+    run(own, make_requests(*map(str, range(30))), teacher)
+  assert "RETRY_FAILURES" not in str(caught.value)
+  assert "not asked for again" in str(caught.value)
+
+
+class RepeatingTeacher(FakeTeacher):
+  """Makes several attempts at each request, as far as it may."""
+
+  repeat_fn = None
+
+  async def send(self, request):
+    for _ in range(3):
+      if not await self.repeat_fn(request):
+        fail("timeout")(request)
+    return await super().send(request)
+
+
+def test_further_attempts_are_requests_in_the_journal(own):
+  progress = run(own, make_requests("a", "b"), RepeatingTeacher())
+  assert (progress.num_sent, progress.num_answered) == (2, 2)
+  summary = ledger.summarize([own.ledger], None, None)
+  assert (summary["num_requests"], summary["num_unknown"]) == (8, 6)
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 2, 5])
+def test_further_attempts_keep_to_the_budget(own, max_concurrency):
+  limit = budget.Budget([own.ledger], None, None, 9 * 4097)
+  limits = labelling.Limits(max_concurrency, budget=limit)
+  progress = run(own, make_requests(*"abcde"), RepeatingTeacher(), limits)
+  assert progress.is_budget_spent
+  num_unknown = ledger.summarize([own.ledger], None, None)["num_unknown"]
+  assert 7 <= num_unknown <= 9

@@ -120,7 +120,7 @@ def test_what_nobody_counted_is_named(own):
   assert summary["prompt_tokens"] == 10
   said = "\n".join(ledger.describe(summary))
   assert "not in it: 2 answers whose tokens the server did not count" in said
-  assert "not in it: 4 requests that may be charged" in said
+  assert "not in it: 4 attempts that may be charged" in said
 
 
 def test_a_request_that_is_asked_again_after_a_kill(own):
@@ -130,6 +130,32 @@ def test_a_request_that_is_asked_again_after_a_kill(own):
   summary = summarize(own)
   assert (summary["num_unknown"], summary["num_requests"]) == (1, 2)
   assert summary["num_responses"] == 1
+
+
+def test_each_attempt_that_may_be_charged_counts(own):
+  request = make_request("four")
+  for _ in range(2):
+    ask(own, request)
+  ask(own, request, make_response())
+  (account,) = own.ledger.accounts.values()
+  assert account.num_unknown == 2
+  assert account.uncounted_bytes == 2 * len("four")
+  assert account.uncounted_completion_tokens == 2 * 50
+  assert (account.num_open, account.num_requests) == (0, 3)
+
+
+def test_what_was_counted_before_there_was_a_bound(own):
+  request = make_request()
+  ask(own, request, make_response(10, 5))
+  line = own.path.read_text().replace(
+    '"prompt_tokens": 10', f'"prompt_tokens": {10**400}'
+  )
+  own.path.write_text(line)
+  with journal.JournalReader(own.path) as reader:
+    summary = ledger.summarize([reader.ledger], TABLE, None)
+    assert reader.read_response(request.key).prompt_tokens is None
+  assert (summary["prompt_tokens"], summary["completion_tokens"]) == (0, 5)
+  assert summary["num_uncounted_responses"] == 1
 
 
 def test_a_refusal_of_two_lines_counts_once(own):

@@ -7,7 +7,7 @@ import pytest
 from distill_jax.errors import UserError
 from distill_jax.teacher import teachers
 from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.exchange import Request
+from distill_jax.teacher.exchange import Repeating, Request
 
 _CLIENT = TeacherConfig(
   "https://one/v1",
@@ -65,6 +65,17 @@ def test_a_teacher_of_its_own():
 def test_entries_that_cannot_be(given, told):
   with pytest.raises(UserError, match=told):
     teachers.read_teachers(given, _CLIENT)
+
+
+def test_all_teachers_are_told_whom_to_ask_before_a_repetition():
+  class Transport:
+    repeat_fn = None
+
+  one, two, repeat_fn = Transport(), Transport(), lambda request: None
+  transport = teachers.RoutingTransport({"a": one, "b": two, "c": object()})
+  assert isinstance(transport, Repeating)
+  transport.repeat_fn = repeat_fn
+  assert one.repeat_fn is two.repeat_fn is repeat_fn
 
 
 def test_each_request_goes_to_its_teacher():

@@ -1049,3 +1049,53 @@ def test_a_model_without_price(tmp_path, monkeypatch):
 def test_settings_that_cannot_be(tmp_path, fields, told):
   with pytest.raises(UserError, match=told):
     _make_settings("http://127.0.0.1:9/v1", tmp_path, **fields)
+
+
+def _write_stream(*chunks):
+  lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+  return fault_server.Reply(200, "".join([*lines, "data: [DONE]\n\n"]).encode())
+
+
+@pytest.mark.parametrize(
+  "fault",
+  [
+    _write_stream(
+      {"choices": [{"delta": {"content": "The answer is 3"}}]},
+      {"error": {"message": "boom"}},
+    ),
+    fault_server.json_body({"error": "oops"}),
+  ],
+  ids=["stream", "error"],
+)
+def test_an_error_that_may_be_paid_is_asked_for_twice(tmp_path, fault):
+  _write_questions(tmp_path, _make_sums(3))
+  with fault_server.FaultServer(answer=fault) as server:
+    for _ in range(2):
+      assert label.run(_make_settings(server, tmp_path)) == 1
+    assert len(server.received) == 2 * 3
+  assert _read_summary(tmp_path)["failures"] == {"unreadable": 3}
+
+
+@pytest.mark.parametrize(
+  "usage, reasoning",
+  [
+    ('{"prompt_tokens": %s, "completion_tokens": 7}' % ("9" * 400), "null"),
+    ('{"prompt_tokens": 7, "completion_tokens": %s}' % ("9" * 5000), "null"),
+    ("null", "[" * 900 + "]" * 900),
+  ],
+  ids=["prompt", "completion", "deep"],
+)
+def test_an_odd_field_beside_an_answer_ends_no_folder(
+  tmp_path, usage, reasoning
+):
+  _write_questions(tmp_path, _make_sums(2))
+  body = (
+    '{"choices": [{"message": {"content": "Add. The answer is 3.",'
+    f' "reasoning": {reasoning}}}}}], "usage": {usage}}}'
+  ).encode()
+  with fault_server.FaultServer(answer=fault_server.Reply(200, body)) as server:
+    for _ in range(2):
+      assert label.run(_make_settings(server, tmp_path)) == 0
+    assert len(server.received) == 2
+  assert _read_summary(tmp_path)["statuses"] == {"ok": 2}
+  assert _read_summary(tmp_path)["paid"]["num_uncounted_responses"] == 2

@@ -47,13 +47,14 @@ _LAYERS = {
     partitioning.distributed partitioning.mesh partitioning.rendezvous
     partitioning.sharding
     teacher.answer_forms teacher.append_file teacher.asking teacher.batch_api
-    teacher.batch_calls teacher.batch_replies teacher.batch_state teacher.budget
+    teacher.batch_calls teacher.batch_replies teacher.batch_state teacher.brake
+    teacher.budget
     teacher.class_balance teacher.client teacher.config teacher.connection
     teacher.equation_answers
     teacher.guarded_http teacher.journal teacher.journal_lines teacher.ledger
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.provenance teacher.questions teacher.rate_limits
-    teacher.replies teacher.teachers teacher.voting
+    teacher.replies teacher.teachers teacher.usage_counts teacher.voting
     training.event_files training.metric_files training.progress
     training.run_lock training.run_record
   """,

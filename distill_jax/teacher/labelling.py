@@ -1,7 +1,8 @@
 """Sends many requests over one transport and journals what comes of them.
 
 Owns how many are under way, when to stop and what is brought to the disk when.
-Layer 2; imports errors, budget, exchange, journal and standings. Knows no
+Layer 2; imports errors, brake, budget, exchange, journal and
+standings. Knows no
 prompt, file format or progress bar. Requests come from an iterator and answers
 go to the journal, so memory does not grow with their number.
 """
@@ -13,9 +14,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 from distill_jax.errors import UserError
+from distill_jax.teacher.brake import Brake
 from distill_jax.teacher.budget import Budget
 from distill_jax.teacher.exchange import (
-  ANSWERED,
   UNREADABLE,
   Repeating,
   Request,
@@ -194,9 +195,7 @@ class _Run:
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
     self._num_open_in_a_row = 0
-    self._bad: collections.Counter[str] = collections.Counter()
-    # Of these, the requests that failed for good.
-    self._num_bad_failures = 0
+    self._brake = Brake(limits.max_first_refusals)
     self._standings = Standings(
       journal, answers, limits.max_first_doubts, limits.max_doubts_in_a_row
     )
@@ -445,36 +444,9 @@ class _Run:
 
   def _note_bad(self, kind: str, problem: str, is_final: bool) -> None:
     """Ends a run of which the server makes nothing of use."""
-    self._bad[kind] += 1
-    self._num_bad_failures += is_final and kind != ANSWERED
-    num_bad = self._bad.total()
-    num_good = self._progress.num_answered - self._bad[ANSWERED]
-    if (
-      num_bad >= self._limits.max_first_refusals
-      and not num_good
-      and not self._limits.retry_failures
-    ):
-      kinds = ", ".join(f"{n} {kind}" for kind, n in self._bad.most_common())
-      raise UserError(
-        f"Of the first {num_bad} requests none got an answer of use ({kinds});"
-        f" the last: {problem}. Correct what it names and run again."
-        + self._explain_what_stays()
-      )
-
-  def _explain_what_stays(self) -> str:
-    """Returns what another run makes of those that got no answer of use."""
-    said = ""
-    if self._bad[ANSWERED]:
-      said += (
-        " An answer is not asked for again while the settings stay as they are:"
-        " give others, or another OUTPUT_PATH."
-      )
-    if self._num_bad_failures:
-      said += (
-        " If the settings stay as they are, RETRY_FAILURES = True asks again"
-        " what failed."
-      )
-    return said
+    self._brake.note(kind, is_final)
+    if not self._limits.retry_failures:
+      self._brake.check(self._progress.num_answered, problem)
 
   def _note_doubt(self, standing: Standing, doubt: Doubt) -> None:
     self._failed.add(bytes.fromhex(doubt.key))

@@ -92,8 +92,8 @@ def parse_with_format(
     choices: as for `parse_output`.
     finish_reason: why the server says the output ended: "length", the budget;
       "stop", by itself or at a stop string, which servers then leave out;
-      "error" or "content_filter", see `exchange.is_broken_off`. Of anything else, None
-      included, the text decides.
+      "error" or "content_filter", see `exchange.is_broken_off`. Of
+      anything else, None included, the text decides.
 
   Returns:
     Rationale, label and status. In "label_first" order "truncated" may come

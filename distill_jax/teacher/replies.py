@@ -1,9 +1,9 @@
 """What a server's reply means: an answer, or a failure and what to do about it.
 
-Layer 1; imports `account_errors`, `exchange`, `nesting` and `reply_body`. Knows
-bodies, statuses and headers, and no connection. Bodies are untrusted: nothing
-in them raises here, and of their text only a short quotation gets into a
-message.
+Layer 1; imports `account_errors`, `exchange`, `nesting`, `reply_body` and
+`usage_counts`. Knows bodies, statuses and headers, and no connection. Bodies
+are untrusted: nothing in them raises here, and of their text only a short
+quotation gets into a message.
 
 What each reply means, and why:
 
@@ -34,12 +34,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distill_jax.teacher import account_errors, exchange, nesting, reply_body
+from distill_jax.teacher import (
+  account_errors,
+  exchange,
+  nesting,
+  reply_body,
+  usage_counts,
+)
 
 _MAX_QUOTED_CHARACTERS = 200
 # Of a body without answer, what the journal keeps.
 _MAX_RAW_CHARACTERS = 1 << 14
-_DIGITS = re.compile("[0-9]{1,20}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _RETRYABLE_KINDS = {
@@ -342,8 +347,10 @@ def _read_body(
     # Counted and without a choice: the server's work was done all the same.
     is_empty = usage and body.get("choices") in (None, [])
     status = "empty" if is_empty else exchange.UNREADABLE
-  prompt_tokens = _get_count(usage, "prompt_tokens", "input_tokens")
-  completion_tokens = _get_count(usage, "completion_tokens", "output_tokens")
+  prompt_tokens = usage_counts.get_count(usage, "prompt_tokens", "input_tokens")
+  completion_tokens = usage_counts.get_count(
+    usage, "completion_tokens", "output_tokens"
+  )
   return Answer(
     _clean(text or ""),
     finish_reason,
@@ -353,8 +360,10 @@ def _read_body(
     status,
     _clean(reasoning) if reasoning else None,
     None if status == exchange.ANSWERED else _shorten(raw),
-    _get_cached(usage),
-    _get_count(_get_details(usage, "completion"), "reasoning_tokens"),
+    usage_counts.get_cached(usage),
+    usage_counts.get_count(
+      usage_counts.get_details(usage, "completion"), "reasoning_tokens"
+    ),
   )
 
 
@@ -362,7 +371,7 @@ def _read_error_body(body: dict[str, Any]) -> Failure | None:
   """Reads an error that came as a success; None: it does not say which."""
   error = account_errors.get_error(body)
   code = error.get("code") if isinstance(error, dict) else None
-  status = _parse_count(code)
+  status = usage_counts.parse_count(code)
   if status is not None and 400 <= status < 600:
     return _read_error(status, body, "")
   if account_errors.find_account_error(400, body) is not None:
@@ -467,41 +476,6 @@ def _get_word(body: Mapping[str, Any], key: str) -> str | None:
   if not isinstance(value, str):
     return None
   return _clean(value[:_MAX_QUOTED_CHARACTERS])
-
-
-def _get_count(usage: Mapping[str, Any], *names: str) -> int | None:
-  """Returns the first of these that is a count."""
-  for name in names:
-    value = _parse_count(usage.get(name))
-    if value is not None:
-      return value
-  return None
-
-
-def _parse_count(value: Any) -> int | None:
-  """Returns a number of things, however it is spelled; None: it is none."""
-  if isinstance(value, str) and _DIGITS.fullmatch(value):
-    value = int(value)
-  if isinstance(value, float) and value.is_integer():
-    value = int(value)
-  if not isinstance(value, int) or isinstance(value, bool):
-    return None
-  return value if 0 <= value <= exchange.MAX_COUNT else None
-
-
-def _get_details(usage: Mapping[str, Any], which: str) -> Mapping[str, Any]:
-  other = {"prompt": "input", "completion": "output"}[which]
-  for name in (f"{which}_tokens_details", f"{other}_tokens_details"):
-    if isinstance(usage.get(name), dict):
-      return usage[name]
-  return {}
-
-
-def _get_cached(usage: Mapping[str, Any]) -> int | None:
-  found = _get_count(_get_details(usage, "prompt"), "cached_tokens")
-  if found is not None:
-    return found
-  return _get_count(usage, "prompt_cache_hit_tokens", "cache_read_input_tokens")
 
 
 def _read_number(text: str | None) -> float | None:

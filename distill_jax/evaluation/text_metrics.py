@@ -1,6 +1,6 @@
 """Scores of predicted text against target text.
 
-Layer 1; imports text_tokens and knows neither models, vocabularies nor files.
+Layer 1; imports answers.equality and text_tokens, and knows neither models, vocabularies nor files.
 Everything takes lists of plain strings, or of what labels have in common, and
 returns values that JSON can hold. Predictions are a model's: they are compared
 and counted, never executed.
@@ -16,6 +16,7 @@ import scipy.stats
 import sklearn.metrics
 from rouge_score import rouge_scorer
 
+from distill_jax.answers import equality
 from distill_jax.evaluation import text_tokens
 
 OTHER = "other"
@@ -167,15 +168,18 @@ def rationale_metrics(
 ) -> dict[str, Any]:
   """Measures how much predicted rationales share with the teacher's.
 
-  Overlap of words, which says nothing about whether a rationale is sound. What
-  a word is depends on the script of the targets, see `text_tokens.choose`.
+  Overlap of words says nothing about whether a rationale is sound, and where
+  there is one way to write it, equality does. What a word is depends on the
+  script of the targets, see `text_tokens.choose`.
 
   Args:
     predictions: one text an example; may be empty.
     targets: the teacher's rationales, in the same order.
 
   Returns:
-    `rouge_l`: mean F-measure of the longest common subsequence, 0 to 100, over
+    `rationale_accuracy`: share of predictions that are the teacher's text, but
+    for case, blanks and a final full stop, in [0, 1], and
+    `num_rationales_right`. `rouge_l`: mean F-measure of the longest common subsequence, 0 to 100, over
     lower-cased words without stemming. `bleu`: BLEU-4 of the corpus, 0 to 100,
     with sacrebleu's exponential smoothing. `num_examples`,
     `mean_prediction_words`, `mean_target_words` (split at white space, or where
@@ -197,6 +201,8 @@ def rationale_metrics(
   ]
   if not rouge_l:
     numbers = (
+      "rationale_accuracy",
+      "num_rationales_right",
       "rouge_l",
       "bleu",
       "num_examples",
@@ -211,7 +217,13 @@ def rationale_metrics(
   bleu = sacrebleu.corpus_bleu(
     predictions, [targets], force=True, tokenize=tokenizers.bleu
   )
+  num_right = sum(
+    equality.labels_equal(prediction, target, "exact_match")
+    for prediction, target in zip(predictions, targets, strict=True)
+  )
   return {
+    "rationale_accuracy": num_right / len(targets),
+    "num_rationales_right": num_right,
     "rouge_l": 100 * sum(rouge_l) / len(rouge_l),
     "bleu": bleu.score,
     "num_examples": len(rouge_l),

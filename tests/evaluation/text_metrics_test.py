@@ -180,6 +180,8 @@ def test_rationale_metrics_against_slow_versions(monkeypatch):
   ]
   assert metrics == pytest.approx(
     {
+      "rationale_accuracy": 0,
+      "num_rationales_right": 0,
       "rouge_l": 100 * sum(rouge) / 3,
       "bleu": _slow_bleu(predictions, targets),
       "num_examples": 3,
@@ -203,6 +205,15 @@ def test_rationale_metrics_at_the_ends():
   assert empty["mean_target_words"] == 1
   none = text_metrics.rationale_metrics([], [])
   assert none.keys() == same.keys() and not any(none.values())
+
+
+def test_right_rationales_are_counted():
+  metrics = text_metrics.rationale_metrics(
+    ["4 legs and 6 legs .", "6 legs and 4 legs .", " 4 Legs  and 6 legs", ""],
+    ["4 legs and 6 legs ."] * 3 + [""],
+  )
+  assert metrics["num_rationales_right"] == 2
+  assert metrics["rationale_accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("language", TEXTS)

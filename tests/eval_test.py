@@ -584,6 +584,19 @@ def test_a_checkpoint_of_no_run_is_evaluated(
   assert f"toy_label/test of {name}" in capsys.readouterr().out
 
 
+def test_two_checkpoints_of_one_name_keep_their_results_apart(
+  foreign, model_dir, tmp_path
+):
+  for folder in ("a", "b"):
+    convert.convert(str(model_dir), str(tmp_path / folder / "student"))
+  foreign(tmp_path / "a" / "student")
+  files = sorted((tmp_path / "baseline").rglob("*"))
+  with pytest.raises(UserError, match="another checkpoint of the same name"):
+    foreign(tmp_path / "b" / "student")
+  assert sorted((tmp_path / "baseline").rglob("*")) == files
+  foreign(tmp_path / "b" / "student", model_dir=str(tmp_path / "other"))
+
+
 def test_results_of_a_checkpoint_of_no_run_need_a_folder(
   foreign, model_dir, own_model_dir, tmp_path
 ):

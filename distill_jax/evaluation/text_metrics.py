@@ -1,9 +1,9 @@
 """Scores of predicted text against target text.
 
-Layer 1; imports answers.equality and text_tokens, and knows neither models, vocabularies nor files.
-Everything takes lists of plain strings, or of what labels have in common, and
-returns values that JSON can hold. Predictions are a model's: they are compared
-and counted, never executed.
+Layer 1; imports answers.equality and text_tokens, and knows neither models,
+vocabularies nor files. Everything takes lists of plain strings, or of what
+labels have in common, and returns values that JSON can hold. Predictions are a
+model's: they are compared and counted, never executed.
 """
 
 import math
@@ -179,13 +179,13 @@ def rationale_metrics(
   Returns:
     `rationale_accuracy`: share of predictions that are the teacher's text, but
     for case, blanks and a final full stop, in [0, 1], and
-    `num_rationales_right`. `rouge_l`: mean F-measure of the longest common subsequence, 0 to 100, over
-    lower-cased words without stemming. `bleu`: BLEU-4 of the corpus, 0 to 100,
-    with sacrebleu's exponential smoothing. `num_examples`,
-    `mean_prediction_words`, `mean_target_words` (split at white space, or where
-    the script has none, the characters that ROUGE counts). `rouge_tokenizer`
-    and `bleu_tokenizer`: names of what was used. Of no examples every number is
-    0 and the names are None.
+    `num_rationales_right`. `rouge_l`: mean F-measure of the longest common
+    subsequence, 0 to 100, over lower-cased words without stemming. `bleu`:
+    BLEU-4 of the corpus, 0 to 100, with sacrebleu's exponential smoothing.
+    `num_examples`, `mean_prediction_words`, `mean_target_words` (split at white
+    space, or where the script has none, the characters that ROUGE counts).
+    `rouge_tokenizer` and `bleu_tokenizer`: names of what was used. Of no
+    examples every number is 0 and the names are None.
 
   Raises:
     ValueError: predictions and targets differ in number.

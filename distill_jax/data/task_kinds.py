@@ -23,8 +23,8 @@ class TaskKind:
     prefix: "label" or "rationale": which of the settings' prefixes goes before
       the input; None: the input as it is.
     target: what the target is made of, in order, out of "label" and
-      "rationale"; "span_corruption": what was dropped from the record's texts, see
-      `data.span_corruption`.
+      "rationale"; or "span_corruption", what was dropped from the record's
+      texts, see `data.span_corruption`.
     loss: which loss the target's tokens count in: "label" or "rationale";
       "joint" counts as label loss and its label is read out of the text;
       "span_corruption" counts as label loss and holds no label.

@@ -330,7 +330,7 @@ class Evaluator:
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
     if info.kind == "span_corruption":
-      # A loss is all that is asked of spans; decoding them would only take time.
+      # The loss is all that is asked of spans.
       return metrics, [
         {
           "id": example.id,

@@ -53,10 +53,9 @@ def check_sentinels(
   for name, info in cache.tasks.items():
     if info.kind == "span_corruption" and needed > config.vocab_size:
       raise UserError(
-        f"{name} marks dropped spans by {len(vocabulary.sentinel_ids)} ids up to"
-        f" {needed - 1}, but the model embeds only {config.vocab_size} ids. Give"
-        f" --gin.VOCAB_SIZE={needed} or more, and the same to the runs that"
-        " start from this one."
+        f"{name} marks dropped spans by ids up to {needed - 1}, but the model"
+        f" embeds only {config.vocab_size} ids. Give --gin.VOCAB_SIZE={needed}"
+        " or more, and the same to the runs that start from this one."
       )
 
 

@@ -29,7 +29,8 @@ def _count_runs(mask):
 
 def _restore(inputs, targets, sentinel_ids):
   """Puts what was dropped back in the place of its sentinel."""
-  dropped, current = {}, None
+  dropped: dict[int, list[int]] = {}
+  current: list[int] = []
   for token in targets.tolist():
     if token in sentinel_ids:
       current = dropped.setdefault(token, [])

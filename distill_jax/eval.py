@@ -24,7 +24,7 @@ from distill_jax.evaluation import result_folder
 from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import T5Config
-from distill_jax.training import run_record
+from distill_jax.training import fit_checks, run_record
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +196,10 @@ def run(
     },
   )
   root = _find_root(settings, opened)
-  parts = _list_parts(settings, _open_caches(settings, opened))
+  caches = _open_caches(settings, opened)
+  for cache in caches:
+    fit_checks.check_sentinels(cache, opened.vocabulary, opened.model.config)
+  parts = _list_parts(settings, caches)
   parts = _add_choices(settings, parts)
   folders = {
     (checkpoint.path, part.name): root
@@ -414,7 +417,7 @@ def _add_choices(settings: EvalRun, parts: Sequence[_Part]) -> list[_Part]:
     return list(parts)
   chosen = [
     part
-    if part.info.kind == "rationale"
+    if not part.info.has_labels
     else dataclasses.replace(
       part, choices=find_choices(part.task, part.info, part.examples)
     )
@@ -423,8 +426,8 @@ def _add_choices(settings: EvalRun, parts: Sequence[_Part]) -> list[_Part]:
   is_ranked = [part.choices is not None for part in chosen]
   if not any(is_ranked):
     raise UserError(
-      f"EVAL_PREDICTION is {_RANK!r}, and there are only rationales to evaluate"
-      f" in {parts[0].cache.path}. Leave it at {_GENERATE!r}."
+      f"EVAL_PREDICTION is {_RANK!r}, and there are no labels to evaluate in"
+      f" {parts[0].cache.path}. Leave it at {_GENERATE!r}."
     )
   if all(is_ranked) and settings.decoding != DecodingConfig():
     raise UserError(

@@ -322,6 +322,11 @@ def _make_identity(name, tasks, settings, vocabulary) -> dict[str, Any]:
     for field, value in dataclasses.asdict(settings).items()
     if field not in _NOT_IDENTITY
   }
+  # Caches of other tasks are none the older for it.
+  if not any(
+    task_kinds.split_task_name(task)[1] == "span_corruption" for task in tasks
+  ):
+    del shaping["span_corruption_copies"]
   identity = token_cache.make_identity(
     name, shaping, vocabulary.sha256, _source_files(tasks, settings)
   )

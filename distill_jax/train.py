@@ -236,6 +236,7 @@ def _run_locked(
   prepare.check_teacher_labels(cache, settings.data.max_not_ok_share)
   vocabulary = vocab.load_vocabulary(cache.vocabulary_path or vocab.BYTES)
   fit_checks.check_vocabulary(vocabulary, settings.model_config)
+  fit_checks.check_sentinels(cache, vocabulary, settings.model_config)
   fit_checks.check_early_stopping(cache, settings.early_stopping_evals)
   fit_checks.warn_of_trimming(cache, settings.feed.feature_lengths)
   model = T5(settings.model_config, sharding.make_constrain_fn(mesh))

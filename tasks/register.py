@@ -54,6 +54,16 @@ def register_dataset(spec: datasets.DatasetSpec) -> None:
 
 
 def _register_task(spec, kind_name, kind):
+  if kind.loss == "span_corruption":
+    # No metric: of what was dropped from a text, loss says all there is to say.
+    seqio.TaskRegistry.add(
+      f"{spec.name}_{kind_name}",
+      source=cast(Any, seqio_source.make_span_source(spec)),
+      preprocessors=[seqio.preprocessors.append_eos_after_trim],
+      output_features=_OUTPUT_FEATURES,
+      metric_fns=[],
+    )
+    return
   seqio.TaskRegistry.add(
     f"{spec.name}_{kind_name}",
     source=cast(

@@ -202,7 +202,7 @@ def test_a_task_without_choices_is_told_before_the_work(
 @pytest.mark.parametrize(
   "tasks, decoding, told",
   [
-    (["toy_rationale"], DecodingConfig(), "only rationales to evaluate"),
+    (["toy_rationale"], DecodingConfig(), "no labels to evaluate"),
     (
       ["toy_label"],
       DecodingConfig(num_beams=3),

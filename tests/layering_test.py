@@ -37,7 +37,7 @@ _LAYERS = {
     config.command_line config.console_logging config.gin_bindings
     config.interrupts config.model_gin config.replaced_choices
     data.batch_counts data.label_reader data.packing data.shards
-    data.token_cache data.vocab data.word_problems
+    data.span_corruption data.token_cache data.vocab data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.dot_product model.embedding
     model.encoder model.linear

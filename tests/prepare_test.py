@@ -13,7 +13,13 @@ from small_vocabulary import make_vocabulary
 from synthetic_cache import make_cache, make_task_info
 
 from distill_jax import prepare
-from distill_jax.data import datasets, task_kinds, token_cache, vocab
+from distill_jax.data import (
+  datasets,
+  span_corruption,
+  task_kinds,
+  token_cache,
+  vocab,
+)
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import Record, write_records
 from distill_jax.errors import UserError
@@ -218,6 +224,46 @@ def test_a_host_without_the_data_trusts_its_cache(tmp_path, no_seqio):
   settings = dataclasses.replace(_SETTINGS, subsample=0.5)
   with pytest.raises(UserError, match=r"pip install 'distill_jax\[data\]'"):
     _find(tmp_path, settings, "my_set_label", task_module="my_tasks")
+
+
+def test_only_span_corruption_tells_its_copies_apart():
+  def identify(kind, copies):
+    name = f"word_problems_{kind}"
+    changed = dataclasses.replace(_SETTINGS, span_corruption_copies=copies)
+    return prepare.identify(name, (name,), changed)
+
+  # A cache of an earlier version, which knew no such setting, is still found.
+  assert identify("label", 3) == identify("label", 4)
+  assert "span_corruption_copies" not in identify("label", 3)["settings"]
+  for copies in (3, 4):
+    stored = identify("span_corruption", copies)["settings"]
+    assert stored["span_corruption_copies"] == copies
+
+
+@pytest.mark.tf
+def test_corrupted_texts_of_a_data_set(tmp_path, capsys):
+  """As `span_corruption` draws them; another build has the same bytes."""
+  pytest.importorskip("seqio")
+  name = "word_problems_span_corruption"
+  data = dataclasses.replace(_SETTINGS, span_corruption_copies=3)
+  caches = [
+    prepare.run(prepare.PrepareRun(name, data, cache_dir=str(tmp_path / each)))
+    for each in "ab"
+  ]
+  assert caches[0].file_hashes == caches[1].file_hashes
+  assert f"  {name}: train 36, validation 4, test 4" in capsys.readouterr().out
+  info = caches[0].tasks[name]
+  assert (info.kind, info.has_labels) == ("span_corruption", False)
+  vocabulary = vocab.load_vocabulary(None)
+  for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
+    records = datasets.load_records("word_problems", split, data)
+    rows = span_corruption.make_rows(records, vocabulary, copies)
+    found = caches[0].open_split(name, split)
+    for row, example in zip(rows, found, strict=True):
+      assert example.id == row["id"]
+      assert example.inputs.tolist() == [*row["inputs"], 1]
+      assert example.targets.tolist() == [*row["targets"], 1]
+      assert example.targets_text == row["targets_pretokenized"]
 
 
 def test_a_mixture_across_data_sets_knows_the_sources_of_all(tmp_path):

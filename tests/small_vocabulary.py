@@ -13,10 +13,11 @@ _MARKS = ".,:;?!()+-*/=|"
 
 
 @functools.cache
-def make_model(normalization="nmt_nfkc"):
+def make_model(normalization="nmt_nfkc", symbols=()):
   """Returns the bytes of a model that spells ASCII letters, digits and marks.
 
-  As T5's it has neither byte pieces nor "<", "{" and "}".
+  As T5's it has neither byte pieces nor "<", "{" and "}". `symbols` are pieces
+  besides.
   """
   written = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
@@ -32,6 +33,7 @@ def make_model(normalization="nmt_nfkc"):
     unk_id=2,
     bos_id=-1,
     minloglevel=2,
+    user_defined_symbols=list(symbols),
   )
   return written.getvalue()
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from distill_jax.data import token_cache, vocab
+from distill_jax.data import span_corruption, token_cache, vocab
+from distill_jax.data.records import Record
 
 VOCABULARY = vocab.load_vocabulary(vocab.BYTES)
 VOCAB_SIZE = 48
@@ -45,6 +46,25 @@ def make_cache(
   identity = token_cache.make_identity("toy_distill", {}, VOCABULARY.sha256, [])
   path = token_cache.cache_path(folder, identity)
   token_cache.write_cache(path, identity, tasks, examples(), None)
+  return token_cache.TokenCache(path)
+
+
+def make_span_cache(folder):
+  """Writes and opens a cache with the task toy_span_corruption."""
+  name = "toy_span_corruption"
+  identity = token_cache.make_identity(name, {}, VOCABULARY.sha256, [])
+  path = token_cache.cache_path(folder, identity)
+  records = [Record("1", "a question"), Record("2", "another one")]
+  examples = [
+    (name, split, token_cache.Example(row["id"], inputs, targets, "", ""))
+    for split in ("train", "validation")
+    for row in span_corruption.make_rows(records, VOCABULARY, 2)
+    for inputs, targets in [
+      (np.append(row["inputs"], 1), np.append(row["targets"], 1))
+    ]
+  ]
+  tasks = {name: make_task_info("span_corruption")}
+  token_cache.write_cache(path, identity, tasks, examples, None)
   return token_cache.TokenCache(path)
 
 

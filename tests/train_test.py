@@ -194,6 +194,46 @@ def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, loaded)
 
 
+def test_a_student_starts_from_one_that_learned_spans(tmp_path, caplog):
+  pretrained = tmp_path / "pretrained"
+  caplog.set_level("INFO", "distill_jax.training")
+  spans = synthetic_cache.make_span_cache(tmp_path / "spans")
+  with (
+    mock.patch.object(prepare, "find_or_prepare", lambda *_: spans),
+    mock.patch.object(logging.getLogger("distill_jax"), "propagate", True),
+  ):
+    small = dataclasses.replace(CONFIG, vocab_size=383)
+    with pytest.raises(UserError, match="embeds only 383"):
+      train.run(make_run(pretrained, model_config=small))
+    run = make_run(
+      pretrained, train_steps=3, eval_period=2, checkpoint_period=1
+    )
+    train.run(run)
+  assert "No label was validated, so no step is the best one" in caplog.text
+  assert f"Checkpoint: {pretrained}/checkpoints/3" in caplog.text
+  rows = metric_files.read_metrics(pretrained)
+  (first, second) = (row for row in rows if row["split"] != "train")
+  assert first["split"] == "validation/toy_span_corruption"
+  assert second["loss"] < first["loss"]
+  assert "label_accuracy" not in first
+  trained = [row for row in rows if row["split"] == "train"]
+  assert all(row["label_loss"] == row["loss"] for row in trained)
+
+  rate = optax.constant_schedule(0.0)
+  state = train.run(
+    make_run(
+      tmp_path / "run",
+      initial_checkpoint_path=str(pretrained),
+      learning_rate=rate,
+      optimizer=factory.adamw(rate),
+    )
+  )
+  stored = formats.open_checkpoint(pretrained)
+  assert pathlib.Path(stored.path).name == "3"
+  for name, leaf in flatten_params(state.params).items():
+    np.testing.assert_array_equal(leaf, stored.tensors[name].read())
+
+
 @pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax"])
 def test_parameters_start_from_any_form(
   model_dir, tmp_path, file_format, caplog

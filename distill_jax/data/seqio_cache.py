@@ -120,12 +120,15 @@ def tokenize(
 def _warn_of_left_out(name: str, split: str, num_rows: int) -> None:
   """Says how many records have not all that a task's target is made of.
 
-  A rationale task leaves records without a rationale out on purpose.
+  A rationale task leaves records without a rationale out on purpose, and a
+  span corruption task has a row for each text and copy.
   """
   dataset, kind_name = task_kinds.split_task_name(name)
   kind = task_kinds.KINDS.get(kind_name or "")
   if (
-    kind is None or kind.loss == "rationale" or dataset not in datasets.names()
+    kind is None
+    or "label" not in kind.target
+    or dataset not in datasets.names()
   ):
     return
   num_records = len(datasets.load_records(dataset, split, current_settings()))

@@ -1,8 +1,8 @@
 """Records as a SeqIO data source, and the vocabulary as a SeqIO vocabulary.
 
 The TensorFlow side of the data boundary; imports data.datasets, data.settings,
-data.vocab. Both ask for the settings only when a data set is made, because
-SeqIO registers tasks at import, before any setting is known.
+data.span_corruption, data.vocab. All ask for the settings only when a data set
+is made, because SeqIO registers tasks at import, before any setting is known.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from distill_jax.data import datasets, vocab
+from distill_jax.data import datasets, span_corruption, vocab
 from distill_jax.data import settings as settings_lib
 
 # TensorFlow would take all memory of a GPU that training needs.
@@ -55,6 +55,42 @@ def make_record_source(
     dataset = tf.data.Dataset.from_tensor_slices(columns)
     if shuffle_files:
       return dataset.shuffle(len(records), seed=seed)
+    return dataset
+
+  return seqio.FunctionDataSource(dataset_fn=dataset_fn, splits=spec.splits)
+
+
+def make_span_source(spec: datasets.DatasetSpec) -> seqio.FunctionDataSource:
+  """Returns a SeqIO source over the corrupted texts of a data set.
+
+  Args:
+    spec: the data set.
+
+  Returns:
+    A source whose elements are the rows of `span_corruption.make_rows`:
+    training texts in SPAN_CORRUPTION_COPIES copies, others in one.
+  """
+  text, ids = tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int32)
+
+  def dataset_fn(split: str, shuffle_files: bool = False, seed=None):
+    settings = settings_lib.current_settings()
+    copies = settings.span_corruption_copies if split == "train" else 1
+    records = datasets.load_records(spec.name, split, settings)
+    vocabulary = vocab.load_vocabulary(settings.vocab_path)
+    dataset = tf.data.Dataset.from_generator(
+      lambda: span_corruption.make_rows(records, vocabulary, copies),
+      output_signature={
+        "id": text,
+        "inputs": ids,
+        "targets": ids,
+        "inputs_pretokenized": text,
+        "targets_pretokenized": text,
+        "loss_weight": tf.TensorSpec([], tf.float32),
+      },
+    )
+    if shuffle_files:
+      num_texts = len(records) * len(span_corruption.FIELDS)
+      return dataset.shuffle(num_texts * copies, seed=seed)
     return dataset
 
   return seqio.FunctionDataSource(dataset_fn=dataset_fn, splits=spec.splits)

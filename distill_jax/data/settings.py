@@ -38,6 +38,9 @@ class DataSettings:
     label_prefix: put before the input of label tasks; "predict: " is the
       authors' code, the paper prints "[label]".
     rationale_prefix: likewise for rationale tasks.
+    span_corruption_copies: how often each training text is corrupted, each time
+      otherwise, in tasks of the kind "span_corruption"; see
+      `data.span_corruption`. The other splits have one copy.
     splits: the splits to prepare; None: all. A data set whose training rows are
       not at hand can still be evaluated.
     word_problems: settings of the generated data set, passed to
@@ -55,6 +58,7 @@ class DataSettings:
   ] = "keep"
   label_prefix: str = "predict: "
   rationale_prefix: str = "explain: "
+  span_corruption_copies: int = 10
   splits: Sequence[str] | None = None
   word_problems: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -76,6 +80,11 @@ class DataSettings:
       raise UserError(
         f"SUBSAMPLE_SEED is {self.subsample_seed!r}; it must be a whole number"
         " >= 0."
+      )
+    copies = self.span_corruption_copies
+    if type(copies) is not int or copies < 1:
+      raise UserError(
+        f"SPAN_CORRUPTION_COPIES is {copies!r}; it must be a whole number >= 1."
       )
     if self.splits is not None and not self.splits:
       raise UserError(

@@ -5,7 +5,7 @@ table, and hosts without SeqIO read names and labels by it.
 
 Source: Distilling Step-by-Step, section 3.2 (label and rationale tasks) and
 its single-task ablation (joint); the authors' run.py for prefixes and for the
-baseline without one.
+baseline without one. Raffel et al. 2020 (T5) for span corruption.
 """
 
 import dataclasses
@@ -23,16 +23,18 @@ class TaskKind:
     prefix: "label" or "rationale": which of the settings' prefixes goes before
       the input; None: the input as it is.
     target: what the target is made of, in order, out of "label" and
-      "rationale".
+      "rationale"; or "span_corruption", what was dropped from the record's
+      texts, see `data.span_corruption`.
     loss: which loss the target's tokens count in: "label" or "rationale";
-      "joint" counts as label loss and its label is read out of the text.
+      "joint" counts as label loss and its label is read out of the text;
+      "span_corruption" counts as label loss and holds no label.
     uses_teacher_labels: the training targets are the teacher's labels. The
       other splits keep gold labels, as the authors' code does.
   """
 
   prefix: Literal["label", "rationale"] | None
   target: tuple[str, ...]
-  loss: Literal["label", "rationale", "joint"]
+  loss: Literal["label", "rationale", "joint", "span_corruption"]
   uses_teacher_labels: bool = False
 
 
@@ -44,6 +46,7 @@ KINDS = {
   "teacher_finetune": TaskKind(None, ("label",), "label", True),
   "joint": TaskKind("label", ("rationale", "label"), "joint"),
   "joint_label_first": TaskKind("label", ("label", "rationale"), "joint"),
+  "span_corruption": TaskKind(None, ("span_corruption",), "span_corruption"),
 }
 
 MIXTURES = {

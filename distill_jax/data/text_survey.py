@@ -296,6 +296,11 @@ class _Counter:
     self, task: str, info: TaskInfo, split: str, example: Example
   ) -> None:
     """Counts one example."""
+    if info.kind == "span_corruption":
+      # Copies of a text differ by what was dropped, and none was kept whole.
+      ids = np.concatenate([example.inputs, example.targets])
+      self._add_texts(split, {"inputs": ""}, ids)
+      return
     self._add_inputs(task, info, split, example)
     text = example.targets_text
     if info.kind != "rationale":

@@ -94,7 +94,7 @@ class TaskInfo:
 
   Attributes:
     rate: mixing rate in the mixture.
-    kind: "label", "rationale" or "joint": which loss its targets count in.
+    kind: which loss its targets count in, see `task_kinds.TaskKind`.
     metric: "exact_match" or "equation".
     label_set: the closed set of labels, or None.
     uses_teacher_labels: whether the targets are the teacher's labels.
@@ -109,7 +109,7 @@ class TaskInfo:
   """
 
   rate: float
-  kind: Literal["label", "rationale", "joint"]
+  kind: Literal["label", "rationale", "joint", "span_corruption"]
   metric: Literal["exact_match", "equation"]
   label_set: tuple[str, ...] | None
   uses_teacher_labels: bool
@@ -124,6 +124,11 @@ class TaskInfo:
   def __post_init__(self):
     if not self.target:
       object.__setattr__(self, "target", task_kinds.KINDS[self.kind].target)
+
+  @property
+  def has_labels(self) -> bool:
+    """Whether a label is part of the targets, to be read out and scored."""
+    return "label" in self.target
 
   def count_longer(self, split: str, feature: str, length: int) -> int:
     """Counts the examples of a split that `length` tokens would trim."""

@@ -7,6 +7,7 @@ imports errors. Knows no SeqIO and no TensorFlow, yet gives the same ids as
 
 import abc
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterable
 
@@ -22,6 +23,8 @@ EOS_TEXT = "</s>"
 _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 
 _SHIPPED_MODEL = pathlib.Path(__file__).with_name("word_problems.model")
+# T5's sentinels, ids above its pieces.
+_NUM_EXTRA_IDS = 100
 _MODEL_IN_FOLDER = "spiece.model"
 
 
@@ -32,6 +35,9 @@ class Vocabulary(abc.ABC):
     size: all ids are below it.
     sha256: hex digest of what the vocabulary is made of.
     path: the model's file; None when the vocabulary is made of bytes.
+    sentinel_ids: what stands for dropped spans of a text in span corruption,
+      <extra_id_0> first; see `data.span_corruption`. No text is encoded to
+      them, and they may lie above `size`: then they are ids of the embeddings.
   """
 
   pad_id = PAD_ID
@@ -40,6 +46,7 @@ class Vocabulary(abc.ABC):
   size: int
   sha256: str
   path: str | None
+  sentinel_ids: tuple[int, ...]
 
   @abc.abstractmethod
   def encode(self, text: str) -> list[int]:
@@ -153,6 +160,25 @@ class SentencePieceVocabulary(Vocabulary):
     self.size = self._processor.get_piece_size()
     self.sha256 = hashlib.sha256(model).hexdigest()
     self.path = str(path)
+    self.sentinel_ids = self._find_sentinels()
+
+  def _find_sentinels(self) -> tuple[int, ...]:
+    """Returns mT5's, which are pieces, or those that T5 has above its pieces.
+
+    Source: SeqIO's `SentencePieceVocabulary`, whose 100 extra ids are counted
+    down from the last, as are those of Hugging Face's T5 tokenizer.
+    """
+    for start in ("", _BLANK):
+      ids = itertools.takewhile(
+        lambda token_id: token_id != UNK_ID,
+        (
+          self._processor.piece_to_id(f"{start}<extra_id_{number}>")
+          for number in itertools.count()
+        ),
+      )
+      if found := tuple(ids):
+        return found
+    return tuple(range(self.size + _NUM_EXTRA_IDS - 1, self.size - 1, -1))
 
   def encode(self, text: str) -> list[int]:
     return self._processor.encode(text)
@@ -186,6 +212,8 @@ class ByteVocabulary(Vocabulary):
   size = 3 + 256 + 125
   sha256 = hashlib.sha256(b"byt5").hexdigest()
   path = None
+  # ByT5's own pretraining took the last bytes, from id 258 down, instead.
+  sentinel_ids = tuple(range(size - 1, 3 + 256 - 1, -1))
   _first_byte_id = 3
 
   def encode(self, text: str) -> list[int]:

@@ -325,9 +325,21 @@ class Evaluator:
       choices are the data set's own text; they are compared with what was
       decoded as `LabelReader` reads them. A label longer than any of the
       task's, but for a few tokens, is cut and ends in `CUT_MARK`: it is wrong,
-      and no equation.
+      and no equation. The spans of "span_corruption" are scored and not
+      decoded: their `prediction` is None.
     """
     metrics: dict[str, Any] = self.score(params, examples, info)
+    if info.kind == "span_corruption":
+      # The loss is all that is asked of spans.
+      return metrics, [
+        {
+          "id": example.id,
+          "input": example.inputs_text,
+          "target": example.targets_text,
+          "prediction": None,
+        }
+        for example in examples
+      ]
     ranked: list[dict[str, Any]] = [{} for _ in examples]
     if choices is None:
       samples = self.predict_samples(

@@ -19,8 +19,8 @@ def make_evaluate_fn(
 ) -> Callable[[PyTree, int], dict[str, dict[str, float]]]:
   """Returns (params, step) -> metrics by task.
 
-  Labels are decoded and scored, rationales just scored; a task without a
-  validation split is left out.
+  Labels are decoded and scored, rationales and dropped spans just scored; a
+  task without a validation split is left out.
 
   Args:
     evaluator: of the model.
@@ -38,7 +38,7 @@ def make_evaluate_fn(
     results = {}
     for task, examples in splits.items():
       info = cache.tasks[task]
-      if info.kind == "rationale":
+      if not info.has_labels:
         results[task] = evaluator.score(params, examples, info)
       else:
         metrics, _ = evaluator.evaluate(params, examples, info)

@@ -40,11 +40,15 @@ def describe(
   Args:
     model_dir: folder of the run.
     last_step: the step it has come to.
-    best_step: that with the highest label accuracy; None: none was evaluated.
+    best_step: that with the highest label accuracy; None: no label was
+      validated.
     best_score: the accuracy.
   """
   if best_step is None or best_score is None:
-    found = f"Trained to step {last_step}; nothing was validated."
+    found = (
+      f"Trained to step {last_step}. No label was validated, so no step is the"
+      " best one: the last is taken."
+    )
   else:
     found = (
       f"Trained to step {last_step}. Best on validation: step {best_step},"

@@ -1,9 +1,9 @@
 """TensorBoard events of a run: its settings, training, validation beside it.
 
-Layer 1; imports tensorboardX, which needs no TensorFlow. Training's events lie
-in the run's folder and those of each validated task in a folder of its own
-below, which TensorBoard shows as another line of the same chart where the tags
-are the same.
+Layer 1; imports data.task_kinds, and tensorboardX, which needs no TensorFlow.
+Training's events lie in the run's folder and those of each validated task in a
+folder of its own below, which TensorBoard shows as another line of the same
+chart where the tags are the same.
 
 Events are written by the caller's thread: tensorboardX's `SummaryWriter` has a
 thread that a full disk ends, after which adding to its full queue waits for
@@ -25,6 +25,8 @@ from typing import Any
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import RecordWriter
+
+from distill_jax.data import task_kinds
 
 TRAIN = "train"
 # Where TensorBoard's table of hyper-parameters takes its results from.
@@ -124,7 +126,10 @@ def _choose_tag(
   """Names a validated task's loss as training names the loss of such tasks."""
   if split == TRAIN or name != "loss":
     return name
-  return "label_loss" if "label_accuracy" in values else "rationale_loss"
+  is_spans = task_kinds.split_task_name(split)[1] == "span_corruption"
+  if is_spans or "label_accuracy" in values:
+    return "label_loss"
+  return "rationale_loss"
 
 
 def _write(writer: RecordWriter, **fields) -> None:

@@ -36,6 +36,29 @@ def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
     )
 
 
+def check_sentinels(
+  cache: TokenCache, vocabulary: vocab.Vocabulary, config: T5Config
+) -> None:
+  """Refuses span corruption whose sentinels the model does not embed.
+
+  Args:
+    cache: what is trained or evaluated on.
+    vocabulary: of the token cache.
+    config: of the model.
+
+  Raises:
+    UserError: names the size that would do.
+  """
+  needed = max(vocabulary.sentinel_ids, default=0) + 1
+  for name, info in cache.tasks.items():
+    if info.kind == "span_corruption" and needed > config.vocab_size:
+      raise UserError(
+        f"{name} marks dropped spans by ids up to {needed - 1}, but the model"
+        f" embeds only {config.vocab_size} ids. Give --gin.VOCAB_SIZE={needed}"
+        " or more, and the same to the runs that start from this one."
+      )
+
+
 def check_rows(
   feed: pipeline.FeedConfig, num_microbatches: int, mesh: Mesh
 ) -> None:
@@ -90,7 +113,7 @@ def check_early_stopping(cache: TokenCache, evals: int | None) -> None:
     UserError: no task with labels has a validation split.
   """
   if evals is None or any(
-    info.kind != "rationale" and info.splits.get("validation")
+    info.has_labels and info.splits.get("validation")
     for info in cache.tasks.values()
   ):
     return
@@ -121,7 +144,7 @@ def warn_of_trimming(
       total = info.splits.get("train", 0)
       if not trimmed:
         continue
-      if trimmed == total and feature == "targets" and info.kind != "rationale":
+      if trimmed == total and feature == "targets" and info.has_labels:
         raise UserError(
           f"TASK_FEATURE_LENGTHS allows {length} target tokens, which cuts"
           f" every one of the {total} labels of {name}. Give more."

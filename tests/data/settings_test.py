@@ -63,3 +63,9 @@ def test_prefix(kind):
   given = settings.DataSettings(label_prefix="L", rationale_prefix="R")
   prefix = settings.get_prefix(kind, given)
   assert prefix == {"label": "L", "rationale": "R", None: ""}[kind.prefix]
+
+
+@pytest.mark.parametrize("copies", [0, 1.5, True])
+def test_a_text_is_corrupted_once_at_least(copies):
+  with pytest.raises(UserError, match="SPAN_CORRUPTION_COPIES is"):
+    settings.DataSettings(span_corruption_copies=copies)

@@ -293,3 +293,28 @@ def test_a_folder_that_cannot_be_written(tmp_path, small, monkeypatch):
   assert text_survey.load_survey(cache).unknown
   assert not list(cache.path.glob(".writing-*"))
   assert not (cache.path / "survey.json").exists()
+
+
+def test_of_corrupted_texts_unknown_ids_are_counted_and_nothing_else(
+  tmp_path, small
+):
+  texts = [("a b <extra_id_0> d", "<extra_id_0> c")] * 2
+  ids = [[5, 6, 299, 8], [299, 7]], [[5, 2, 299, 8], [299, 2]]
+  info = make_task_info("span_corruption")
+  rows = [
+    ("mine", split, token_cache.Example("0", *map(np.int32, each), *text))
+    for split in ("train", "test")
+    for each, text in zip(ids, texts, strict=True)
+  ]
+  identity = token_cache.make_identity("mine", {}, small.sha256, [])
+  path = tmp_path / "cache"
+  token_cache.write_cache(path, identity, {"mine": info}, rows, small.path)
+  cache = token_cache.TokenCache(path)
+  found = text_survey.make_survey(cache, small)
+  unknown = found.unknown
+  assert [
+    (each.split, each.num_ids, each.num_texts, each.of_texts)
+    for each in unknown
+  ] == [("train", 2, 1, 2), ("test", 2, 1, 2)]
+  assert found.outside == found.respelled == found.alike == found.shared == ()
+  assert "1 of 2 inputs of train" in found.make_warnings()[0]

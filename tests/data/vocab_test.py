@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import sentencepiece
-from small_vocabulary import make_vocabulary
+from small_vocabulary import make_model, make_vocabulary
 
 from distill_jax.data import vocab, word_problems
 from distill_jax.errors import UserError
@@ -212,3 +212,18 @@ def test_the_text_that_ids_were_made_from(tmp_path):
   ids = [*small.encode("no"), 1]
   assert small.restore_text(ids, "yes") == "no"
   assert small.restore_text(ids, "") == "no"
+
+
+def test_sentinels_are_counted_down_from_the_last_id(tmp_path):
+  shipped = vocab.load_vocabulary(None)
+  ids = shipped.sentinel_ids
+  assert (len(ids), ids[0], ids[-1]) == (100, shipped.size + 99, shipped.size)
+  assert vocab.load_vocabulary(vocab.BYTES).sentinel_ids == tuple(
+    range(383, 258, -1)
+  )
+  names = [f"<extra_id_{number}>" for number in reversed(range(3))]
+  for start in ("", "\N{LOWER ONE EIGHTH BLOCK}"):
+    path = tmp_path / "named.model"
+    symbols = [f"{start}{name}" for name in names]
+    path.write_bytes(make_model(symbols=tuple(symbols)))
+    assert vocab.load_vocabulary(str(path)).sentinel_ids == (5, 4, 3)

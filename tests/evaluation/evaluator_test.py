@@ -609,3 +609,14 @@ def test_batch_size_padding_rows_and_mesh_change_nothing(student, evaluator):
   for other_predictions, other_scores in results[1:]:
     assert other_predictions == predictions
     assert other_scores == pytest.approx(scores, rel=1e-5)
+
+
+def test_dropped_spans_are_scored_and_not_decoded(student, evaluator):
+  info = make_task_info("span_corruption")
+  examples = make_examples()
+  params = student.state.params
+  metrics, rows = evaluator.evaluate(params, examples, info)
+  assert metrics == evaluator.score(params, examples, info)
+  assert [row["target"] for row in rows] == list(ANSWERS.values())
+  assert {row["prediction"] for row in rows} == {None}
+  assert all("correct" not in row for row in rows)

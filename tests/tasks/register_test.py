@@ -6,7 +6,7 @@ import numpy as np
 import official_release
 import pytest
 
-from distill_jax.data import datasets, task_kinds, vocab
+from distill_jax.data import datasets, span_corruption, task_kinds, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import Record, read_records
 
@@ -41,6 +41,7 @@ _TEXTS = {
     "( 1 + 2 ) rationale: 1 + 2 = 3 .",
   ),
 }
+_SPANS = "span_corruption"
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_every_name_of_the_table_is_registered():
   assert distill_jax.tasks is not None
   sets = ("svamp", "cqa", "esnli", "anli1", "asdiv", "word_problems")
   assert set(sets) <= set(datasets.names())
-  tasks = {f"{name}_{kind}" for name in sets for kind in _TEXTS}
+  tasks = {f"{name}_{kind}" for name in sets for kind in (*_TEXTS, _SPANS)}
   assert tasks <= set(seqio.TaskRegistry.names())
   mixtures = {
     f"{name}_{kind}" for name in sets for kind in ("distill", "teacher_distill")
@@ -91,7 +92,7 @@ def test_every_name_of_the_table_is_registered():
 
 
 def test_the_table_of_this_test_is_complete():
-  assert set(_TEXTS) == set(task_kinds.KINDS)
+  assert {*_TEXTS, _SPANS} == set(task_kinds.KINDS)
 
 
 @pytest.mark.parametrize("kind", _TEXTS)
@@ -113,7 +114,31 @@ def test_a_task_puts_in_and_out_what_the_table_says(records, kind):
   )
 
 
-@pytest.mark.parametrize("name", ["toy_label", "toy_distill"])
+def test_span_corruption_is_of_inputs_and_rationales(records):
+  settings = settings_lib.DataSettings(span_corruption_copies=3)
+  settings_lib.use_settings(settings)
+  task = seqio.get_mixture_or_task("toy_span_corruption")
+  vocabulary = vocab.load_vocabulary(None)
+  for split, num_copies in (("train", 3), ("validation", 1)):
+    rows = _load("toy_span_corruption", split)
+    expected = list(span_corruption.make_rows(records, vocabulary, num_copies))
+    assert len(rows) == len(expected) == 2 * num_copies
+    for row, made in zip(rows, expected, strict=True):
+      assert row["id"].decode() == made["id"]
+      assert row["inputs"].tolist() == [*made["inputs"].tolist(), 1]
+      assert row["targets"].tolist() == [*made["targets"].tolist(), 1]
+      assert _texts(row) == (
+        made["inputs_pretokenized"],
+        made["targets_pretokenized"],
+      )
+  shuffled = task.get_dataset(_LENGTHS, "train", shuffle=True, seed=1)
+  ids = [row["id"] for row in shuffled.as_numpy_iterator()]
+  assert sorted(ids) == sorted(row["id"] for row in _load(task.name))
+
+
+@pytest.mark.parametrize(
+  "name", ["toy_label", "toy_distill", "toy_span_corruption"]
+)
 @pytest.mark.parametrize("pack", [False, True])
 def test_seqio_alone_leaves_weights_out(records, name, pack):
   """What T5X would train on has SeqIO's keys, and weights of 0 and 1."""
@@ -328,6 +353,11 @@ def test_what_a_teacher_did_not_answer(records, tmp_path):
     "teacher_finetune": ["2"],
     "joint": [],
     "joint_label_first": [],
+    "span_corruption": [
+      f"{text}/{copy}"
+      for text in ("1/input", "2/input", "2/rationale")
+      for copy in range(10)
+    ],
   }
 
 

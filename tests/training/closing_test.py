@@ -30,5 +30,5 @@ def test_a_plain_path_is_quoted_as_in_the_readme():
 
 def test_without_validation_the_last_step_is_named():
   text = closing.describe(pathlib.Path("/run"), 300, None, None)
-  assert "nothing was validated" in text
+  assert "No label was validated" in text
   assert "/run/checkpoints/300" in text

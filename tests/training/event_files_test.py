@@ -42,6 +42,8 @@ def test_validation_is_beside_training_under_the_same_tags(tmp_path):
   label = {"loss": 0.5, "label_accuracy": 0.25}
   files.write(8, "validation/toy_label", label)
   files.write(8, "validation/toy_rationale", {"loss": 0.75, "perplexity": 2.0})
+  # Training counts dropped spans in the label loss.
+  files.write(8, "validation/toy_span_corruption", {"loss": 0.25})
   files.close()
   assert read_scalars(tmp_path) == {(7, "loss"): 2.5, (7, "label_loss"): 1.5}
   assert read_scalars(tmp_path / "validation" / "toy_label") == {
@@ -51,6 +53,9 @@ def test_validation_is_beside_training_under_the_same_tags(tmp_path):
   assert read_scalars(tmp_path / "validation" / "toy_rationale") == {
     (8, "rationale_loss"): 0.75,
     (8, "perplexity"): 2.0,
+  }
+  assert read_scalars(tmp_path / "validation" / "toy_span_corruption") == {
+    (8, "label_loss"): 0.25
   }
 
 

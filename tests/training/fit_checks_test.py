@@ -4,9 +4,10 @@ import dataclasses
 
 import jax
 import pytest
-from synthetic_cache import VOCABULARY, make_cache
+from synthetic_cache import VOCABULARY, make_cache, make_span_cache
 from tiny_run import CONFIG
 
+from distill_jax.data import vocab
 from distill_jax.data.pipeline import FeedConfig
 from distill_jax.errors import UserError
 from distill_jax.partitioning import mesh as mesh_lib
@@ -18,6 +19,27 @@ def test_vocabularies_up_to_the_embedding_fit():
   small = dataclasses.replace(CONFIG, vocab_size=VOCABULARY.size - 1)
   with pytest.raises(UserError, match="has 384 ids, but .* embeds only 383"):
     fit_checks.check_vocabulary(VOCABULARY, small)
+
+
+def test_sentinels_have_embeddings(tmp_path):
+  cache = make_span_cache(tmp_path)
+  vocabulary = vocab.load_vocabulary(None)
+  fits = dataclasses.replace(CONFIG, vocab_size=vocabulary.size + 100)
+  fit_checks.check_sentinels(cache, vocabulary, fits)
+  small = dataclasses.replace(CONFIG, vocab_size=vocabulary.size + 99)
+  with pytest.raises(UserError, match="up to 899, .*VOCAB_SIZE=900 or more"):
+    fit_checks.check_sentinels(cache, vocabulary, small)
+  # Without the task the ids above the pieces are of no use.
+  fit_checks.check_sentinels(make_cache(tmp_path, 2), vocabulary, small)
+
+
+def test_spans_are_no_labels(tmp_path):
+  cache = make_span_cache(tmp_path)
+  fit_checks.check_early_stopping(cache, None)
+  with pytest.raises(UserError, match="no task has a validation split"):
+    fit_checks.check_early_stopping(cache, 3)
+  # All of them are longer, and that is no error.
+  fit_checks.warn_of_trimming(cache, {"inputs": 2, "targets": 2})
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ _LAYERS = {
     convert eval infer label label_pipeline precompile prepare run_data
     run_loading train
     experiments.aggregation experiments.plots experiments.report
-    experiments.results
+    experiments.results experiments.statistics experiments.tables
+    experiments.verdicts
   """,
   5: "label_beam main sweep",
 }

@@ -20,6 +20,7 @@ seeds and other test examples, with as few as two seeds.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -244,8 +245,10 @@ def mcnemar_mid_p(num_only_a: int, num_only_b: int) -> float:
     num_only_b: examples that only the second does.
   """
   fewer, total = min(num_only_a, num_only_b), num_only_a + num_only_b
-  distribution = scipy.stats.binom(total, 0.5)
-  return float(2 * distribution.cdf(fewer) - distribution.pmf(fewer))
+  return float(
+    2 * scipy.stats.binom.cdf(fewer, total, 0.5)
+    - scipy.stats.binom.pmf(fewer, total, 0.5)
+  )
 
 
 def agresti_min_interval(
@@ -294,46 +297,42 @@ def detectable_difference(terms: Sequence[VarianceTerm]) -> float:
   is the noncentral t distribution's.
 
   Args:
-    terms: what the difference's variance is made of; at most two of them may
-      have few degrees of freedom.
+    terms: what the difference's variance is made of. All but the two of the
+      fewest degrees of freedom are taken as known.
   """
-  known = [term for term in terms if term.degrees_of_freedom > _MANY]
-  few = [term for term in terms if term.degrees_of_freedom <= _MANY]
+  by_degrees = sorted(terms, key=lambda term: term.degrees_of_freedom)
+  few = [t for t in by_degrees[:2] if t.degrees_of_freedom <= _MANY]
+  known = by_degrees[len(few) :]
   nodes, weights = np.polynomial.legendre.leggauss(_NUM_NODES)
-  drawn = [
-    term.variance
-    * scipy.stats.chi2.ppf((nodes + 1) / 2, term.degrees_of_freedom)
-    / term.degrees_of_freedom
-    for term in few
-  ]
-  grid = [np.ravel(axis) for axis in np.meshgrid(*drawn, indexing="ij")]
-  weight = np.array([1.0])
-  for _ in few:
-    weight = np.ravel(np.outer(weight, weights / 2))
-  variance = np.array(sum([*grid, *(term.variance for term in known)]))
-  inverse_degrees = sum(
-    (part / variance) ** 2 / term.degrees_of_freedom
-    for part, term in [
-      *zip(grid, few, strict=True),
-      *((term.variance, term) for term in known),
-    ]
-  )
+  weight, parts = np.array(1.0), []
+  for axis, term in enumerate(few):
+    degrees = term.degrees_of_freedom
+    drawn = scipy.stats.chi2.ppf((nodes + 1) / 2, degrees) / degrees
+    shape = [1] * len(few)
+    shape[axis] = _NUM_NODES
+    parts.append((term.variance * drawn.reshape(shape), degrees))
+    weight = weight * weights.reshape(shape) / 2
+  parts += [(term.variance, term.degrees_of_freedom) for term in known]
+  variance = sum((part for part, _ in parts), np.array(0.0))
+  # Satterthwaite's degrees of freedom, as each such experiment finds them.
+  shares = [(part / variance) ** 2 / degrees for part, degrees in parts]
   with np.errstate(divide="ignore"):
-    degrees = 1 / np.asarray(inverse_degrees)
+    degrees = 1 / sum(shares, np.array(0.0))
   margins = scipy.stats.t.ppf(1 - LEVEL / 2, degrees) * np.sqrt(variance)
   standard_error = math.sqrt(sum(term.variance for term in terms))
 
   def miss_power(difference: float) -> float:
-    shown = sum(
+    upper, lower = (
       scipy.stats.norm.sf((margins - side) / standard_error)
       for side in (difference, -difference)
     )
-    return float(np.sum(weight * shown)) - POWER
+    return float(np.sum(weight * (upper + lower))) - POWER
 
   # One degree of freedom, the fewest, needs 17 standard errors.
-  return float(
-    scipy.optimize.brentq(miss_power, 0.1 * standard_error, 50 * standard_error)
+  root: Any = scipy.optimize.brentq(
+    miss_power, 0.1 * standard_error, 50 * standard_error
   )
+  return float(root)
 
 
 def planned_difference(

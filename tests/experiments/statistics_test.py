@@ -171,7 +171,15 @@ def test_power_of_known_terms_is_the_normals():
   )
 
 
-def test_more_seeds_and_examples_show_less():
+def test_power_of_many_uncertain_terms_takes_the_two_least_certain():
+  terms = [VarianceTerm(1.0, degrees) for degrees in (1, 2, 21, 21)]
+  known = [VarianceTerm(1.0, degrees) for degrees in (1, 2, 101, 101)]
+  assert statistics.detectable_difference(terms) == pytest.approx(
+    statistics.detectable_difference(known), rel=0.03
+  )
+
+
+def test_more_seeds_and_examples_show_smaller_differences():
   plans = [
     statistics.planned_difference(0.03, seeds, examples)
     for seeds, examples in ((2, 500), (3, 500), (5, 500), (5, 5000))

@@ -75,7 +75,8 @@ _LAYERS = {
     teacher.sending teacher.session teacher.standings teacher.tally
     teacher.template_files teacher.templates teacher.variants
     training.accumulate training.data_guard training.end_together
-    training.model_dir training.nonfinite training.state training.step
+    training.model_dir training.nonfinite training.seeded_program training.state
+    training.step
     training.validation_history
   """,
   3: """

@@ -7,6 +7,7 @@ it.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -97,6 +98,7 @@ def _probe_schedule(
   return [f"{float(learning_rate(step)):.4g}" for step in steps]
 
 
+@functools.lru_cache(maxsize=32)
 def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:
   """Describes an optimizer by what it does to two parameters in three steps.
 

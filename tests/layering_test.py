@@ -96,7 +96,9 @@ _LAYERS = {
     experiments.results experiments.statistics experiments.tables
     experiments.verdicts
   """,
-  5: "label_beam main sweep",
+  5: """
+    label_beam main sweep sweep_cells sweep_progress sweep_report sweep_results
+  """,
 }
 _LAYER_OF = {
   f"distill_jax.{name}": layer

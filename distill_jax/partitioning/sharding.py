@@ -57,7 +57,7 @@ class _MeshConstraint:
     self.num_batch_shards = _count_parts(mesh, rules["batch"])
 
   def __eq__(self, other: object) -> bool:
-    """Models bound to one mesh alike are one to what keeps compiled programs."""
+    """So that models of one mesh are one to what keeps compiled programs."""
     return isinstance(other, _MeshConstraint) and (
       (self._mesh, self._rules) == (other._mesh, other._rules)
     )

@@ -1,8 +1,9 @@
 """The training state: what a step changes and a checkpoint holds.
 
 Layer 2; imports partitioning.sharding, gpu_random and seeded_program.
-Parameters are plain arrays here; their logical axis names, which the model attaches as Flax
-metadata, live apart, so that optimizers never meet boxed leaves.
+Parameters are plain arrays here; their logical axis names, which the model
+attaches as Flax metadata, live apart, so that optimizers never meet boxed
+leaves.
 """
 
 from typing import Any

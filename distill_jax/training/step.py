@@ -1,8 +1,8 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
 Layer 2; imports distill, training.state, training.accumulate,
-training.gpu_random and training.seeded_program. Compile them with `compile_train_step`; what they cost is
-seen in one screen.
+training.gpu_random and training.seeded_program. Compile them with
+`compile_train_step`; what they cost is seen in one screen.
 """
 
 import functools

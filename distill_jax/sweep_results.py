@@ -160,7 +160,7 @@ def _read_content(model_dir: pathlib.Path) -> dict[str, Any] | None:
   path = model_dir / _FILE
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["settings"], content["result"]  # noqa: B018  Both are there.
+    content["settings"], content["result"]
   except FileNotFoundError:
     return None
   except (OSError, ValueError, TypeError, KeyError) as error:

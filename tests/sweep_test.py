@@ -4,11 +4,11 @@ import json
 import shutil
 from unittest import mock
 
-import gin
 import pytest
 import toy_sweep
 from synthetic_cache import make_cache
 
+import gin
 from distill_jax import prepare, sweep, sweep_report, train
 from distill_jax.checkpoint import manager
 from distill_jax.config import gin_bindings
@@ -258,7 +258,9 @@ def test_a_run_that_fails_is_listed_and_the_others_go_on(
     assert seen[2:] == ["bad-4-seed0", "last-4-seed0"]
     arms_there = [row.arm for row in read_rows(tmp_path / "out")]
     assert arms_there == ["plain", "distilled <b>", "last"]
-    reason = {"loss": "not finite", "crash": "ValueError: no such row"}[kind]
+    reason = {"loss": "is nan at step", "crash": "ValueError: no such row"}[
+      kind
+    ]
     page = (tmp_path / "out" / "report.html").read_text()
     shown, told = capsys.readouterr()
     assert "1 of 4 runs failed; the same command tries" in told

@@ -5,10 +5,10 @@ import dataclasses
 import pathlib
 from unittest import mock
 
-import gin
 import jax
 from synthetic_cache import make_cache
 
+import gin
 from distill_jax import prepare, sweep, sweep_cells
 from distill_jax.config import gin_bindings
 from distill_jax.data import token_cache

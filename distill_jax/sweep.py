@@ -174,7 +174,7 @@ def _write(folder, cells, finished, failures, written):
 def _note_failure(
   cell: sweep_cells.Cell, error: Exception
 ) -> results.RunFailure:
-  """Logs why a run failed, with its trace where it is no mistake of settings."""
+  """Logs why a run failed, with its trace where no setting explains it."""
   is_explained = isinstance(error, UserError)
   message = str(error) if is_explained else f"{type(error).__name__}: {error}"
   _log.error(

@@ -37,8 +37,8 @@ def describe_plan(
   elif fewest < verdicts.FEWEST_SEEDS:
     lines.append(
       f"  Warning: an arm has {_count(fewest, 'seed')}. Below"
-      f" {verdicts.FEWEST_SEEDS} the spread between seeds is hardly known; 5 are"
-      " better."
+      f" {verdicts.FEWEST_SEEDS} the spread between seeds is hardly known; 5"
+      " are better."
     )
   return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """The result of a sweep's run: on disk, and whether it is still the one asked.
 
-Layer 5; imports sweep_cells, prepare, experiments.results, evaluation, training.
-A result belongs to what shapes its run (see `training.run_identity`) and to how
-it was scored. Names, notes, and which other runs there are change neither.
+Layer 5; imports sweep_cells, prepare, experiments.results, evaluation and
+training. A result belongs to what shapes its run (see `training.run_identity`)
+and to how it was scored. Names, notes, and which other runs there are change neither.
 """
 
 import contextlib

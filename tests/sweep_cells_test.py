@@ -2,6 +2,7 @@
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import toy_sweep
 
@@ -55,9 +56,9 @@ def test_an_arm_has_its_own_rate_weight_steps_rows_sizes_and_seeds(tmp_path):
   first, last = cells[0].settings, cells[-1].settings
   assert (first.seed, first.feed.seed, first.feed.batch_rows) == (0, 0, 8)
   assert (last.seed, last.feed.seed, last.feed.batch_rows) == (2, 2, 3)
-  assert (last.train_steps, float(last.learning_rate(0))) == (7, 0.5)
+  assert (last.train_steps, last.learning_rate(0)) == (7, 0.5)
   assert last.objective.rationale_loss_weight == 4.0
-  assert (first.train_steps, float(first.learning_rate(0))) == (1, 0.01)
+  assert (first.train_steps, first.learning_rate(0)) == (1, np.float32(0.01))
   assert last.data.subsample == 0.08
   assert last.model_dir == str(tmp_path / "b-c-8-seed2")
   assert [cells[0].eval_task, cells[-1].eval_task] == ["toy_label", "toy_other"]

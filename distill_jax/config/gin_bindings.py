@@ -2,8 +2,8 @@
 
 Layer 1; imports config.fields, config.replaced_choices and errors. Of the
 settings it knows by name MODEL_CONFIG, which a file of its own must give, those
-that are paths, and those that are gone. gin keeps what it parsed and what was read in two
-private dictionaries; both are touched here and nowhere else.
+that are paths, and those that are gone. gin keeps what it parsed and what was
+read in two private dictionaries; both are touched here and nowhere else.
 """
 
 import ast
@@ -45,8 +45,8 @@ _GONE = {
     "METHODS is no setting any more; ARMS is. Write\n"
     "  ARMS = {'name': {'MIXTURE_OR_TASK_NAME': 'task', 'EVAL_TASK': 'label"
     " task', 'BATCH_SIZE': rows}, ...}\n"
-    "for METHODS = (('name', 'task', 'label task', rows), ...). EVAL_TASK may be"
-    " left out, and an arm may set any other setting of training too."
+    "for METHODS = (('name', 'task', 'label task', rows), ...). EVAL_TASK may"
+    " be left out, and an arm may set any other setting of training too."
   ),
 }
 

@@ -2,7 +2,8 @@
 
 Layer 5; imports sweep_cells, prepare, experiments.results, evaluation and
 training. A result belongs to what shapes its run (see `training.run_identity`)
-and to how it was scored. Names, notes, and which other runs there are change neither.
+and to how it was scored. Names, notes, and which other runs there are change
+neither.
 """
 
 import contextlib

@@ -5,7 +5,7 @@
   train       token cache -> checkpoints, metrics.jsonl, TensorBoard events
   eval        checkpoint -> metrics and predictions
   infer       checkpoint + any text or JSONL -> predictions JSONL
-  sweep       methods x training-set sizes x seeds -> table, plots, report
+  sweep       arms x training-set sizes x seeds -> table, plots, report
   precompile  gin files -> memory and bounds on accelerators that are not here
 
 A first run, with data that is generated and a student of 0.3 million
@@ -50,6 +50,8 @@ _RUN_MODES = {
   "sweep": ("distill_jax.sweep", "SweepRun"),
   "precompile": ("distill_jax.precompile", "PrecompileRun"),
 }
+# Modes whose `run` returns an exit code.
+_WITH_EXIT_CODE = ("label", "precompile", "sweep")
 
 _RUN_MODE = flags.DEFINE_enum(
   "run_mode",
@@ -143,7 +145,7 @@ def main(arguments: list[str]) -> int | None:
   with _joined_processes():
     returned = _run_mode(_RUN_MODE.value, _GIN_FILES.value, flags_of_mode)
   # The other modes return what they made.
-  return returned if _RUN_MODE.value in ("label", "precompile") else None
+  return returned if _RUN_MODE.value in _WITH_EXIT_CODE else None
 
 
 def _run_mode(
@@ -264,6 +266,9 @@ def _use_compilation_cache() -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = pathlib.Path("~/.cache/distill_jax/xla").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(folder))
+  if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    # By default a second: it leaves out all that a small student compiles.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _print_help() -> None:

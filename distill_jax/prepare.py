@@ -33,6 +33,7 @@ DEFAULT_TASK_MODULE = "distill_jax.tasks"
 STALE = (
   "The token cache %s is stale for these settings (%s); a new one is needed."
 )
+FOUND = "Using the token cache %s"
 _DEFAULT_CACHE_DIR = "~/.cache/distill_jax/tokens"
 # Where files lie and when a run refuses does not shape an example.
 _NOT_IDENTITY = ("data_dir", "vocab_path", "max_not_ok_share")
@@ -297,7 +298,7 @@ def _find(
       if wanted[key] is None:
         found = {**found, key: None}
     if found == wanted:
-      _log.info("Using the token cache %s", path)
+      _log.info(FOUND, path)
       if wanted["sources"] is None:
         _log.warning("Its source files are not here, so they are not compared.")
       return token_cache.TokenCache(path)

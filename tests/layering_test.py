@@ -75,7 +75,8 @@ _LAYERS = {
     teacher.sending teacher.session teacher.standings teacher.tally
     teacher.template_files teacher.templates teacher.variants
     training.accumulate training.data_guard training.end_together
-    training.model_dir training.nonfinite training.state training.step
+    training.model_dir training.nonfinite training.seeded_program training.state
+    training.step
     training.validation_history
   """,
   3: """
@@ -92,9 +93,12 @@ _LAYERS = {
     convert eval infer label label_pipeline precompile prepare run_data
     run_loading train
     experiments.aggregation experiments.plots experiments.report
-    experiments.results
+    experiments.results experiments.statistics experiments.tables
+    experiments.verdicts
   """,
-  5: "label_beam main sweep",
+  5: """
+    label_beam main sweep sweep_cells sweep_progress sweep_report sweep_results
+  """,
 }
 _LAYER_OF = {
   f"distill_jax.{name}": layer

@@ -1,199 +1,353 @@
-"""Tests of sweep.py: every cell once, a report at the end, resumable."""
+"""Tests of sweep.py: every run once, a report after each, growing sweeps."""
 
-import dataclasses
+import json
 import shutil
 from unittest import mock
 
 import pytest
+import toy_sweep
 from synthetic_cache import make_cache
-from train_test import make_run
 
-from distill_jax import prepare, sweep, train
-from distill_jax.data.settings import DataSettings
+import gin
+from distill_jax import prepare, sweep, sweep_report, train
+from distill_jax.checkpoint import manager
+from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.experiments import results
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.training import loop, run_identity, run_record
+
+_NAMES = ["plain-4-seed0", "distilled-b-4-seed0"]
 
 
-def make_sweep(folder):
-  return sweep.SweepRun(
-    base=make_run(folder, mixture_or_task_name="none"),
-    methods=[
-      ("plain", "toy_finetune", "toy_label", 8),
-      ("distilled <b>", "toy_distill", "toy_label", 8),
-    ],
-    sizes=(4,),
-    seeds=(0,),
-    title="toy",
-  )
+def trained(folder, **kwargs):
+  """Runs a sweep; returns its exit code and the folders that it trained."""
+  seen = []
+
+  def note_and_run(*args, run=train.run):
+    seen.append(args[0].model_dir.rpartition("/")[2])
+    return run(*args)
+
+  with mock.patch.object(train, "run", side_effect=note_and_run):
+    code = toy_sweep.run(folder, **kwargs)
+  return code, seen
 
 
-@pytest.fixture(name="own_sweep")
-def fixture_own_sweep(swept, tmp_path):
-  """A copy of the finished sweep that a test may damage."""
-  return shutil.copytree(swept[0], tmp_path / "out")
+def read_rows(folder):
+  return results.read_results(folder / "results.json")
+
+
+def answers(folder):
+  return [
+    (row.arm, row.num_train_examples, row.seed, row.correct_by_id)
+    for row in read_rows(folder)
+  ]
 
 
 @pytest.fixture(name="swept", scope="module")
 def fixture_swept(tmp_path_factory):
-  """A sweep of two runs, run twice; counts the trainings of each time."""
+  """A sweep of two runs that is finished; gives its folder and what it did."""
   folder = tmp_path_factory.mktemp("sweep")
-  cache = make_cache(folder / "cache", 5, splits=("train", "test"))
-  trained = []
-  with (
-    mock.patch.object(prepare, "find_or_prepare", lambda *_: cache),
-    mock.patch.object(sweep, "_resize", lambda data, *_: data),
-    mock.patch.object(
-      train,
-      "run",
-      side_effect=lambda *args, run=train.run: (
-        trained.append(args[0].mixture_or_task_name),
-        run(*args),
-      ),
-    ),
-  ):
-    rows = sweep.run(make_sweep(folder / "out"), "SEED = 0")
-    first = list(trained)
-    again = sweep.run(make_sweep(folder / "out"), "SEED = 0")
-  return folder / "out", rows, again, first, trained
+  with toy_sweep.toy_data(folder / "cache"):
+    found = trained(folder / "out")
+  return folder / "out", *found
 
 
-def test_each_cell_is_trained_once_and_scored_on_test(swept):
-  _, rows, again, first, trained = swept
-  assert first == trained == ["toy_finetune", "toy_distill"]
-  assert again == rows
-  assert [row.method for row in rows] == ["plain", "distilled <b>"]
+@pytest.fixture(name="own")
+def fixture_own(swept, tmp_path):
+  """A copy of the finished sweep, with its data, that a test may change."""
+  shutil.copytree(swept[0], tmp_path / "out")
+  with toy_sweep.toy_data(tmp_path / "cache"):
+    yield tmp_path / "out"
+
+
+def test_each_run_is_trained_and_scored_on_test(swept):
+  folder, code, seen = swept
+  assert (code, seen) == (0, _NAMES)
+  rows = read_rows(folder)
+  assert [row.arm for row in rows] == ["plain", "distilled <b>"]
   # The labels of examples 2 to 4 are blanks, and blanks are no answer.
-  assert all(row.num_examples == 2 for row in rows)
   assert all(list(row.correct_by_id) == ["toy-0", "toy-1"] for row in rows)
-
-
-def test_report_and_results_are_written(swept):
-  folder, rows, *_ = swept
+  # Those there were, not those that were asked for.
+  assert [row.num_train_examples for row in rows] == [5, 5]
   page = (folder / "report.html").read_text()
   assert "distilled &lt;b&gt;" in page
-  assert "SEED = 0" in page
   assert (folder / "accuracy.png").stat().st_size > 1000
-  assert results.read_results(folder / "results.json") == rows
 
 
-def test_results_name_the_examples_there_were_not_those_asked_for(swept):
-  _, rows, *_ = swept
-  assert [row.num_train_examples for row in rows] == [5, 5]
-
-
-def test_config_of_a_run_says_what_is_not_the_sweeps(swept):
-  folder, *_ = swept
-  text = (folder / "distilled-b-4-seed0" / "config.gin").read_text()
-  comments, settings = text.rsplit("\n", 1)
-  assert settings == "SEED = 0"
-  assert all(line.startswith("#") for line in comments.splitlines())
-  for part in ("'toy_distill'", "SEED = 0", "BATCH_SIZE = 8", "  4 training"):
-    assert part in comments
+def test_a_finished_sweep_trains_nothing_and_reads_no_parameters(own):
+  before = answers(own)
+  with mock.patch.object(
+    manager.Checkpoints, "restore", side_effect=AssertionError
+  ):
+    assert trained(own) == (0, [])
+  assert answers(own) == before
 
 
 @pytest.mark.parametrize(
-  ("batch_rows", "config"), [(8, "SEED = 0\nTRAIN_STEPS = 9"), (6, "SEED = 0")]
+  ("changes", "expected"),
+  [
+    ({"SEEDS": (0, 1)}, ["plain-4-seed1", "distilled-b-4-seed1"]),
+    ({"SIZES": (4, 3)}, ["plain-3-seed0", "distilled-b-3-seed0"]),
+    (
+      {"ARMS": {**toy_sweep.ARMS, "new": toy_sweep.ARMS["distilled <b>"]}},
+      ["new-4-seed0"],
+    ),
+    (
+      {
+        "ARMS": {
+          **toy_sweep.ARMS,
+          "plain": {**toy_sweep.ARMS["plain"], "SEEDS": (0, 7)},
+        }
+      },
+      ["plain-4-seed7"],
+    ),
+    ({"TITLE": "Other", "NOTES": ("so",), "SEED_SD": 0.03}, []),
+    ({"ARMS": {"plain": toy_sweep.ARMS["plain"]}}, []),
+    ({"COMPARISONS": (("plain", "distilled <b>"),), "LOG_PERIOD": 7}, []),
+    # An arm's setting that says what the sweep says is no other setting.
+    (
+      {
+        "RATIONALE_LOSS_WEIGHT": 0.5,
+        "ARMS": {
+          "plain": {**toy_sweep.ARMS["plain"], "RATIONALE_LOSS_WEIGHT": 1.0},
+          "distilled <b>": {"MIXTURE_OR_TASK_NAME": "toy_distill"},
+        },
+      },
+      [],
+    ),
+  ],
 )
-def test_results_of_other_settings_are_not_reported(swept, batch_rows, config):
-  settings = make_sweep(swept[0])
-  methods = [(*method[:3], batch_rows) for method in settings.methods]
-  settings = dataclasses.replace(settings, methods=methods)
-  with pytest.raises(UserError, match=r"plain-4-seed0 holds .* --overwrite"):
-    sweep.run(settings, config)
+def test_a_finished_sweep_grows_by_what_is_new(own, changes, expected):
+  before = answers(own)
+  assert trained(own, **changes) == (0, expected)
+  after = answers(own)
+  arms = changes.get("ARMS", toy_sweep.ARMS)
+  assert all(row in after for row in before if row[0] in arms)
+  title = changes.get("TITLE", "toy")
+  assert f"<h1>{title}</h1>" in (own / "report.html").read_text()
 
 
-def test_a_sweep_killed_in_evaluation_goes_on(own_sweep, swept):
-  run = own_sweep / "plain-4-seed0"
+@pytest.mark.parametrize(
+  ("changes", "named"),
+  [
+    ({"LEARNING_RATE": 2e-2}, "learning_rates: .*0.01.* before, .*0.02.* now"),
+    (
+      {"TRAIN_STEPS": 2, "SCHEDULE": "constant"},
+      "train_steps: 1 before, 2 now",
+    ),
+    ({"EVAL_PERIOD": 50}, "eval_period: 1000 before, 50 now"),
+    ({"SPLIT": "validation"}, "split: test before, validation now"),
+    (
+      {
+        "ARMS": {
+          **toy_sweep.ARMS,
+          "plain": {**toy_sweep.ARMS["plain"], "BATCH_SIZE": 16},
+        },
+        "SEEDS": (0, 1),
+      },
+      "plain-4-seed0: feed.batch_rows: 8 before, 16 now\nNothing",
+    ),
+  ],
+)
+def test_a_run_of_other_settings_is_refused_before_any_trains(
+  own, changes, named
+):
+  before = answers(own)
+  with pytest.raises(UserError, match=named) as raised:
+    trained(own, **changes)
+  assert "--overwrite" in str(raised.value)
+  assert answers(own) == before
+  assert not (own / "plain-4-seed1").exists()
+
+
+def test_all_runs_of_other_settings_are_named(own):
+  with pytest.raises(UserError, match="(?s)plain-4-seed0: .*distilled-b-4-see"):
+    trained(own, MAX_GRAD_NORM=0.01)
+
+
+def test_a_begun_run_of_other_settings_is_refused_too(own):
+  (own / "plain-4-seed0" / "result.json").unlink()
+  with pytest.raises(UserError, match="plain-4-seed0: objective.z_loss: 0.0"):
+    trained(own, Z_LOSS=0.1)
+
+
+def test_results_of_an_earlier_version_are_named(own):
+  path = own / "plain-4-seed0" / "result.json"
+  content = json.loads(path.read_text())
+  path.write_text(json.dumps({**content, "settings": "SEED = 0"}))
+  with pytest.raises(UserError, match="plain-4-seed0: .*earlier version"):
+    trained(own)
+  path.write_text("{}")
+  with pytest.raises(UserError, match="result.json is no result of a run"):
+    trained(own)
+
+
+def test_overwrite_trains_all_again(own):
+  assert trained(own, overwrite=True, LEARNING_RATE=2e-2) == (0, _NAMES)
+
+
+def test_overwrite_that_is_killed_leaves_no_old_result(own):
+  with (
+    mock.patch.object(train, "run", side_effect=KeyboardInterrupt),
+    pytest.raises(KeyboardInterrupt),
+  ):
+    toy_sweep.run(own, overwrite=True)
+  assert not (own / "plain-4-seed0" / "result.json").exists()
+
+
+def test_a_sweep_killed_in_evaluation_goes_on(own, swept):
+  run = own / "plain-4-seed0"
   (run / "result.json").unlink()
   results_folder = run / "eval" / "toy_label" / "test"
   (step,) = results_folder.iterdir()
   leftover = step.rename(results_folder / ".writing-0a")
   (leftover / "predictions.jsonl").write_text('{"id": ')
-  cache = make_cache(own_sweep / "cache", 5, splits=("train", "test"))
-  with (
-    mock.patch.object(prepare, "find_or_prepare", lambda *_: cache),
-    mock.patch.object(sweep, "_resize", lambda data, *_: data),
-  ):
-    rows = sweep.run(make_sweep(own_sweep), "SEED = 0")
-  assert [row.correct_by_id for row in rows] == [
-    row.correct_by_id for row in swept[1]
-  ]
+  assert trained(own) == (0, ["plain-4-seed0"])
+  assert answers(own) == answers(swept[0])
 
 
-def test_overwrite_that_is_killed_leaves_no_old_result(own_sweep):
-  with (
-    mock.patch.object(train, "run", side_effect=KeyboardInterrupt),
-    mock.patch.object(sweep, "_resize", lambda data, *_: data),
-    pytest.raises(KeyboardInterrupt),
-  ):
-    sweep.run(make_sweep(own_sweep), "SEED = 0", overwrite=True)
-  assert not (own_sweep / "plain-4-seed0" / "result.json").exists()
+def test_the_config_of_a_run_is_that_run_by_itself(own):
+  found = run_record.read_record(own / _NAMES[1])
+  gin.clear_config()
+  gin_bindings.parse(
+    [str(own / _NAMES[1] / "config.gin")], [], [str(toy_sweep.ROOT)]
+  )
+  settings = gin_bindings.build(train.TrainRun)
+  cache = prepare.find_or_prepare("toy_distill")
+  wanted = run_identity.make_record(
+    settings, cache, {}, mesh_lib.make_mesh(settings.mesh)
+  )
+  run_record.check_resumable(found, wanted, own)
+  assert wanted.identity == found.identity
+  # The recorded folder is that of the fixture this one is a copy of.
+  assert settings.model_dir.endswith(f"/{_NAMES[1]}")
+  assert (settings.data.subsample, settings.train_steps) == (0.04, 1)
 
 
-def test_predictions_are_those_of_the_chosen_checkpoint(own_sweep):
-  run = own_sweep / "plain-4-seed0"
-  results_folder = run / "eval" / "toy_label" / "test"
-  (step,) = results_folder.iterdir()
-  shutil.copytree(step, results_folder / "999")
-  (step / "greedy" / "predictions.jsonl").write_text('{"id": "a\u2028b"}\n')
-  (step / "predictions.jsonl").write_text('{"id": "b"}\n')
-  assert sweep._read_predictions(run, "toy_label") == [{"id": "a\u2028b"}]
-  # An older version wrote no folder of its own for how it decoded.
-  shutil.rmtree(step / "greedy")
-  assert sweep._read_predictions(run, "toy_label") == [{"id": "b"}]
-
-
-def test_a_label_task_that_was_not_evaluated_is_named(swept):
-  with pytest.raises(UserError, match="no test results of tow_label, only of"):
-    sweep._read_predictions(swept[0] / "plain-4-seed0", "tow_label")
-
-
-def test_methods_on_the_same_task_have_their_own_folders(tmp_path):
-  folders = {
-    sweep._cell_folder(tmp_path, sweep.Method(name, "toy", "toy", rows), 4, 0)
-    for name, rows in (("Few rows", 2), ("many rows", 8))
+@pytest.mark.parametrize("kind", ["loss", "crash"])
+def test_a_run_that_fails_is_listed_and_the_others_go_on(
+  tmp_path, kind, caplog, capsys
+):
+  arms = {
+    **toy_sweep.ARMS,
+    "bad": {
+      **toy_sweep.ARMS["distilled <b>"],
+      # A rate at which no number is left.
+      "LEARNING_RATE": 1e38 if kind == "loss" else 1e-2,
+      "TRAIN_STEPS": 3 if kind == "loss" else 1,
+    },
+    "last": toy_sweep.ARMS["distilled <b>"],
   }
-  assert {folder.name for folder in folders} == {
-    "few-rows-4-seed0",
-    "many-rows-4-seed0",
-  }
+  run_loop = loop.run_loop
 
+  def crash(*args):
+    if kind == "crash" and calls.append(1) is None and len(calls) == 3:
+      raise ValueError("no such row")
+    return run_loop(*args)
 
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"methods": ()}, r"METHODS is \(\)"),
-    ({"methods": ("plain", "toy", "toy", 8)}, "METHODS has 'plain'; .* four"),
-    ({"methods": [("plain", "toy", 8)]}, "METHODS has .* four values"),
-    ({"methods": [("A b", "x", "x", 8), ("a-B", "y", "y", 8)]}, "METHODS has"),
-    ({"sizes": ()}, r"SIZES is \(\)"),
-    ({"sizes": 250}, "SIZES is 250; it must be a list"),
-    ({"sizes": (4, 4)}, "SIZES has .* twice"),
-    ({"seeds": []}, r"SEEDS is \[\]"),
-  ],
-)
-def test_settings_that_make_no_sweep_are_named(tmp_path, changes, message):
-  with pytest.raises(UserError, match=message):
-    dataclasses.replace(make_sweep(tmp_path), **changes)
-
-
-def test_word_problems_are_resized_by_their_own_setting():
-  data = DataSettings(word_problems={"seed": 3})
-  resized = sweep._resize(data, "word_problems_distill", 40)
-  assert resized.word_problems == {"seed": 3, "num_train_examples": 40}
-
-
-def test_more_examples_than_there_are_is_an_error():
+  calls = []
+  logger = sweep.logging.getLogger("distill_jax")
   with (
-    mock.patch.object(sweep.datasets, "load_records", lambda *_: [None] * 10),
-    pytest.raises(UserError, match="asks for 11 .* has 10"),
+    toy_sweep.toy_data(tmp_path / "cache"),
+    mock.patch.object(loop, "run_loop", crash),
+    mock.patch.object(logger, "propagate", True),
   ):
-    sweep._resize(DataSettings(), "svamp_distill", 11)
+    code, seen = trained(tmp_path / "out", ARMS=arms)
+    assert code == sweep.SOME_FAILED == 1
+    assert seen[2:] == ["bad-4-seed0", "last-4-seed0"]
+    arms_there = [row.arm for row in read_rows(tmp_path / "out")]
+    assert arms_there == ["plain", "distilled <b>", "last"]
+    reason = {"loss": "is nan at step", "crash": "ValueError: no such row"}[
+      kind
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    shown, told = capsys.readouterr()
+    assert "1 of 4 runs failed; the same command tries" in told
+    assert "  bad, 4 examples, seed 0: " in told
+    for text in (page, shown, told, caplog.text):
+      assert reason in text
+    if kind == "crash":
+      # It is tried again by the same command, and nothing else is.
+      assert trained(tmp_path / "out", ARMS=arms) == (0, ["bad-4-seed0"])
+      assert len(read_rows(tmp_path / "out")) == 4
 
 
-def test_a_smaller_set_is_a_share_of_the_examples():
-  with mock.patch.object(sweep.datasets, "load_records", lambda *_: [None] * 8):
-    assert sweep._resize(DataSettings(), "svamp_distill", 2).subsample == 0.25
+def test_a_data_set_that_does_not_load_fails_its_own_runs(own):
+  def resize(data, task, size):
+    if task == "broken_label":
+      raise ValueError("row 3 has no question")
+    return toy_sweep.dataclasses.replace(data, subsample=size / 100)
+
+  arms = {"broken": {"MIXTURE_OR_TASK_NAME": "broken_label"}, **toy_sweep.ARMS}
+  with mock.patch.object(sweep.sweep_cells, "_resize", resize):
+    assert trained(own, ARMS=arms) == (1, [])
+  assert "row 3 has no question" in (own / "report.html").read_text()
+
+
+def test_a_report_is_written_after_each_run(tmp_path):
+  seen = []
+  write = sweep_report.SweepReport.write
+
+  def note(self, cells, rows, failures):
+    write(self, cells, rows, failures)
+    page = (tmp_path / "out" / "report.html").read_text()
+    seen.append((len(rows), page.count("distilled &lt;b&gt;") > 0))
+
+  with (
+    toy_sweep.toy_data(tmp_path / "cache"),
+    mock.patch.object(sweep_report.SweepReport, "write", note),
+  ):
+    toy_sweep.run(tmp_path / "out")
+  assert [count for count, _ in seen] == [1, 2, 2]
+
+
+def test_killed_twice_and_finished_it_is_as_one_never_stopped(tmp_path):
+  changes = {"SEEDS": (0, 1), "TRAIN_STEPS": 3, "CHECKPOINT_PERIOD": 1}
+  stop_at = []
+  run_loop = loop.run_loop
+
+  def run_and_die(state, batches, *args):
+    def dying():
+      for batch in batches:
+        if stop_at and stop_at[0] == 0:
+          raise SystemExit(143)
+        if stop_at:
+          stop_at[0] -= 1
+        yield batch
+
+    return run_loop(state, dying(), *args)
+
+  with toy_sweep.toy_data(tmp_path / "cache"):
+    toy_sweep.run(tmp_path / "whole", **changes)
+    with mock.patch.object(loop, "run_loop", run_and_die):
+      for steps in (5, 3):
+        stop_at[:] = [steps]
+        with pytest.raises(SystemExit):
+          toy_sweep.run(tmp_path / "out", **changes)
+      stop_at[:] = []
+      assert toy_sweep.run(tmp_path / "out", **changes) == 0
+  assert answers(tmp_path / "out") == answers(tmp_path / "whole")
+
+
+def test_validation_is_scored_and_test_left_unread(tmp_path):
+  splits = ("train", "validation", "test")
+  with toy_sweep.toy_data(tmp_path / "cache", splits):
+    toy_sweep.run(
+      tmp_path / "out",
+      SPLIT="validation",
+      ARMS={"distilled": toy_sweep.ARMS["distilled <b>"]},
+    )
+  (row,) = read_rows(tmp_path / "out")
+  folders = (tmp_path / "out" / "distilled-4-seed0" / "eval").glob("*/*")
+  assert {path.name for path in folders} == {"validation"}
+  assert row.num_examples == 2
+  metrics = row.metrics
+  assert metrics["validation_accuracy"] == row.num_correct / 2
+  assert metrics["best_step"] == metrics["last_step"] == 1
+  assert metrics["validation_rationale_loss"] > 0
+  assert metrics["tokens"] > 0
+  assert "rationale_accuracy" not in metrics
 
 
 def test_a_data_set_of_ones_own_is_registered_before_its_size_is_asked(
@@ -208,39 +362,40 @@ def test_a_data_set_of_ones_own_is_registered_before_its_size_is_asked(
     "  'own_sweep', load, 'exact_match', lambda _: []))\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
-  settings = make_sweep(tmp_path / "out")
-  settings = dataclasses.replace(
-    settings,
-    base=dataclasses.replace(settings.base, task_module="own_sweep_tasks"),
-    methods=[("plain", "own_sweep_finetune", "own_sweep_label", 8)],
-  )
+  monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+  cache = make_cache(tmp_path / "cache", 5)
+  monkeypatch.setattr(prepare, "find_or_prepare", lambda *_: cache)
   with (
-    mock.patch.object(train, "run", side_effect=KeyboardInterrupt) as trained,
+    mock.patch.object(train, "run", side_effect=KeyboardInterrupt) as called,
+    mock.patch.object(sweep.sweep_results, "find_eval_task"),
     pytest.raises(KeyboardInterrupt),
   ):
-    sweep.run(settings, "SEED = 0")
-  assert trained.call_args.args[0].data.subsample == 0.4
+    toy_sweep.run(
+      tmp_path / "out",
+      ARMS={
+        "plain": {"MIXTURE_OR_TASK_NAME": "own_sweep_finetune"},
+      },
+      MIXTURE_OR_TASK_MODULE="own_sweep_tasks",
+    )
+  assert called.call_args.args[0].data.subsample == 0.4
 
 
-def test_a_task_module_that_is_not_there_is_named(tmp_path):
-  settings = make_sweep(tmp_path / "out")
-  settings = dataclasses.replace(
-    settings, base=dataclasses.replace(settings.base, task_module="nowhere")
-  )
+def test_a_task_module_that_is_not_there_is_named(own):
   with pytest.raises(UserError, match="MODULE 'nowhere' cannot be imported"):
-    sweep.run(settings, "SEED = 0")
+    toy_sweep.run(own, MIXTURE_OR_TASK_MODULE="nowhere")
 
 
-def test_that_the_data_of_runs_differ_is_no_news(caplog):
-  logger = sweep.logging.getLogger(prepare.__name__)
-  caplog.set_level("INFO", logger.name)
-  with mock.patch.object(logger.parent, "propagate", True):
-    with sweep._expecting_other_data():
-      logger.info(prepare.STALE, "/cache", "settings.subsample: 1.0 -> 0.5")
-      logger.info("Preparing it")
-      logger.warning(prepare.STALE, "/cache", "sources.train.jsonl: a -> b")
-    logger.info(prepare.STALE, "/other", "settings.subsample: 1.0 -> 0.5")
-  shown = [record.getMessage() for record in caplog.records]
-  assert [text.split("(")[-1][:8] for text in shown] == [
-    "Preparin", "sources.", "settings"
-  ]  # fmt: skip
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"SPLIT": "train"}, "SPLIT is 'train'; it must be one of"),
+    ({"SEED_SD": 3.0}, "SEED_SD is 3.0; it is a share"),
+    ({"COMPARISONS": (("plain",),)}, r"COMPARISONS has \('plain',\); .* pair"),
+    ({"COMPARISONS": ("plain",)}, "COMPARISONS"),
+    ({"COMPARISONS": (("plain", "plian"),)}, "has 'plian', and no arm"),
+    ({"METHODS": (("a", "b", "b", 8),)}, "METHODS is no setting any more"),
+  ],
+)
+def test_settings_that_make_no_sweep_are_named(own, changes, message):
+  with pytest.raises(UserError, match=message):
+    toy_sweep.build(own, **changes)

@@ -1,11 +1,12 @@
 """Reads gin files and bindings, and refuses what nobody reads.
 
 Layer 1; imports config.fields, config.replaced_choices and errors. Of the
-settings it knows one by name, MODEL_CONFIG, which a file of its own must give,
-and those that are paths. gin keeps what it parsed and what was read in two
-private dictionaries; both are touched here and nowhere else.
+settings it knows by name MODEL_CONFIG, which a file of its own must give, those
+that are paths, and those that are gone. gin keeps what it parsed and what was
+read in two private dictionaries; both are touched here and nowhere else.
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -14,7 +15,7 @@ import logging
 import os
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -37,6 +38,17 @@ _PATHS = (
 )
 # VOCAB_PATH = 'bytes' is ByT5's vocabulary.
 _NO_PATHS = ("bytes",)
+
+# Settings that there were, and what to write instead.
+_GONE = {
+  "METHODS": (
+    "METHODS is no setting any more; ARMS is. Write\n"
+    "  ARMS = {'name': {'MIXTURE_OR_TASK_NAME': 'task', 'EVAL_TASK': 'label"
+    " task', 'BATCH_SIZE': rows}, ...}\n"
+    "for METHODS = (('name', 'task', 'label task', rows), ...). EVAL_TASK may"
+    " be left out, and an arm may set any other setting of training too."
+  ),
+}
 
 _record = replaced_choices.BindingRecord()
 # Their arguments are what the macros of a run file stand for.
@@ -109,18 +121,30 @@ def _parse(files, bindings, search_paths) -> None:
     except Exception as error:
       raise UserError(_explain_file(file, search_paths, error)) from error
   known = _macros()
+  _raise_on_gone(known)
   for binding in bindings:
     name = binding.partition("=")[0].strip()
+    _raise_on_gone({name})
     if re.fullmatch(r"\w+", name) and name not in known:
-      close = difflib.get_close_matches(name, known, n=1)
-      hint = f"They know: {', '.join(sorted(known)) or 'nothing'}."
-      if close:
-        hint = f"Did you mean {close[0]}?"
-      raise UserError(f"--gin.{name}: no gin file given knows {name}. {hint}")
+      raise UserError(
+        f"--gin.{name}: no gin file given knows {name}. {_suggest(name, known)}"
+      )
     try:
       gin.parse_config(_with_imports(binding))
     except Exception as error:
       raise UserError(_explain_binding(binding, error)) from error
+
+
+def _raise_on_gone(names: Collection[str]) -> None:
+  for name in sorted(_GONE.keys() & names):
+    raise UserError(_GONE[name])
+
+
+def _suggest(name: str, known: Collection[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=1)
+  if close:
+    return f"Did you mean {close[0]}?"
+  return f"They know: {', '.join(sorted(known)) or 'nothing'}."
 
 
 def _with_imports(binding: str) -> str:
@@ -169,6 +193,69 @@ def build(configurable):
     raise UserError(_explain_build(error)) from error
   raise_on_unread()
   return built
+
+
+def build_with(configurable, macros: Mapping[str, Any]) -> tuple[Any, str]:
+  """Calls a configurable with other values of some macros, for this call.
+
+  Args:
+    configurable: a class or function that the gin files import.
+    macros: values by name, in place of what the files and bindings give. What
+      was parsed is as before when the call returns, or fails.
+
+  Returns:
+    What it returns, and the settings that were read for it, as gin text that
+    parses again.
+
+  Raises:
+    UserError: there is no such macro, nothing reads it, its value cannot be
+      written as gin text, or see `build`.
+  """
+  known = _macros()
+  for name, value in macros.items():
+    if name not in known:
+      raise UserError(
+        f"no gin file given knows {name}. {_suggest(name, known)}"
+      )
+    if not _is_literal(value):
+      raise UserError(
+        f"{name} is {value!r}; it must be a number, a text, True, False, None"
+        " or a list or dictionary of them."
+      )
+  config, operative = gin_config._CONFIG, gin_config._OPERATIVE_CONFIG
+  before = [
+    (store, {key: dict(each) for key, each in store.items()})
+    for store in (config, operative)
+  ]
+  try:
+    for name, value in macros.items():
+      config[name, "gin.macro"] = {"value": value}
+    _make_paths_absolute()
+    operative.clear()
+    raise_on_missing()
+    raise_on_wrong_types()
+    try:
+      built = gin.get_configurable(configurable)()
+    except Exception as error:
+      raise UserError(_explain_build(error)) from error
+    unread = [name for name in macros if (name, "gin.macro") not in operative]
+    if unread:
+      raise UserError(
+        f"nothing reads {', '.join(sorted(unread))} with these settings. Leave"
+        " it out."
+      )
+    return built, operative_config()
+  finally:
+    for store, content in before:
+      store.clear()
+      store.update(content)
+
+
+def _is_literal(value: Any) -> bool:
+  try:
+    return ast.literal_eval(repr(value)) == value
+  except (ValueError, SyntaxError):
+    return False
 
 
 def raise_on_missing() -> None:

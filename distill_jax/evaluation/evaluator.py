@@ -23,6 +23,7 @@ from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.evaluation import length_buckets, text_metrics
 from distill_jax.model.t5 import T5
 from distill_jax.partitioning import sharding
+from distill_jax.training import seeded_program
 from distill_jax.training import state as state_lib
 from distill_jax.training.step import eval_step
 
@@ -105,38 +106,10 @@ class Evaluator:
     )
     self._decoder_params = layout_lib.DecoderParams(layout)
 
-    def run_decoding(
-      params, decoder_params, tokens, segment_ids, row_ids, max_decode_length
-    ):
-      step_fn, cache = start_decoding(
-        model,
-        params,
-        tokens,
-        segment_ids,
-        max_decode_length,
-        layout.model,
-        decoder_params,
-      )
-      return decode(
-        config,
-        step_fn,
-        cache,
-        row_ids,
-        max_decode_length=max_decode_length,
-        eos_id=vocabulary.eos_id,
-      )
-
-    # Whole on every host: each may read all predictions.
-    everywhere = sharding.replicated(mesh)
-    self._decode = jax.jit(
-      run_decoding, static_argnums=5, out_shardings=everywhere
+    self._decode = _jit_decoding(
+      model, layout.model, mesh, config, vocabulary.eos_id
     )
-    self._score = jax.jit(
-      lambda params, batch: eval_step(
-        params, batch, model=model, loss_chunk_tokens=chunk_tokens
-      ),
-      out_shardings=everywhere,
-    )
+    self._score = _jit_scoring(model, mesh, chunk_tokens)
 
   def release_copies(self) -> None:
     """Frees what decoding keeps of the last parameters, laid out for it."""
@@ -448,6 +421,49 @@ class Evaluator:
         num_rows,
       )
       yield batch, rows, indices
+
+
+@seeded_program.keep_compiled
+def _jit_decoding(
+  model: T5, decoder: T5, mesh: Mesh, config: DecodingConfig, eos_id: int
+) -> Any:
+  """Returns decoding, one function for all evaluators that do the same."""
+
+  def run_decoding(
+    params, decoder_params, tokens, segment_ids, row_ids, max_decode_length
+  ):
+    step_fn, cache = start_decoding(
+      model,
+      params,
+      tokens,
+      segment_ids,
+      max_decode_length,
+      decoder,
+      decoder_params,
+    )
+    return decode(
+      config,
+      step_fn,
+      cache,
+      row_ids,
+      max_decode_length=max_decode_length,
+      eos_id=eos_id,
+    )
+
+  # Whole on every host: each may read all predictions.
+  return jax.jit(
+    run_decoding, static_argnums=5, out_shardings=sharding.replicated(mesh)
+  )
+
+
+@seeded_program.keep_compiled
+def _jit_scoring(model: T5, mesh: Mesh, chunk_tokens: int) -> Any:
+  """Returns the scoring of targets, likewise."""
+
+  def score_targets(params, batch):
+    return eval_step(params, batch, model=model, loss_chunk_tokens=chunk_tokens)
+
+  return jax.jit(score_targets, out_shardings=sharding.replicated(mesh))
 
 
 def _round_up(length: int) -> int:

@@ -33,13 +33,13 @@ class LearningCurve:
 
   Attributes:
     metric: what is measured; curves of one metric share a panel.
-    method: curves of one method share a colour.
+    arm: curves of one arm share a colour.
     steps: optimizer steps, ascending.
     values: one a step; NaN leaves a gap.
   """
 
   metric: str
-  method: str
+  arm: str
   steps: Sequence[int]
   values: Sequence[float]
 
@@ -49,8 +49,9 @@ def plot_accuracy_by_size(
 ) -> None:
   """Draws accuracy against the number of training examples.
 
-  A line a method through the means over seeds, a faint dot a seed, and bars
-  for the 95% Wilson interval of the pooled test examples.
+  A line an arm through the means over seeds, a faint dot a seed, and bars
+  for the accuracy's 95% interval; a dashed line for the share of the training
+  labels that the teacher has right, where results have it.
 
   Args:
     rows: at least one result.
@@ -60,22 +61,22 @@ def plot_accuracy_by_size(
     UserError: a run occurs twice.
   """
   cells = aggregation.aggregate(rows)
-  methods = list(dict.fromkeys(cell.method for cell in cells))
+  arms = list(dict.fromkeys(cell.arm for cell in cells))
   sizes = sorted({cell.num_train_examples for cell in cells})
 
-  # Methods stand side by side at each size, each with its seeds just to the
+  # Arms stand side by side at each size, each with its seeds just to the
   # right, so that nothing hides anything: shares of the axis' width.
   ratio = sizes[-1] / sizes[0]
   span = max(ratio, 4)
-  method_gap, seed_gap, margin = 0.02, 0.007, 0.08
+  arm_gap, seed_gap, margin = 0.02, 0.007, 0.08
 
   figure = _make_figure(6.4, 4.2)
   axes = figure.add_subplot()
-  for index, method in enumerate(methods):
-    shift = span ** (method_gap * (index - (len(methods) - 1) / 2))
+  for index, arm in enumerate(arms):
+    shift = span ** (arm_gap * (index - (len(arms) - 1) / 2))
     color = _COLORS[index % len(_COLORS)]
     marker = _MARKERS[index % len(_MARKERS)]
-    runs = [row for row in rows if row.method == method]
+    runs = [row for row in rows if row.arm == arm]
     axes.scatter(
       [row.num_train_examples * shift * span**seed_gap for row in runs],
       [100 * row.num_correct / row.num_examples for row in runs],
@@ -85,23 +86,23 @@ def plot_accuracy_by_size(
       color=color,
       marker=marker,
     )
-    line = [cell for cell in cells if cell.method == method]
+    line = [cell for cell in cells if cell.arm == arm]
     means = 100 * np.array([cell.mean_accuracy for cell in line])
     lows = 100 * np.array([cell.low for cell in line])
     highs = 100 * np.array([cell.high for cell in line])
     axes.errorbar(
       [cell.num_train_examples * shift for cell in line],
       means,
-      # With test sets of unequal size the mean over runs can leave the pooled
-      # interval; a bar has no negative length.
+      # Rounding can put a mean of 0 or 1 outside; no bar has negative length.
       yerr=np.maximum([means - lows, highs - means], 0),
-      label=method,
+      label=arm,
       linewidth=1.8,
       elinewidth=1.2,
       markersize=5,
       color=color,
       marker=marker,
     )
+  _draw_teachers(axes, cells)
   axes.set_xscale("log")
   axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
   axes.minorticks_off()
@@ -109,33 +110,82 @@ def plot_accuracy_by_size(
   axes.set_xlim(sizes[0] / padding, sizes[-1] * padding)
   axes.set_xlabel("Training examples (log scale)")
   axes.set_ylabel("Test accuracy (%)")
-  low, high = axes.get_ylim()
-  axes.set_ylim(max(low, 0), min(high, 100.5))
+  axes.set_ylim(*_choose_accuracy_limits(cells, axes.get_ylim()))
   _style(axes)
   figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)
   figure.supxlabel(
-    "Mean over seeds (single seeds faint). Bars: 95% Wilson interval over the"
-    " seeds' pooled test examples.",
+    "Mean over seeds (single seeds faint). Bars: 95% interval, over seeds and"
+    " test examples; with one seed over test examples only.",
     fontsize=7.5,
     color=_GREY,
   )
   _save(figure, path)
 
 
+def _draw_teachers(axes: Axes, cells: Sequence[aggregation.Cell]) -> None:
+  """Draws how often each arm's teacher is right, if known."""
+  shares: dict[str, list[float]] = {}
+  for cell in cells:
+    if "teacher_accuracy" in cell.mean_metrics:
+      shares.setdefault(cell.arm, []).append(
+        100 * cell.mean_metrics["teacher_accuracy"]
+      )
+  # Arms of one teacher have one line, though shares differ a little by size.
+  by_percent: dict[int, list[str]] = {}
+  for arm, values in shares.items():
+    by_percent.setdefault(round(float(np.mean(values))), []).append(arm)
+  for arms in by_percent.values():
+    of_arms = f" of {', '.join(arms)}" if len(by_percent) > 1 else ""
+    axes.axhline(
+      float(np.mean([value for arm in arms for value in shares[arm]])),
+      color=_GREY,
+      linewidth=1,
+      linestyle="--",
+      label=f"teacher{of_arms}, on its training labels",
+    )
+
+
+def _choose_accuracy_limits(
+  cells: Sequence[aggregation.Cell], limits: tuple[float, float]
+) -> tuple[float, float]:
+  """Keeps the bars of an arm of two seeds from flattening all else.
+
+  Args:
+    cells: what is drawn.
+    limits: those that hold everything.
+
+  Returns:
+    Limits in percent; bars may go on beyond them.
+  """
+  margin = 15
+  shown = [
+    100 * share
+    for cell in cells
+    for share in (
+      cell.min_accuracy,
+      cell.max_accuracy,
+      cell.mean_metrics.get("teacher_accuracy", cell.mean_accuracy),
+    )
+  ]
+  return (
+    max(limits[0], min(shown) - margin, 0),
+    min(limits[1], max(shown) + margin, 100.5),
+  )
+
+
 def plot_learning_curves(
   curves: Sequence[LearningCurve], path: str | os.PathLike[str]
 ) -> None:
-  """Draws curves over optimizer steps: a panel a metric, a colour a method.
+  """Draws curves over optimizer steps: a panel a metric, a colour an arm.
 
   Args:
     curves: at least one.
     path: the PNG file to write.
   """
   metrics = list(dict.fromkeys(curve.metric for curve in curves))
-  methods = list(dict.fromkeys(curve.method for curve in curves))
+  arms = list(dict.fromkeys(curve.arm for curve in curves))
   colors = {
-    method: _COLORS[index % len(_COLORS)]
-    for index, method in enumerate(methods)
+    arm: _COLORS[index % len(_COLORS)] for index, arm in enumerate(arms)
   }
   figure = _make_figure(1.2 + 3.8 * len(metrics), 3.6)
   panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -145,7 +195,7 @@ def plot_learning_curves(
         axes.plot(
           curve.steps,
           curve.values,
-          color=colors[curve.method],
+          color=colors[curve.arm],
           linewidth=1.4,
           alpha=0.8,
           # A lone point would otherwise not be drawn at all.
@@ -156,8 +206,8 @@ def plot_learning_curves(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     _style(axes)
   figure.legend(
-    [Line2D([], [], color=colors[method], linewidth=2) for method in methods],
-    methods,
+    [Line2D([], [], color=colors[arm], linewidth=2) for arm in arms],
+    arms,
     loc="outside upper left",
     ncols=4,
     frameon=False,

@@ -1,6 +1,6 @@
 """The report of a sweep: one HTML page, and the same tables as plain text.
 
-Layer 4; imports `aggregation` and `results`. The page holds its style and
+Layer 4; imports `results` and `tables`. The page holds its style and
 figures, asks nothing of the network and runs nothing. Every text is escaped:
 predictions are a model's, and may hold anything.
 """
@@ -15,39 +15,8 @@ import platform
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from distill_jax.experiments import aggregation, results
+from distill_jax.experiments import results, tables
 
-_HEADLINE_COLUMNS = (
-  "Trained on",
-  "Method",
-  "Accuracy",
-  "95% interval",
-  "Range over seeds",
-  "Correct",
-  "Seeds",
-  "Minutes a run",
-)
-_COMPARISON_COLUMNS = (
-  "Trained on",
-  "Methods",
-  "Difference",
-  "95% interval",
-  "Test examples",
-  "Reading",
-)
-_HEADLINE_NOTE = (
-  "Trained on: number of training examples. Accuracy: mean over seeds. Its"
-  " interval is Wilson's, over the test examples of all seeds pooled: seeds"
-  " answer the same test examples, so for a statement about new examples it is"
-  " too narrow."
-)
-_COMPARISON_NOTE = (
-  "Differences are in percentage points of accuracy, first method minus second."
-  " Their interval is a bootstrap over test examples, paired by example, seeds"
-  " averaged; it does not cover the spread between seeds. Each interval stands"
-  " for itself: of twenty comparisons of equal methods, about one leaves out"
-  " zero by chance."
-)
 _PACKAGES = ("distill_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _SHOWN_CHARACTERS = 2000
 # Should a text ever get past the escaping, the policy still lets it load and
@@ -67,6 +36,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0; }
 th, td { padding: .35rem .8rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
 th { border-bottom: 2px solid #666; }
+.wide { overflow-x: auto; }
 .note, figcaption { color: #555; font-size: .85rem; max-width: 48rem; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
@@ -92,11 +62,11 @@ class ReportFigure:
 
 @dataclasses.dataclass(frozen=True)
 class ExamplePrediction:
-  """What one method made of one test example.
+  """What one arm made of one test example.
 
   Attributes:
     id: the example's; predictions of one example are shown together.
-    method: the method.
+    arm: the arm.
     input: the example's input.
     target: the right label.
     prediction: the predicted label.
@@ -106,7 +76,7 @@ class ExamplePrediction:
   """
 
   id: str
-  method: str
+  arm: str
   input: str
   target: str
   prediction: str
@@ -128,28 +98,28 @@ def describe_environment() -> dict[str, str]:
   return environment
 
 
-def format_table(rows: Sequence[results.RunResult]) -> str:
-  """Returns the report's tables of accuracies and differences as plain text.
+def format_table(
+  rows: Sequence[results.RunResult],
+  comparisons: Sequence[tuple[str, str]] | None = None,
+  failures: Sequence[results.RunFailure] = (),
+) -> str:
+  """Returns the report's tables as plain text, verdicts included.
 
   Args:
     rows: one result a run.
+    comparisons: pairs of arms to compare; None: every two.
+    failures: runs that gave no result, listed at the end.
 
   Returns:
-    Aligned lines with what the intervals mean below them.
+    Aligned lines, with what they mean below each table.
 
   Raises:
-    UserError: a run occurs twice.
+    UserError: a run occurs twice, or a comparison is none.
   """
-  parts = [
-    _format_columns(_HEADLINE_COLUMNS, _make_headline(rows)),
-    textwrap.fill(_HEADLINE_NOTE, 80),
-  ]
-  comparisons = aggregation.compare_all(rows)
-  if comparisons:
-    parts += [
-      _format_columns(_COMPARISON_COLUMNS, _make_comparisons(comparisons)),
-      textwrap.fill(_COMPARISON_NOTE, 80),
-    ]
+  parts = []
+  for table in tables.make_tables(rows, comparisons, failures):
+    parts.append(_format_columns(table.columns, table.lines))
+    parts += [textwrap.fill(note, 80) for note in table.notes]
   return "\n\n".join(parts)
 
 
@@ -163,6 +133,8 @@ def write_report(
   notes: Sequence[str],
   examples: Sequence[ExamplePrediction] = (),
   environment: Mapping[str, str] | None = None,
+  comparisons: Sequence[tuple[str, str]] | None = None,
+  failures: Sequence[results.RunFailure] = (),
 ) -> None:
   """Writes the report as one HTML file that needs no other.
 
@@ -175,19 +147,18 @@ def write_report(
     notes: paragraphs below the heading.
     examples: predictions to show, in the order given; long texts are cut.
     environment: name -> value; None describes this process.
+    comparisons: pairs of arms to compare; None: every two.
+    failures: runs that gave no result, listed below the other tables.
 
   Raises:
-    UserError: a run occurs twice.
+    UserError: a run occurs twice, or a comparison is none.
   """
   if environment is None:
     environment = describe_environment()
   sections = [
     f"<h1>{html.escape(title)}</h1>",
     *(f"<p>{html.escape(note)}</p>" for note in notes),
-    "<h2>Accuracy</h2>",
-    _make_html_table(_HEADLINE_COLUMNS, _make_headline(rows)),
-    f'<p class="note">{html.escape(_HEADLINE_NOTE)}</p>',
-    *_make_comparison_section(aggregation.compare_all(rows)),
+    *map(_make_table_section, tables.make_tables(rows, comparisons, failures)),
     *map(_make_figure, figures),
     *_make_example_section(examples),
     "<h2>Settings and environment</h2>",
@@ -199,49 +170,6 @@ def write_report(
   page = _HEAD + title_element + "\n".join(sections) + "\n</body>\n</html>\n"
   # JSON can carry half of a surrogate pair, which UTF-8 cannot.
   results.write_atomically(path, page.encode(errors="backslashreplace"))
-
-
-def _make_headline(rows: Sequence[results.RunResult]) -> list[list[str]]:
-  # By size first, so that methods to be compared stand under each other.
-  cells = sorted(
-    aggregation.aggregate(rows), key=lambda cell: cell.num_train_examples
-  )
-  return [
-    [
-      f"{cell.num_train_examples:,}",
-      cell.method,
-      f"{cell.mean_accuracy:.1%}",
-      f"{cell.low:.1%} to {cell.high:.1%}",
-      f"{cell.min_accuracy:.1%} to {cell.max_accuracy:.1%}",
-      f"{cell.num_correct:,} of {cell.num_examples:,}",
-      str(cell.num_seeds),
-      f"{cell.mean_seconds / 60:.1f}",
-    ]
-    for cell in cells
-  ]
-
-
-def _make_comparisons(
-  comparisons: Sequence[aggregation.Comparison],
-) -> list[list[str]]:
-  return [
-    [
-      f"{comparison.num_train_examples:,}",
-      f"{comparison.method_a} minus {comparison.method_b}",
-      f"{100 * comparison.difference:+z.1f}",
-      f"{100 * comparison.low:+z.1f} to {100 * comparison.high:+z.1f}",
-      f"{comparison.num_examples:,}",
-      _read_comparison(comparison),
-    ]
-    for comparison in comparisons
-  ]
-
-
-def _read_comparison(comparison: aggregation.Comparison) -> str:
-  if not comparison.is_distinguishable:
-    return "difference not distinguishable from zero"
-  higher = comparison.method_a if comparison.low > 0 else comparison.method_b
-  return f"{higher} higher: the interval leaves out zero"
 
 
 def _format_columns(
@@ -278,16 +206,16 @@ def _make_html_table(
   return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
 
 
-def _make_comparison_section(
-  comparisons: Sequence[aggregation.Comparison],
-) -> list[str]:
-  if not comparisons:
-    return []
-  return [
-    "<h2>Differences between methods</h2>",
-    _make_html_table(_COMPARISON_COLUMNS, _make_comparisons(comparisons)),
-    f'<p class="note">{html.escape(_COMPARISON_NOTE)}</p>',
-  ]
+def _make_table_section(table: tables.Table) -> str:
+  return "\n".join(
+    [
+      f"<h2>{html.escape(table.title)}</h2>",
+      '<div class="wide">',
+      _make_html_table(table.columns, table.lines),
+      "</div>",
+      *(f'<p class="note">{html.escape(note)}</p>' for note in table.notes),
+    ]
+  )
 
 
 def _make_figure(figure: ReportFigure) -> str:
@@ -321,7 +249,7 @@ def _make_example(predictions: Sequence[ExamplePrediction]) -> str:
     if has_rationales:
       rationale = f'<td class="text">{_escape_shown(each.rationale or "")}</td>'
     lines.append(
-      f"<tr><td>{html.escape(each.method)}</td>"
+      f"<tr><td>{html.escape(each.arm)}</td>"
       f'<td class="text">{_escape_shown(each.prediction)}</td>'
       f"{verdict}{rationale}</tr>\n"
     )
@@ -330,7 +258,7 @@ def _make_example(predictions: Sequence[ExamplePrediction]) -> str:
     '<div class="example">\n'
     f'<p class="text">{_escape_shown(example.input)}</p>\n'
     f'<p>Target: <b class="text">{_escape_shown(example.target)}</b></p>\n'
-    "<table>\n<tr><th>Method</th><th>Prediction</th><th>Verdict</th>"
+    "<table>\n<tr><th>Arm</th><th>Prediction</th><th>Verdict</th>"
     f"{'<th>Rationale</th>' if has_rationales else ''}</tr>\n"
     f"{''.join(lines)}</table>\n</div>"
   )

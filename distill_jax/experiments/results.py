@@ -20,7 +20,7 @@ class RunResult:
   """The test score of one training run.
 
   Attributes:
-    method: name of what was trained, such as "distill" or "finetune".
+    arm: name of what was trained, such as "step by step" or "finetuning".
     num_train_examples: training examples the run could use.
     seed: the run's seed.
     num_correct: test examples answered right.
@@ -28,10 +28,15 @@ class RunResult:
     correct_by_id: id of a test example -> whether it was answered right; empty
       when not kept, else one entry an example.
     seconds: wall-clock time of the run.
-    metrics: other numbers of the run, JSON-serialisable.
+    metrics: other numbers of the run, JSON-serialisable. Tables show, where
+      they are there, "validation_accuracy", "validation_rationale_loss",
+      "best_step", "last_step", "tokens" (of inputs and targets trained on,
+      padding not counted), "rationale_accuracy" (share of right rationales
+      among the test examples) and "teacher_accuracy" (share of the training
+      examples whose teacher's label is right).
   """
 
-  method: str
+  arm: str
   num_train_examples: int
   seed: int
   num_correct: int
@@ -54,6 +59,23 @@ class RunResult:
         f" {len(self.correct_by_id)}, the counts say {self.num_correct} of"
         f" {self.num_examples}"
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFailure:
+  """A run of a sweep that gave no result.
+
+  Attributes:
+    arm: name of what was trained.
+    size: training examples asked for.
+    seed: the run's seed.
+    message: why it failed.
+  """
+
+  arm: str
+  size: int
+  seed: int
+  message: str
 
 
 def write_results(
@@ -92,12 +114,28 @@ def read_results(path: str | os.PathLike[str]) -> list[RunResult]:
   rows = []
   for index, entry in enumerate(entries):
     try:
-      rows.append(RunResult(**entry))
+      rows.append(parse_result(entry))
     except (TypeError, ValueError, AttributeError) as error:
       raise UserError(
         f"{path}: entry {index} is not a result: {error}."
       ) from None
   return rows
+
+
+def parse_result(entry: Mapping[str, Any]) -> RunResult:
+  """Returns a result from its JSON object.
+
+  Args:
+    entry: the fields of `RunResult`; files of earlier versions call the arm
+      "method".
+
+  Raises:
+    TypeError, ValueError, AttributeError: the entry is no result.
+  """
+  fields = dict(entry)
+  if "arm" not in fields and "method" in fields:
+    fields["arm"] = fields.pop("method")
+  return RunResult(**fields)
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:

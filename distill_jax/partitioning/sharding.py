@@ -56,6 +56,15 @@ class _MeshConstraint:
     self._mesh, self._rules = mesh, rules
     self.num_batch_shards = _count_parts(mesh, rules["batch"])
 
+  def __eq__(self, other: object) -> bool:
+    """So that models of one mesh are one to what keeps compiled programs."""
+    return isinstance(other, _MeshConstraint) and (
+      (self._mesh, self._rules) == (other._mesh, other._rules)
+    )
+
+  def __hash__(self) -> int:
+    return hash((self._mesh, *sorted(self._rules)))
+
   def __call__(self, x: Array, axis_names: AxisNames, /) -> Array:
     sharding = NamedSharding(self._mesh, self._to_spec(axis_names))
     return jax.lax.with_sharding_constraint(x, sharding)

@@ -7,6 +7,7 @@ it.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -43,6 +44,34 @@ def make_record(
     abstract_params: shapes of its parameters.
     mesh: where it runs now.
   """
+  data_dir = settings.data.data_dir
+  data = {
+    "settings": dataclasses.asdict(settings.data)
+    | {"data_dir": data_dir and os.path.abspath(data_dir)},
+    "task_module": settings.task_module,
+    "identity": cache.identity,
+    "files": cache.file_hashes,
+  }
+  return run_record.RunRecord(
+    identity=make_identity(settings, cache),
+    token_cache_path=str(cache.path.absolute()),
+    num_params=state_lib.count_params(abstract_params),
+    mesh=sharding.describe(mesh),
+    environment=run_record.describe_environment(),
+    data=json.loads(json.dumps(data)),
+    train_steps=settings.train_steps,
+  )
+
+
+def make_identity(
+  settings: Any, cache: token_cache.TokenCache
+) -> dict[str, Any]:
+  """Returns what a resumed run must agree on, see `run_record.RunRecord`.
+
+  Args:
+    settings: `train.TrainRun`.
+    cache: what it trains on.
+  """
   identity = {
     "task": settings.mixture_or_task_name,
     "token_cache": cache.fingerprint,
@@ -65,23 +94,7 @@ def make_record(
     ),
     "vocabulary_sha256": cache.identity["vocabulary_sha256"],
   }
-  data_dir = settings.data.data_dir
-  data = {
-    "settings": dataclasses.asdict(settings.data)
-    | {"data_dir": data_dir and os.path.abspath(data_dir)},
-    "task_module": settings.task_module,
-    "identity": cache.identity,
-    "files": cache.file_hashes,
-  }
-  return run_record.RunRecord(
-    identity=json.loads(json.dumps(identity)),
-    token_cache_path=str(cache.path.absolute()),
-    num_params=state_lib.count_params(abstract_params),
-    mesh=sharding.describe(mesh),
-    environment=run_record.describe_environment(),
-    data=json.loads(json.dumps(data)),
-    train_steps=settings.train_steps,
-  )
+  return json.loads(json.dumps(identity))
 
 
 def _describe_task(info: token_cache.TaskInfo) -> dict[str, Any]:
@@ -97,6 +110,7 @@ def _probe_schedule(
   return [f"{float(learning_rate(step)):.4g}" for step in steps]
 
 
+@functools.lru_cache(maxsize=32)
 def _probe_optimizer(optimizer: optax.GradientTransformation) -> list[str]:
   """Describes an optimizer by what it does to two parameters in three steps.
 

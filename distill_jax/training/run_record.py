@@ -136,7 +136,7 @@ def check_resumable(found: RunRecord, wanted: RunRecord, model_dir) -> None:
   Raises:
     UserError: names what differs.
   """
-  differences = _describe_differences("", found.identity, wanted.identity)
+  differences = describe_differences(found.identity, wanted.identity)
   if differences:
     names = {line.partition(":")[0] for line in differences}
     shown = "\n  ".join(differences)
@@ -169,6 +169,22 @@ def _explain_rate(
     " too, give those the run was started with (its config.gin). Different"
     f" are:\n  {differences}"
   )
+
+
+def describe_differences(
+  found: dict[str, Any], wanted: dict[str, Any]
+) -> list[str]:
+  """Compares two identities.
+
+  Args:
+    found: of the run that is there; fields that earlier versions did not have
+      may be missing.
+    wanted: of another.
+
+  Returns:
+    A line for each setting that differs, its name first.
+  """
+  return _describe_differences("", found, wanted)
 
 
 def _describe_differences(name: str, found: Any, wanted: Any) -> list[str]:

@@ -1,8 +1,9 @@
 """The training state: what a step changes and a checkpoint holds.
 
-Layer 2; imports partitioning.sharding and gpu_random. Parameters are plain
-arrays here; their logical axis names, which the model attaches as Flax
-metadata, live apart, so that optimizers never meet boxed leaves.
+Layer 2; imports partitioning.sharding, gpu_random and seeded_program.
+Parameters are plain arrays here; their logical axis names, which the model
+attaches as Flax metadata, live apart, so that optimizers never meet boxed
+leaves.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
 from distill_jax.partitioning import sharding
-from distill_jax.training import gpu_random
+from distill_jax.training import gpu_random, seeded_program
 
 PyTree = Any
 
@@ -120,13 +121,27 @@ def jit_init(
   arguments of `init_state`. Sets how GPUs draw, see
   `gpu_random.choose_lowering`.
   """
-  gpu_random.choose_lowering(jax.tree.leaves(shardings)[0].mesh)
+  mesh = jax.tree.leaves(shardings)[0].mesh
+  gpu_random.choose_lowering(mesh)
+  jitted = _jit_seeded_init(
+    model, optimizer, seeded_program.HashedTree.of(shardings)
+  )
+  return seeded_program.SeededProgram(jitted, seed, sharding.replicated(mesh))
 
-  def init():
-    params = nn.unbox(init_params(model, jax.random.key(seed)))
+
+@seeded_program.keep_compiled
+def _jit_seeded_init(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  shardings: seeded_program.HashedTree,
+) -> Any:
+  def init(key_data):
+    key = seeded_program.read_key(key_data)
+    params = nn.unbox(init_params(model, key))
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
-  return jax.jit(init, out_shardings=shardings)
+  placement = sharding.replicated(shardings.leaves[0].mesh)
+  return jax.jit(init, in_shardings=placement, out_shardings=shardings.tree)
 
 
 def init_state(

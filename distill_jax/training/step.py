@@ -1,8 +1,8 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
-Layer 2; imports distill, training.state, training.accumulate and
-training.gpu_random. Compile them with `compile_train_step`; what they cost is
-seen in one screen.
+Layer 2; imports distill, training.state, training.accumulate,
+training.gpu_random and training.seeded_program. Compile them with
+`compile_train_step`; what they cost is seen in one screen.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from distill_jax import distill
 from distill_jax.data import batch as batch_lib
 from distill_jax.partitioning import sharding
-from distill_jax.training import accumulate, gpu_random
+from distill_jax.training import accumulate, gpu_random, seeded_program
 from distill_jax.training.state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -33,7 +33,7 @@ def train_step(
   optimizer: optax.GradientTransformation,
   objective: distill.Objective,
   num_microbatches: int,
-  seed: int,
+  seed: int | Array,
   loss_chunk_tokens: int | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Makes one update.
@@ -48,7 +48,7 @@ def train_step(
     num_microbatches: parts the batch is cut into to save memory; without
       dropout the update is the same for any number, whatever tokens each part
       holds.
-    seed: of dropout; the step is folded in.
+    seed: of dropout, or the key it makes; the step is folded in.
     loss_chunk_tokens: target tokens whose logits are in memory at once; None:
       those of the whole micro-batch.
 
@@ -58,7 +58,8 @@ def train_step(
     `label_tokens` and `rationale_tokens`, see `distill.count_tokens`.
   """
   token_counts = distill.count_tokens(batch)
-  dropout_rng = jax.random.fold_in(jax.random.key(seed), state.step)
+  key = jax.random.key(seed) if isinstance(seed, int) else seed
+  dropout_rng = jax.random.fold_in(key, state.step)
 
   loss_fn = functools.partial(
     compute_loss,
@@ -216,24 +217,51 @@ def compile_train_step(
   mesh: Mesh,
   state_shardings: TrainState,
   *,
-  skips_nonfinite: bool = False,
+  seed: int,
   **step_arguments,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]:
   """Returns the jitted train step; it donates the state it is given.
 
-  Sets how GPUs draw dropout, see `gpu_random.choose_lowering`.
+  Sets how GPUs draw dropout, see `gpu_random.choose_lowering`. Steps that
+  differ by their seed alone are compiled once.
 
   Args:
     mesh: the mesh.
     state_shardings: see `state.shard_state`.
-    skips_nonfinite: see `skip_nonfinite`.
-    **step_arguments: the keyword arguments of `train_step`.
+    seed: as for `train_step`.
+    **step_arguments: the other keyword arguments of `train_step`, and
+      `skips_nonfinite`, see `skip_nonfinite`.
   """
   gpu_random.choose_lowering(mesh)
-  step_fn = functools.partial(train_step, **step_arguments)
+  jitted = _jit_seeded_step(
+    mesh, seeded_program.HashedTree.of(state_shardings), **step_arguments
+  )
+  return seeded_program.SeededProgram(jitted, seed, sharding.replicated(mesh))
+
+
+@seeded_program.keep_compiled
+def _jit_seeded_step(
+  mesh: Mesh,
+  state_shardings: seeded_program.HashedTree,
+  *,
+  skips_nonfinite: bool = False,
+  **step_arguments,
+) -> Any:
+  def step(key_data, state, batch):
+    step_fn = functools.partial(
+      train_step, seed=seeded_program.read_key(key_data), **step_arguments
+    )
+    if skips_nonfinite:
+      step_fn = skip_nonfinite(step_fn)
+    return step_fn(state, batch)
+
+  # By this name profiles and logs of compilations know it.
+  step.__name__ = train_step.__name__
+  replicated = sharding.replicated(mesh)
+  shardings = state_shardings.tree
   return jax.jit(
-    skip_nonfinite(step_fn) if skips_nonfinite else step_fn,
-    in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
-    out_shardings=(state_shardings, sharding.replicated(mesh)),
-    donate_argnums=0,
+    step,
+    in_shardings=(replicated, shardings, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, replicated),
+    donate_argnums=1,
   )

@@ -392,3 +392,52 @@ def test_a_vocabulary_is_a_path_too(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   settings = _build(*_BINDINGS, "VOCAB_PATH = 'my.model'")
   assert settings.data.vocab_path == str(tmp_path / "my.model")
+
+
+def test_a_run_is_built_with_other_values_and_nothing_else_changes(tmp_path):
+  """Also when it fails; paths are made absolute there too."""
+  built = _build(*_BINDINGS)
+  text = gin_bindings.operative_config()
+  other, other_text = gin_bindings.build_with(
+    train.TrainRun, {"SEED": 5, "INITIAL_CHECKPOINT_PATH": "x/y"}
+  )
+  assert (built.seed, other.seed, other.feed.seed) == (0, 5, 5)
+  assert other.initial_checkpoint_path == f"{pathlib.Path.cwd()}/x/y"
+  assert "SEED = 5" in other_text
+  for macros, told in (
+    ({"SEED": "x"}, "SEED is 'x'; it must be a whole number"),
+    ({"SEED": -1}, "SEED is -1"),
+    ({"SEEED": 1}, "knows SEEED. Did you mean SEED"),
+    ({"SEED": object()}, "SEED is <object .* it must be a number, a text"),
+  ):
+    with pytest.raises(UserError, match=told):
+      gin_bindings.build_with(train.TrainRun, macros)
+    assert gin_bindings.operative_config() == text
+  gin.clear_config()
+  path = _write(tmp_path, other_text)
+  assert _build(files=(path,)).seed == 5
+
+
+def test_a_value_that_nothing_reads_is_refused(tmp_path):
+  path = _write(
+    tmp_path,
+    "include 'gin/runs/train_adamw.gin'\nOPTIMIZER = @factory.adafactor()\n"
+    "from __gin__ import dynamic_registration\n"
+    "from distill_jax.optim import factory\n"
+    "factory.adafactor.learning_rate = %LEARNING_RATE_SCHEDULE\n",
+  )
+  _build(*_BINDINGS, files=(_FILES[0], path))
+  with pytest.raises(UserError, match="nothing reads WEIGHT_DECAY with these"):
+    gin_bindings.build_with(train.TrainRun, {"WEIGHT_DECAY": 0.1})
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_setting_that_is_gone_says_what_to_write(tmp_path, by_file):
+  text = "METHODS = (('a', 'b', 'b', 8),)"
+  files, bindings = _FILES, _BINDINGS
+  if by_file:
+    files += (_write(tmp_path, text),)
+  else:
+    bindings += (text,)
+  with pytest.raises(UserError, match="METHODS is no setting any more; ARMS"):
+    _build(*bindings, files=files)

@@ -10,7 +10,15 @@ import pytest
 
 import gin
 from distill_jax import eval as eval_mode
-from distill_jax import infer, label, precompile, prepare, sweep, train
+from distill_jax import (
+  infer,
+  label,
+  precompile,
+  prepare,
+  sweep,
+  sweep_cells,
+  train,
+)
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
@@ -42,12 +50,12 @@ _RUNS = {
   ),
   "sweep": (
     sweep.SweepRun,
-    ("METHODS", "SIZES", "SEEDS", "TITLE", "MODEL_DIR", "TRAIN_STEPS"),
+    ("ARMS", "SIZES", "SEEDS", "TITLE", "MODEL_DIR", "TRAIN_STEPS"),
   ),
 }
 _INCLUDED = ("data", "precompile_common", "train_common")
 _VALUES = {
-  "METHODS": "(('a', 'b_label', 'b_label', 8),)",
+  "ARMS": "{'a': {'MIXTURE_OR_TASK_NAME': 'b_label'}}",
   "SIZES": "(10,)",
   "SEEDS": "(0,)",
   "TRAIN_STEPS": "300",
@@ -196,8 +204,9 @@ def test_an_experiment_builds_from_the_command_in_its_header(path):
     files, [f"{name} = {value}" for name, value in bindings], [str(_ROOT)]
   )
   settings = _build(_RUNS[mode][0])
-  for method in settings.methods:
-    sweep.Method(*method)
+  arms = sweep_cells.read_arms(settings.arms, settings.sizes, settings.seeds)
+  cells = sweep_cells.make_cells(arms, settings.base.model_dir)
+  assert all(cell.settings and cell.eval_task for cell in cells)
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,26 @@
 """Tests of experiments/aggregation.py."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
-from distill_jax.experiments import aggregation
+from distill_jax.experiments import aggregation, statistics
 from distill_jax.experiments.results import RunResult
 
 
-def _make_run(method, size, seed, correct, seconds=60.0):
+def _make_run(arm, size, seed, correct, seconds=60.0, **metrics):
   return RunResult(
-    method=method,
+    arm=arm,
     num_train_examples=size,
     seed=seed,
     num_correct=int(sum(correct)),
     num_examples=len(correct),
     correct_by_id={str(i): bool(value) for i, value in enumerate(correct)},
     seconds=seconds,
+    metrics=metrics,
   )
 
 
@@ -30,14 +33,17 @@ def test_aggregate_by_hand():
       _make_run("finetune", 100, 0, [1, 1, 1, 1], seconds=90),
     ]
   )
-  assert [(cell.method, cell.num_train_examples) for cell in cells] == [
+  assert [(cell.arm, cell.num_train_examples) for cell in cells] == [
     ("finetune", 100),
     ("finetune", 200),
     ("distill", 100),
   ]
-  low, high = text_metrics.wilson_interval(5, 8)
+  low, high = statistics.estimate_mean(
+    np.array([1 / 4, 1]),
+    statistics.make_example_term(np.array([1, 0.5, 0.5, 0.5]), (0, 1)),
+  )
   assert cells[0] == aggregation.Cell(
-    method="finetune",
+    arm="finetune",
     num_train_examples=100,
     num_seeds=2,
     num_examples=8,
@@ -49,6 +55,8 @@ def test_aggregate_by_hand():
     high=high,
     mean_seconds=60,
   )
+  # One run: Wilson's.
+  assert (cells[1].low, cells[1].high) == text_metrics.wilson_interval(3, 4)
 
 
 def test_a_run_given_twice_is_refused():
@@ -57,90 +65,63 @@ def test_a_run_given_twice_is_refused():
     aggregation.aggregate(rows)
 
 
-def test_compare_against_a_plain_bootstrap():
-  rng = np.random.default_rng(5)
-  correct_a = rng.random((2, 300)) < 0.6
-  correct_b = rng.random((3, 300)) < 0.5
-  rows = [_make_run("a", 100, seed, row) for seed, row in enumerate(correct_a)]
-  rows += [_make_run("b", 100, seed, row) for seed, row in enumerate(correct_b)]
-  comparison = aggregation.compare(rows, "a", "b", 100)
-
-  per_example = correct_a.mean(0) - correct_b.mean(0)
-  population = np.append(per_example, [1, -1])
-  means = [rng.choice(population, 300).mean() for _ in range(4000)]
-  assert comparison.difference == pytest.approx(per_example.mean())
-  assert (comparison.low, comparison.high) == pytest.approx(
-    tuple(np.quantile(means, (0.025, 0.975))), abs=0.006
-  )
-  assert comparison.num_examples == 300
-  assert comparison == aggregation.compare(rows, "a", "b", 100)
-
-
-def test_examples_are_paired_by_id_and_not_by_position():
-  run = _make_run("a", 10, 0, [1] * 50 + [0] * 50)
-  other = RunResult(
-    method="b",
-    num_train_examples=10,
-    seed=0,
-    num_correct=50,
-    num_examples=100,
-    correct_by_id=dict(reversed(run.correct_by_id.items())),
-    seconds=1,
-  )
-  comparison = aggregation.compare([run, other], "a", "b", 10)
-  # Equal on every example: only the two added ones can differ.
-  assert comparison.difference == 0
-  assert -0.05 < comparison.low < 0 < comparison.high < 0.05
-
-
-def test_a_clear_lead_is_distinguishable_in_either_direction():
-  rows = [
-    _make_run("a", 10, 0, [1] * 100 + [0] * 100),
-    _make_run("b", 10, 0, [1] * 60 + [0] * 140),
+def test_seeds_that_differ_widen_the_interval():
+  # Both arms answer 1,000 of 2,000.
+  steady = [_make_run("a", 10, s, [1] * 500 + [0] * 500) for s in (0, 1)]
+  restless = [
+    _make_run("a", 10, s, [1] * count + [0] * (1000 - count))
+    for s, count in enumerate((450, 550))
   ]
-  comparison = aggregation.compare(rows, "a", "b", 10)
-  mirrored = aggregation.compare(rows, "b", "a", 10)
-  assert comparison.is_distinguishable and comparison.low > 0.1
-  assert mirrored.is_distinguishable and mirrored.high < -0.1
+  (narrow,) = aggregation.aggregate(steady)
+  (wide,) = aggregation.aggregate(restless)
+  assert narrow.mean_accuracy == wide.mean_accuracy == 0.5
+  # Twice the same answers are no more than one run's.
+  low, high = text_metrics.wilson_interval(500, 1000)
+  assert (narrow.low, narrow.high) == pytest.approx((low, high), abs=0.001)
+  assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
 
-@pytest.mark.parametrize(
-  "num_examples, num_better", [(1, 1), (3, 3), (200, 4), (200, 0)]
-)
-def test_a_handful_of_examples_proves_nothing(num_examples, num_better):
-  better = [1] * num_better + [0] * (num_examples - num_better)
-  rows = [
-    _make_run("a", 10, 0, better),
-    _make_run("b", 10, 0, [0] * num_examples),
-  ]
-  assert not aggregation.compare(rows, "a", "b", 10).is_distinguishable
+def test_without_answers_by_example_the_interval_is_no_narrower():
+  rng = np.random.default_rng(1)
+  rows = [_make_run("a", 10, s, rng.random(300) < 0.6) for s in range(4)]
+  bare = [dataclasses.replace(row, correct_by_id={}) for row in rows]
+  (kept,), (counted,) = map(aggregation.aggregate, (rows, bare))
+  assert counted.low < kept.low < kept.high < counted.high
 
 
-def test_runs_that_cannot_be_paired_are_not_compared():
-  run = _make_run("a", 10, 0, [1, 0])
-  counts_only = RunResult("b", 10, 0, 1, 2, {}, 1.0)
-  other_examples = RunResult("b", 10, 0, 1, 2, {"x": True, "y": False}, 1.0)
-  for rows in ([run], [run, counts_only], [run, other_examples]):
-    assert aggregation.compare(rows, "a", "b", 10) is None
-  assert aggregation.compare_all([run, counts_only]) == []
-
-
-def test_compare_all_takes_each_pair_once_baseline_last():
-  rows = [
-    _make_run(method, size, 0, [1, 0])
-    for method in ("finetune", "distill", "joint")
-    for size in (200, 100)
-  ]
-  pairs = [
-    (each.num_train_examples, each.method_a, each.method_b)
-    for each in aggregation.compare_all(rows)
-  ]
-  assert pairs == [
-    (size, later, earlier)
-    for size in (100, 200)
-    for later, earlier in (
-      ("distill", "finetune"),
-      ("joint", "finetune"),
-      ("joint", "distill"),
+def test_the_interval_holds_for_new_seeds_and_examples():
+  rng = np.random.default_rng(2)
+  held = 0
+  for _ in range(300):
+    ease = rng.normal(0, 1.5, 400)
+    odds = ease + rng.normal(0, 0.2, (3, 1))
+    correct = rng.random((3, 400)) < 1 / (1 + np.exp(-odds))
+    low, high = statistics.estimate_mean(
+      correct.mean(1), statistics.make_example_term(correct.mean(0), (0, 1))
     )
+    held += low < 0.5 < high
+  assert held > 0.93 * 300
+
+
+def test_answers_are_stacked_by_id_and_not_by_position():
+  run = _make_run("a", 10, 0, [1, 1, 0])
+  other = dataclasses.replace(
+    run, seed=1, correct_by_id=dict(reversed(run.correct_by_id.items()))
+  )
+  stacked = aggregation.stack_answers([run, other])
+  assert stacked.tolist() == [[True, True, False]] * 2
+  for odd in (
+    RunResult("b", 10, 0, 1, 2, {}, 1.0),
+    RunResult("b", 10, 0, 1, 2, {"x": True, "y": False}, 1.0),
+  ):
+    assert aggregation.stack_answers([run, odd]) is None
+    assert aggregation.stack_answers([odd, run]) is None
+
+
+def test_numbers_of_runs_are_averaged_where_they_are_numbers():
+  rows = [
+    _make_run("a", 10, 0, [1], tokens=100, best_step=None, note="x", ok=True),
+    _make_run("a", 10, 1, [1], tokens=200, best_step=50, loss=float("nan")),
   ]
+  (cell,) = aggregation.aggregate(rows)
+  assert cell.mean_metrics == {"tokens": 150, "best_step": 50}

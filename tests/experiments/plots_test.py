@@ -1,18 +1,19 @@
 """Tests of experiments/plots.py."""
 
+import dataclasses
 import inspect
 import struct
 
 import pytest
 
-from distill_jax.experiments import plots
+from distill_jax.experiments import aggregation, plots
 from distill_jax.experiments.results import RunResult
 
 
-def _make_rows(methods, sizes):
+def _make_rows(arms, sizes):
   return [
-    RunResult(method, size, seed, 40 + 10 * seed, 100, {}, 1.0)
-    for method in methods
+    RunResult(arm, size, seed, 40 + 10 * seed, 100, {}, 1.0)
+    for arm in arms
     for size in sizes
     for seed in (0, 1)
   ]
@@ -50,12 +51,51 @@ def test_accuracy_figure_shows_the_numbers(monkeypatch):
   assert axes.get_legend_handles_labels()[1] == ["a", "b", "c"]
   bars = axes.containers[0]
   assert list(bars.lines[0].get_ydata()) == pytest.approx([45, 45])
-  # Wilson's 95% bounds of 90 right answers out of 200.
+  (cell, *_) = aggregation.aggregate(rows)
   low, high = bars.lines[2][0].get_segments()[0][:, 1]
-  assert (low, high) == pytest.approx((38.26, 51.93), abs=0.01)
-  # The seeds' dots follow their method's line at either end.
+  assert (low, high) == pytest.approx((100 * cell.low, 100 * cell.high))
+  assert high - low == pytest.approx(39.5, abs=0.1)
+  # The seeds' dots follow their arm's line at either end.
   seeds = axes.collections[0].get_offsets()
   assert sorted(seeds[:, 1]) == [40, 40, 50, 50]
+
+
+def test_the_bars_of_two_seeds_do_not_flatten_the_lines(monkeypatch):
+  figures = _capture_figure(monkeypatch)
+  rows = [
+    RunResult("a", 50, seed, 40_000 + 10_000 * seed, 100_000, {}, 1.0)
+    for seed in (0, 1)
+  ]
+  (cell,) = aggregation.aggregate(rows)
+  assert cell.low == 0 and cell.high == 1
+  plots.plot_accuracy_by_size(rows, "unused")
+  assert figures[0].axes[0].get_ylim() == pytest.approx((25, 65))
+
+
+def test_the_teachers_accuracy_is_a_line_each(monkeypatch):
+  figures = _capture_figure(monkeypatch)
+  rows = [
+    dataclasses.replace(row, metrics={"teacher_accuracy": share})
+    for row, share in zip(
+      _make_rows(["a", "b", "c"], [50]),
+      (0.846, 0.846, 0.849, 0.849, 1.0, 1.0),
+      strict=True,
+    )
+  ]
+  plots.plot_accuracy_by_size(rows[:4], "unused")
+  plots.plot_accuracy_by_size(rows, "unused")
+  one, two = (
+    {
+      handle.get_label(): handle.get_ydata()[0]
+      for handle in figure.axes[0].lines
+      if handle.get_linestyle() == "--"
+    }
+    for figure in figures
+  )
+  assert one == {"teacher, on its training labels": pytest.approx(84.75)}
+  assert two["teacher of c, on its training labels"] == 100
+  # The line is inside of the panel, though far above the accuracies.
+  assert figures[1].axes[0].get_ylim()[1] > 100
 
 
 @pytest.mark.filterwarnings("error")

@@ -5,15 +5,15 @@ import html.parser
 
 import pytest
 
-from distill_jax.experiments import report
+from distill_jax.experiments import report, results
 from distill_jax.experiments.results import RunResult
 
 _ATTACK = "</td><script>alert(1)</script><img src=http://x.test/a onerror=b>"
 
 
-def _make_run(method, size, seed, num_correct):
+def _make_run(arm, size, seed, num_correct):
   return RunResult(
-    method=method,
+    arm=arm,
     num_train_examples=size,
     seed=seed,
     num_correct=num_correct,
@@ -24,8 +24,8 @@ def _make_run(method, size, seed, num_correct):
 
 
 ROWS = [
-  _make_run(method, size, seed, num_correct)
-  for method, size, seed, num_correct in (
+  _make_run(arm, size, seed, num_correct)
+  for arm, size, seed, num_correct in (
     ("finetune", 100, 0, 40),
     ("finetune", 100, 1, 50),
     ("distill", 100, 0, 90),
@@ -76,7 +76,7 @@ def test_table_for_the_terminal():
   lines = text.splitlines()
   assert lines[0].split("  ")[0] == "Trained on"
   assert lines[2].split() == (
-    "100 finetune 22.5% 18.7% to 26.8% 20.0% to 25.0% 90 of 400 2 1.5".split()
+    "100 finetune 22.5% 12.9% to 32.1% 20.0% to 25.0% 90 of 400 2 1.5".split()
   )
   assert [line.split()[:2] for line in lines[2:6]] == [
     ["100", "finetune"],
@@ -89,7 +89,8 @@ def test_table_for_the_terminal():
 
 
 def test_differences_are_read_honestly():
-  lines = report.format_table(ROWS).splitlines()
+  text = report.format_table(ROWS)
+  lines = text.splitlines()
   small, large = (
     next(
       line for line in lines if line.startswith(f"{size} ") and "minus" in line
@@ -97,15 +98,42 @@ def test_differences_are_read_honestly():
     for size in (100, 720)
   )
   assert "distill minus finetune" in small and "+25.0" in small
-  assert small.endswith("distill higher: the interval leaves out zero")
+  assert small.endswith("distill higher (p = 0.004 after Holm)")
   assert "+1.0" in large
-  assert large.endswith("difference not distinguishable from zero")
+  assert large.endswith("no difference shown in these two runs")
+  said = " ".join(text.split())
+  assert "Warning: fewer than 3 seeds (distill minus finetune on 100" in said
+  assert "they speak of these two runs only" in said
 
 
-def test_without_examples_by_id_no_difference_is_claimed(tmp_path):
-  rows = [RunResult(m, 100, 0, 50, 100, {}, 1.0) for m in ("a", "b")]
-  assert "minus" not in report.format_table(rows)
-  assert "Differences" not in _write(tmp_path, rows=rows)
+def test_declared_comparisons_and_failures_are_shown(tmp_path):
+  failures = [results.RunFailure("distill", 100, 7, _ATTACK)]
+  (none, one), (page_none, page_one) = zip(
+    *(
+      (
+        report.format_table(ROWS, pairs, failures),
+        _write(tmp_path, comparisons=pairs, failures=failures),
+      )
+      for pairs in ([], [("finetune", "distill")])
+    ),
+    strict=True,
+  )
+  for text in (none, page_none):
+    assert "minus" not in text and "Holm" not in text
+  for text in (one, page_one):
+    assert "finetune minus distill" in text and "1 run failed" in text
+  assert one.index("1 run failed") > one.index("minus")
+  reader = _Reader(page_one)
+  assert _ATTACK in "".join(reader.texts) and "script" not in reader.tags
+
+
+def test_answers_that_cannot_be_paired_are_said_to_be(tmp_path):
+  rows = [
+    RunResult(m, 100, s, 50 + s, 100, {}, 1.0) for m in "ab" for s in (0, 1)
+  ]
+  for text in (report.format_table(rows), _write(tmp_path, rows=rows)):
+    assert "b minus a on 100" in " ".join(text.split())
+    assert "Not paired by example" in text
 
 
 def test_report_holds_everything_in_one_file(tmp_path):
@@ -125,8 +153,8 @@ def test_report_holds_everything_in_one_file(tmp_path):
     "SVAMP",
     "A first note.",
     "A second note.",
-    "18.7% to 26.8%",
-    "difference not distinguishable from zero",
+    "12.9% to 32.1%",
+    "no difference shown in these two runs",
     'the "caption"',
     settings,
     "2 cores",
@@ -173,7 +201,7 @@ def test_every_text_is_escaped(tmp_path):
   assert [name for name, _ in reader.attributes] == [
     name for name, _ in plain.attributes
   ]
-  # Title twice, note, 4 table cells of methods and one comparison, ...
+  # Title twice, note, 4 table cells of arms, comparison, its notes, ...
   assert "".join(reader.texts).count(_ATTACK) >= 12
   assert ("alt", quote) in reader.attributes
 

@@ -9,7 +9,7 @@ from distill_jax.errors import UserError
 from distill_jax.experiments import results
 
 RUN = results.RunResult(
-  method="distill",
+  arm="distill",
   num_train_examples=100,
   seed=1,
   num_correct=1,
@@ -50,7 +50,7 @@ def test_contradictions_are_refused(changes, message):
     ("[", "not a JSON file"),
     ("{}", "not a list of results"),
     ("[1]", "entry 0 is not a result"),
-    ('[{"method": "distill"}]', "entry 0 is not a result: .*seed"),
+    ('[{"arm": "distill"}]', "entry 0 is not a result: .*seed"),
   ],
 )
 def test_unreadable_files_are_a_users_mistake(tmp_path, text, message):
@@ -85,3 +85,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     results.write_results(path, [])
   assert results.read_results(path) == [RUN]
   assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_files_of_earlier_versions_call_the_arm_method(tmp_path):
+  path = tmp_path / "results.json"
+  entry = dataclasses.asdict(RUN)
+  entry["method"] = entry.pop("arm")
+  path.write_text(json.dumps([entry]))
+  assert results.read_results(path) == [RUN]

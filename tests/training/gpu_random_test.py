@@ -67,6 +67,7 @@ def test_parameters_of_one_gpu_are_drawn_by_the_kernel(mesh, monkeypatch):
   model = T5(tiny_student.CONFIG)
   _, shardings = state_lib.shard_state(model, _OPTIMIZER, mesh)
   monkeypatch.setattr(state_lib, "init_params", init_and_look)
+  state_lib._jit_seeded_init.cache_clear()
   state_lib.init_state(model, _OPTIMIZER, shardings, 0)
   assert seen == [mesh.size == 1]
 

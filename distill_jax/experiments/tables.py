@@ -1,0 +1,327 @@
+"""The tables of a sweep's report: accuracies, verdicts, runs and failures.
+
+Layer 4; imports `aggregation`, `results`, `verdicts` and, for text that may
+hold anything, `teacher.preview`. Cells are plain text; `report` draws them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from distill_jax.experiments import aggregation, results, verdicts
+from distill_jax.teacher import preview
+
+_ACCURACY_NOTE = (
+  "Trained on: number of training examples. Accuracy: mean over seeds. Its"
+  " interval covers, with several seeds, other seeds and other test examples (t"
+  " from the variance over both). With one seed it is Wilson's and covers other"
+  " test examples only."
+)
+_VERDICT_NOTE = (
+  "Differences and SDs are in percentage points of accuracy, first arm minus"
+  " second. Interval and p come from the variance over seeds plus the variance"
+  " over test examples, paired by example (Satterthwaite's degrees of freedom);"
+  " they speak of other seeds and other test examples. The interval is that of"
+  " one comparison."
+)
+_HOLM_NOTE = (
+  "Holm p corrects for the {count} comparisons of this table; the reading goes"
+  " by it, at a level of 0.05."
+)
+_DETECTABLE_NOTE = (
+  "Seed SD: standard deviation of a run's accuracy between seeds, measured,"
+  " both arms pooled. Detectable: the true difference that such a design shows"
+  " in 80% of cases, before Holm."
+)
+_ONE_RUN_NOTE = (
+  "With one seed an arm, p is McNemar's mid-p and the interval Agresti and"
+  " Min's, paired by example: they speak of these two runs only. Other seeds"
+  " may turn the difference around."
+)
+_ONE_RUN_UNPAIRED_NOTE = (
+  "With one seed an arm, p and interval speak of these two runs only. Other"
+  " seeds may turn the difference around."
+)
+_BORROWED_NOTE = (
+  "Where only one of two arms has several seeds, the other's spread is taken to"
+  " be the same."
+)
+_UNPAIRED_NOTE = (
+  "Not paired by example, as the answers were not kept or the test examples"
+  " differ: {arms}. There it is Welch's t over seeds, with the binomial"
+  " variance of each arm's test examples added."
+)
+_FEW_SEEDS_NOTE = (
+  "Warning: fewer than {fewest} seeds ({arms}). The spread between seeds is"
+  " hardly known; take 5."
+)
+_RUNS_NOTE = (
+  "Means over seeds. Validation accuracy is that of the chosen checkpoint."
+  " Right rationales: share among the test examples. Tokens: of inputs and"
+  " targets trained on, padding not counted."
+)
+_SHOWN_CHARACTERS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """One table of the report.
+
+  Attributes:
+    title: its heading.
+    columns: the heads of its columns.
+    lines: its cells.
+    notes: paragraphs below it.
+  """
+
+  title: str
+  columns: Sequence[str]
+  lines: Sequence[Sequence[str]]
+  notes: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _RunColumn:
+  """A number of runs that is shown where they have it."""
+
+  title: str
+  metric: str
+  format: Callable[[float], str]
+
+
+_RUN_COLUMNS = (
+  _RunColumn("Validation accuracy", "validation_accuracy", "{:.1%}".format),
+  _RunColumn(
+    "Validation rationale loss", "validation_rationale_loss", "{:.3f}".format
+  ),
+  _RunColumn("Right rationales", "rationale_accuracy", "{:.1%}".format),
+  _RunColumn("Best step", "best_step", "{:,.0f}".format),
+  _RunColumn("Last step", "last_step", "{:,.0f}".format),
+  _RunColumn("Tokens a run", "tokens", "{:,.0f}".format),
+)
+
+
+def make_tables(
+  rows: Sequence[results.RunResult],
+  comparisons: Sequence[tuple[str, str]] | None = None,
+  failures: Sequence[results.RunFailure] = (),
+) -> list[Table]:
+  """Makes the tables of a report.
+
+  Args:
+    rows: one result a run.
+    comparisons: pairs of arms to compare; None: every two.
+    failures: runs that gave no result.
+
+  Returns:
+    Accuracies; verdicts, if anything can be compared; other numbers of the
+    runs, if they have any; failures, if there are any.
+
+  Raises:
+    UserError: a run occurs twice, or a comparison is none.
+  """
+  # By size first, so that arms to be compared stand under each other.
+  cells = sorted(
+    aggregation.aggregate(rows), key=lambda cell: cell.num_train_examples
+  )
+  found = verdicts.compare_arms(rows, comparisons)
+  tables = [_make_accuracy_table(cells)]
+  if found:
+    tables.append(_make_verdict_table(found))
+  columns = [
+    column
+    for column in _RUN_COLUMNS
+    if any(column.metric in cell.mean_metrics for cell in cells)
+  ]
+  if columns:
+    tables.append(_make_run_table(cells, columns))
+  if failures:
+    tables.append(_make_failure_table(failures))
+  return tables
+
+
+def _make_accuracy_table(cells: Sequence[aggregation.Cell]) -> Table:
+  lines = [
+    [
+      f"{cell.num_train_examples:,}",
+      cell.arm,
+      f"{cell.mean_accuracy:.1%}",
+      f"{cell.low:.1%} to {cell.high:.1%}",
+      f"{cell.min_accuracy:.1%} to {cell.max_accuracy:.1%}",
+      f"{cell.num_correct:,} of {cell.num_examples:,}",
+      str(cell.num_seeds),
+      f"{cell.mean_seconds / 60:.1f}",
+    ]
+    for cell in cells
+  ]
+  return Table(
+    title="Accuracy",
+    columns=(
+      "Trained on",
+      "Arm",
+      "Accuracy",
+      "95% interval",
+      "Range over seeds",
+      "Correct",
+      "Seeds",
+      "Minutes a run",
+    ),
+    lines=lines,
+    notes=[*_describe_teacher(cells), _ACCURACY_NOTE],
+  )
+
+
+def _describe_teacher(cells: Sequence[aggregation.Cell]) -> list[str]:
+  """Says which share of the training labels the teacher has right."""
+  # Equal shares of several arms are said once.
+  by_share: dict[str, list[str]] = {}
+  for cell in cells:
+    share = cell.mean_metrics.get("teacher_accuracy")
+    if share is not None:
+      by_share.setdefault(f"{share:.1%}", []).append(_name_cell(cell))
+  if not by_share:
+    return []
+  if len(by_share) == 1:
+    said = next(iter(by_share))
+  else:
+    said = "; ".join(
+      f"{share} ({', '.join(named)})" for share, named in by_share.items()
+    )
+  return [f"Teacher: its labels of the training examples are right in {said}."]
+
+
+def _name_cell(cell: aggregation.Cell) -> str:
+  return f"{cell.arm} on {cell.num_train_examples:,}"
+
+
+def _make_verdict_table(found: Sequence[verdicts.Verdict]) -> Table:
+  lines = [
+    [
+      f"{verdict.num_train_examples:,}",
+      _name_arms(verdict),
+      f"{100 * verdict.difference:+z.1f}",
+      f"{100 * verdict.low:+z.1f} to {100 * verdict.high:+z.1f}",
+      verdicts.format_p(verdict.p_value).removeprefix("= "),
+      verdicts.format_p(verdict.adjusted_p_value).removeprefix("= "),
+      _count_seeds(verdict),
+      "-" if verdict.seed_sd is None else f"{100 * verdict.seed_sd:.1f}",
+      "-"
+      if verdict.basis == verdicts.THIS_RUN_ONLY
+      else f"{min(100 * verdict.detectable, 100):.1f}",
+      verdicts.describe(verdict),
+    ]
+    for verdict in found
+  ]
+  return Table(
+    title="Differences between arms",
+    columns=(
+      "Trained on",
+      "Arms",
+      "Difference",
+      "95% interval",
+      "p",
+      "Holm p",
+      "Seeds",
+      "Seed SD",
+      "Detectable",
+      "Reading",
+    ),
+    lines=lines,
+    notes=_make_verdict_notes(found),
+  )
+
+
+def _name_arms(verdict: verdicts.Verdict) -> str:
+  return f"{verdict.arm_a} minus {verdict.arm_b}"
+
+
+def _count_seeds(verdict: verdicts.Verdict) -> str:
+  if verdict.num_seeds_a == verdict.num_seeds_b:
+    return str(verdict.num_seeds_a)
+  return f"{verdict.num_seeds_a} and {verdict.num_seeds_b}"
+
+
+def _make_verdict_notes(found: Sequence[verdicts.Verdict]) -> list[str]:
+  over_seeds = [each for each in found if each.basis == verdicts.OVER_SEEDS]
+  one_run = [each for each in found if each.basis == verdicts.THIS_RUN_ONLY]
+  few = [each for each in found if each.num_seeds < verdicts.FEWEST_SEEDS]
+  unpaired = [each for each in over_seeds if not each.is_paired]
+  notes = []
+  if over_seeds:
+    notes.append(_VERDICT_NOTE)
+  if any(each.is_paired for each in one_run):
+    notes.append(_ONE_RUN_NOTE)
+  elif one_run:
+    notes.append(_ONE_RUN_UNPAIRED_NOTE)
+  if len(found) > 1:
+    notes.append(_HOLM_NOTE.format(count=len(found)))
+  if over_seeds:
+    notes.append(_DETECTABLE_NOTE)
+  if any(each.num_seeds == 1 for each in over_seeds):
+    notes.append(_BORROWED_NOTE)
+  if unpaired:
+    named = "; ".join(
+      f"{_name_arms(each)} on {each.num_train_examples:,}" for each in unpaired
+    )
+    notes.append(_UNPAIRED_NOTE.format(arms=named))
+  if few:
+    named = "; ".join(
+      f"{_name_arms(each)} on {each.num_train_examples:,}" for each in few
+    )
+    notes.append(
+      _FEW_SEEDS_NOTE.format(fewest=verdicts.FEWEST_SEEDS, arms=named)
+    )
+  return notes
+
+
+def _make_run_table(
+  cells: Sequence[aggregation.Cell], columns: Sequence[_RunColumn]
+) -> Table:
+  lines = [
+    [
+      f"{cell.num_train_examples:,}",
+      cell.arm,
+      *(
+        column.format(cell.mean_metrics[column.metric])
+        if column.metric in cell.mean_metrics
+        else "-"
+        for column in columns
+      ),
+      f"{cell.mean_seconds / 60:.1f}",
+    ]
+    for cell in cells
+  ]
+  titles = [column.title for column in columns]
+  return Table(
+    title="Runs",
+    columns=("Trained on", "Arm", *titles, "Minutes a run"),
+    lines=lines,
+    notes=[_RUNS_NOTE],
+  )
+
+
+def _make_failure_table(failures: Sequence[results.RunFailure]) -> Table:
+  lines = [
+    [
+      f"{failure.size:,}",
+      failure.arm,
+      str(failure.seed),
+      _shorten(failure.message),
+    ]
+    for failure in failures
+  ]
+  count = len(failures)
+  were = "1 run" if count == 1 else f"{count} runs"
+  return Table(
+    title="Runs that failed",
+    columns=("Trained on", "Arm", "Seed", "Failed with"),
+    lines=lines,
+    notes=[f"{were} failed; the other tables are without them."],
+  )
+
+
+def _shorten(message: str) -> str:
+  """Returns a message in one line, with nothing that a terminal would obey."""
+  line = preview.escape_controls(" ".join(message.split()))
+  if len(line) > _SHOWN_CHARACTERS:
+    line = line[:_SHOWN_CHARACTERS] + " [...]"
+  return line

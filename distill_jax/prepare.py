@@ -17,6 +17,8 @@ from distill_jax.config import interrupts
 from distill_jax.data import (
   datasets,
   label_reader,
+  load_code,
+  own_vocabulary,
   task_kinds,
   text_survey,
   token_cache,
@@ -37,6 +39,8 @@ FOUND = "Using the token cache %s"
 _DEFAULT_CACHE_DIR = "~/.cache/distill_jax/tokens"
 # Where files lie and when a run refuses does not shape an example.
 _NOT_IDENTITY = ("data_dir", "vocab_path", "max_not_ok_share")
+# At their defaults they change nothing, and caches of before lack them.
+_LATER_SETTINGS = ("animal_legs", "shuffle_rationales")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,8 @@ def find_or_prepare(
       because the task is unknown, its data is, or SeqIO is not installed; or
       two labels of a task are one to the vocabulary.
   """
+  import_own_tasks(task_module)
+  settings = own_vocabulary.fill_in(name, settings)
   settings_lib.use_settings(settings)
   cache_dir = cache_dir or _DEFAULT_CACHE_DIR
   cache = _open_or_build(name, settings, task_module, cache_dir, overwrite)
@@ -121,7 +127,6 @@ def _open_or_build(
   overwrite: bool,
 ) -> token_cache.TokenCache:
   vocabulary = vocab.load_vocabulary(settings.vocab_path)
-  import_own_tasks(task_module)
   if not overwrite:
     cache = _find(name, settings, vocabulary, cache_dir)
     if cache is not None:
@@ -168,8 +173,9 @@ def identify(
   Raises:
     UserError: the vocabulary or a source file cannot be read.
   """
-  vocabulary = vocab.load_vocabulary(settings.vocab_path)
   import_own_tasks(task_module)
+  settings = own_vocabulary.fill_in(name, settings)
+  vocabulary = vocab.load_vocabulary(settings.vocab_path)
   return _make_identity(name, tasks, settings, vocabulary)
 
 
@@ -228,6 +234,11 @@ def describe(cache: token_cache.TokenCache) -> str:
   for name, task in cache.tasks.items():
     sizes = ", ".join(f"{split} {n}" for split, n in task.splits.items())
     lines.append(f"  {name}: {sizes}")
+  if cache.identity["settings"].get("shuffle_rationales"):
+    lines.append(
+      "  rationales of train are shuffled: each example has another's"
+      " (SHUFFLE_RATIONALES)"
+    )
   # The tasks of a mixture are made from the same records.
   for split, counts in next(iter(cache.tasks.values())).teacher_counts.items():
     right, wrong = counts["labels_right"], counts["labels_wrong"]
@@ -321,7 +332,7 @@ def _make_identity(name, tasks, settings, vocabulary) -> dict[str, Any]:
   shaping = {
     field: value
     for field, value in dataclasses.asdict(settings).items()
-    if field not in _NOT_IDENTITY
+    if field not in _NOT_IDENTITY and (value or field not in _LATER_SETTINGS)
   }
   # Caches of other tasks are none the older for it.
   if not any(
@@ -347,7 +358,7 @@ def _describe_data_sets(tasks) -> dict[str, Any] | None:
     spec.name: [spec.metric, *(spec.label_set or ())] for spec in specs
   }
   for spec in specs:
-    source = datasets.hash_load_fn(spec.load_fn)
+    source = load_code.hash_load_fn(spec.load_fn)
     if source is not None:
       described[f"{spec.name}.load_fn"] = source
   return described

@@ -1,5 +1,6 @@
 """SeqIO tasks and mixtures; importing this registers all of them."""
 
+from . import animal_legs as animal_legs
 from . import anli1 as anli1
 from . import asdiv as asdiv
 from . import cqa as cqa

@@ -19,8 +19,9 @@ _LAYERS = {
     answers.arithmetic answers.equality answers.numerals
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     config.fields
-    data.answer_choices data.batch data.records data.settings
-    data.splits data.task_kinds data.token_table data.word_problem_templates
+    data.answer_choices data.batch data.load_code data.records data.settings
+    data.shuffled_rationales data.splits data.task_kinds data.token_table
+    data.word_problem_templates
     evaluation.length_buckets evaluation.text_tokens
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
@@ -36,8 +37,9 @@ _LAYERS = {
     checkpoint.shape_check checkpoint.stored_model
     config.command_line config.console_logging config.gin_bindings
     config.interrupts config.model_gin config.replaced_choices
-    data.batch_counts data.label_reader data.packing data.shards
-    data.span_corruption data.token_cache data.vocab data.word_problems
+    data.animal_legs data.batch_counts data.label_reader data.packing
+    data.shards data.span_corruption data.token_cache data.vocab
+    data.word_problems
     evaluation.text_metrics
     model.attention model.decoder model.dot_product model.embedding
     model.encoder model.linear
@@ -63,7 +65,8 @@ _LAYERS = {
     checkpoint.hf_tokenizer checkpoint.manager checkpoint.model_card
     checkpoint.orbax_params checkpoint.stated_config checkpoint.t5x
     checkpoint.tokenizer_proof checkpoint.zarr_arrays
-    data.datasets data.named_tasks data.official data.pipeline data.seqio_cache
+    data.datasets data.named_tasks data.official data.own_vocabulary
+    data.pipeline data.seqio_cache
     data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
     data.seqio_source data.text_survey
     decoding.beam decoding.cache decoding.greedy decoding.layout decoding.loop

@@ -2,25 +2,27 @@
 
 Owns the registry and what happens to records between source and task: the
 subsample, the validation split, rationales that contradict the gold label.
-Layer 2; imports records, splits, answers, official and word_problems. Knows
-no SeqIO task and, until gold rows of an NLI train set must be fetched, no
-TensorFlow.
+Layer 2; imports records, splits, answers, official, shuffled_rationales and the
+generators. Knows no SeqIO task and, until gold rows of an NLI train set must be
+fetched, no TensorFlow.
 """
 
 import collections
 import dataclasses
 import functools
 import glob
-import hashlib
 import inspect
-import marshal
 import pathlib
-import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from distill_jax.answers.equality import METRICS, LabelMetric, labels_equal
-from distill_jax.data import official, splits, word_problems
+from distill_jax.data import (
+  animal_legs,
+  official,
+  shuffled_rationales,
+  splits,
+  word_problems,
+)
 from distill_jax.data.records import Record, read_records
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
@@ -44,6 +46,10 @@ class DatasetSpec:
     splits: the splits it has.
     validation_fraction: share of the source's training records that validates
       instead; None where the source has validation records of its own.
+    vocabulary: file name, in this folder, of the vocabulary that is used where
+      VOCAB_PATH is None; None: the one of all data sets without their own.
+    size_option: the option of its own settings, `DataSettings.<name>`, that
+      gives the number of training examples; None: SUBSAMPLE takes a share.
   """
 
   name: str
@@ -53,12 +59,19 @@ class DatasetSpec:
   label_set: tuple[str, ...] | None = None
   splits: tuple[str, ...] = SPLITS
   validation_fraction: float | None = None
+  vocabulary: str | None = None
+  size_option: str | None = None
 
   def __post_init__(self):
     if self.metric not in METRICS:
       raise UserError(
         f"Data set {self.name!r} has metric {self.metric!r}; it must be one of"
         f" {', '.join(METRICS)}."
+      )
+    if self.size_option is not None and not hasattr(DataSettings(), self.name):
+      raise UserError(
+        f"Data set {self.name!r} has size_option {self.size_option!r}, and"
+        " DataSettings has no options of that name. Leave it out."
       )
 
 
@@ -174,8 +187,8 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
 
   Training records are subsampled first, then divided from validation where the
   source has none, as in the authors' code. Conflicts between gold label and
-  rationale are settled in training records only, so that evaluation sees
-  every example.
+  rationale are settled, and rationales shuffled where that is asked for, in
+  training records only, so that evaluation sees every example as it is.
 
   Args:
     name: a registered data set.
@@ -217,6 +230,8 @@ def load_records(name: str, split: str, settings: DataSettings) -> list[Record]:
     records = [records[index] for index in part]
   if split == "train":
     records = _settle_conflicts(records, spec, settings)
+    if settings.shuffle_rationales:
+      records = shuffled_rationales.shuffle(records)
   if not records:
     raise UserError(
       _explain_empty(name, split, loaded_split, num_loaded, settings)
@@ -252,6 +267,36 @@ def _explain_empty(
   )
 
 
+def resize(settings: DataSettings, name: str, size: int) -> DataSettings:
+  """Asks for another number of training examples.
+
+  Args:
+    settings: what shapes the data.
+    name: a registered data set.
+    size: how many of its training examples to ask for. Where validation is
+      divided from them, or conflicts drop some, fewer train.
+
+  Returns:
+    Settings that differ in the data set's own option, else in `subsample`.
+
+  Raises:
+    UserError: an unknown name; or there are fewer.
+  """
+  spec = get_dataset_spec(name)
+  if spec.size_option is not None:
+    # Generated in order, so that a smaller set is a part of a larger one.
+    options = {**getattr(settings, name), spec.size_option: size}
+    return dataclasses.replace(settings, **{name: options})
+  available = len(
+    load_records(name, "train", dataclasses.replace(settings, subsample=1.0))
+  )
+  if size > available:
+    raise UserError(
+      f"The sweep asks for {size} training examples; {name} has {available}."
+    )
+  return dataclasses.replace(settings, subsample=size / available)
+
+
 def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:
   """Lists the files that decide a data set's records.
 
@@ -266,48 +311,6 @@ def list_source_files(name: str, settings: DataSettings) -> list[pathlib.Path]:
     UserError: an unknown name, or files that are not on this machine.
   """
   return get_dataset_spec(name).source_files_fn(settings)
-
-
-def hash_load_fn(load_fn: Callable[..., list[Record]]) -> str | None:
-  """Returns the SHA-256 of the code that loads a user's records.
-
-  All of the file that holds the function counts, for what it calls there, and
-  so do the values bound to it; what it imports does not.
-
-  Args:
-    load_fn: of a `DatasetSpec`.
-
-  Returns:
-    A hex digest: of the file, or of the function's compiled code where there
-    is no file, as in a notebook; None for this package's own code, whose
-    version is part of a fingerprint anyway, and for what has no code in
-    Python.
-  """
-  bound: list[Any] = []
-  while isinstance(load_fn, functools.partial):
-    bound += [load_fn.args, sorted(load_fn.keywords.items())]
-    load_fn = load_fn.func
-  function = inspect.unwrap(load_fn)
-  if not hasattr(function, "__code__"):
-    bound.append(getattr(function, "__dict__", None))
-    function = type(function).__call__  # an object that is called
-  bound += [
-    getattr(function, "__defaults__", None),
-    getattr(function, "__kwdefaults__", None),
-    [cell.cell_contents for cell in getattr(function, "__closure__", ()) or ()],
-  ]
-  if (function.__module__ or "").partition(".")[0] == __name__.split(".")[0]:
-    return None
-  try:
-    content = pathlib.Path(inspect.getsourcefile(function) or "").read_bytes()
-  except (OSError, TypeError):
-    code = getattr(function, "__code__", None)
-    if code is None:
-      return None
-    content = code.co_code + marshal.dumps(code.co_consts)
-  # An object's address is no part of what it says.
-  values = re.sub(r" at 0x[0-9a-f]+", "", repr(bound))
-  return hashlib.sha256(content + values.encode()).hexdigest()
 
 
 def count_statuses(records: Sequence[Record]) -> dict[str, int]:
@@ -426,14 +429,20 @@ def _load_nli(name: str, split: str, settings: DataSettings) -> list[Record]:
   return records
 
 
-def _load_word_problems(split: str, settings: DataSettings) -> list[Record]:
-  known = list(inspect.signature(word_problems.make_records).parameters)[1:]
-  for setting in settings.word_problems:
-    if setting not in known:
+def _load_generated(
+  name: str,
+  make_records: Callable[..., list[Record]],
+  split: str,
+  settings: DataSettings,
+) -> list[Record]:
+  options = getattr(settings, name)
+  known = list(inspect.signature(make_records).parameters)[1:]
+  for option in options:
+    if option not in known:
       raise UserError(
-        f"word_problems has no setting {setting!r}, only {', '.join(known)}."
+        f"{name} has no setting {option!r}, only {', '.join(known)}."
       )
-  return word_problems.make_records(split, **settings.word_problems)
+  return make_records(split, **options)
 
 
 def _register_official(
@@ -453,6 +462,24 @@ def _register_official(
   )
 
 
+def _register_generated(
+  name: str,
+  make_records: Callable[..., list[Record]],
+  metric: LabelMetric,
+  **properties,
+) -> None:
+  register_dataset(
+    DatasetSpec(
+      name,
+      functools.partial(_load_generated, name, make_records),
+      metric,
+      lambda _: [],
+      size_option="num_train_examples",
+      **properties,
+    )
+  )
+
+
 _register_official("svamp", _load_official, "equation", validation_fraction=0.1)
 _register_official(
   "cqa", _load_official, "exact_match", validation_fraction=0.1
@@ -464,6 +491,10 @@ _register_official(
   "esnli", _load_nli, "exact_match", label_set=official.NLI_LABELS
 )
 _register_official("asdiv", _load_official, "equation", splits=("train",))
-register_dataset(
-  DatasetSpec("word_problems", _load_word_problems, "equation", lambda _: [])
+_register_generated("word_problems", word_problems.make_records, "equation")
+_register_generated(
+  "animal_legs",
+  animal_legs.make_records,
+  "exact_match",
+  vocabulary="animal_legs.model",
 )

@@ -25,7 +25,8 @@ class DataSettings:
     data_dir: folder with the official release's data sets, one folder each;
       None: the environment variable DISTILL_JAX_DATA_DIR, if it is set.
     vocab_path: a sentencepiece model, a folder that holds `spiece.model`,
-      "bytes" for ByT5's bytes, or None for the vocabulary that ships.
+      "bytes" for ByT5's bytes, or None for the vocabulary that ships with the
+      data set, or else with the package.
     subsample: fraction of the training examples to keep, in (0, 1], drawn
       before the validation split, as the official code does.
     subsample_seed: seed of that draw.
@@ -45,6 +46,9 @@ class DataSettings:
       not at hand can still be evaluated.
     word_problems: settings of the generated data set, passed to
       `word_problems.make_records` (`seed`, `num_train_examples`, ...).
+    animal_legs: those of the other one, passed to `animal_legs.make_records`.
+    shuffle_rationales: give each training example the rationale of another,
+      a placebo: what then is gained is not gained by what rationales say.
   """
 
   data_dir: str | None = None
@@ -61,6 +65,8 @@ class DataSettings:
   span_corruption_copies: int = 10
   splits: Sequence[str] | None = None
   word_problems: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  animal_legs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  shuffle_rationales: bool = False
 
   def __post_init__(self):
     data_dir = self.data_dir or os.environ.get(_DATA_DIR_VARIABLE)
@@ -85,6 +91,11 @@ class DataSettings:
     if type(copies) is not int or copies < 1:
       raise UserError(
         f"SPAN_CORRUPTION_COPIES is {copies!r}; it must be a whole number >= 1."
+      )
+    if not isinstance(self.shuffle_rationales, bool):
+      raise UserError(
+        f"SHUFFLE_RATIONALES is {self.shuffle_rationales!r}; it is True or"
+        " False."
       )
     if self.splits is not None and not self.splits:
       raise UserError(

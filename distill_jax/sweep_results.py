@@ -161,7 +161,7 @@ def _read_content(model_dir: pathlib.Path) -> dict[str, Any] | None:
   path = model_dir / _FILE
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
-    content["settings"], content["result"]
+    content = {key: content[key] for key in ("settings", "result")}
   except FileNotFoundError:
     return None
   except (OSError, ValueError, TypeError, KeyError) as error:

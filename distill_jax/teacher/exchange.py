@@ -44,7 +44,7 @@ _LENGTH = frozenset(
 _FILTERED = frozenset(
   """
   contentfilter contentfiltered safety recitation prohibitedcontent blocklist
-  spii guardrailintervened sensitive
+  spii guardrailintervened sensitive imagesafety errortoxic
   """.split()
 )
 _REFUSED = frozenset(("refusal", "refused"))
@@ -60,7 +60,8 @@ _BROKEN = frozenset(
 
 def _normalize_reason(finish_reason: str | None) -> str:
   """Returns what all spellings of a finish reason have in common."""
-  return re.sub(r"[\W_]+", "", finish_reason or "").casefold()
+  word = re.sub(r"[\W_]+", "", finish_reason or "").casefold()
+  return word.removeprefix("finishreason")
 
 
 def is_ended(finish_reason: str | None) -> bool:

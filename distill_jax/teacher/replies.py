@@ -133,6 +133,7 @@ class Failure:
       `discount_repetition`.
     otherwise: what it is if the server only repeated the request.
     is_unsent: the request did not reach the server.
+    is_last: a refusal in a batch, behind which all others are refused too.
   """
 
   kind: str
@@ -144,6 +145,7 @@ class Failure:
   account_error: account_errors.AccountError | None = None
   otherwise: "Failure | None" = None
   is_unsent: bool = False
+  is_last: bool = False
 
   @property
   def is_maybe_paid(self) -> bool:

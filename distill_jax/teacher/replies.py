@@ -52,6 +52,9 @@ _RETRYABLE_KINDS = {
   409: "server_error",
   425: "server_error",
   429: "rate_limited",
+  # A gateway gave up; the server behind it may have worked all the same.
+  504: "timeout",
+  524: "timeout",
 }
 # Of these a request may be the cause as well: a model or a text that this key
 # may not ask for.

@@ -404,7 +404,104 @@ def test_attempts_that_break_off_keep_to_the_budget(
   assert paid["num_responses"] + paid["num_unknown"] == num_received
 
 
+@pytest.mark.parametrize("transport", ["direct", "batch"])
+def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
+  bill = Bill()
+  write_sums(tmp_path, range(30))
+  server = fault_server.BatchServer(answer=bill.answer)
+
+  def reply(received):
+    if get_number(received) == 5:
+      server._loop.call_soon(server._stop.set)
+    return bill.answer(received)
+
+  server._answer_one = reply
+  if transport == "batch":
+    # The connection is made, and the upload breaks off.
+    server._script = iter([fault_server.dropped()] * 3)
+  fields = {"transport": transport}
+  if transport == "batch":
+    fields["batch"] = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
+  with server:
+    settings = make_settings(
+      server, tmp_path, client={"max_concurrency": 1}, **fields
+    )
+    assert label.run(settings) == 1
+  paid = read_paid(tmp_path)
+  assert paid["num_responses"] == (0 if transport == "batch" else 6)
+  assert paid["num_failures"] == 30 - paid["num_responses"]
+  assert paid["num_unknown"] == 0
+
+
 # --- Kills ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["POST /v1/batches", "GET /v1/batches/"])
+def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
+  bill = Bill()
+  write_sums(tmp_path, range(30))
+  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
+  with fault_server.BatchServer(answer=bill.answer) as server:
+    answer_fn, num_left = server._answer, [3]
+
+    def reply(received):
+      reply = answer_fn(received)
+      if f"{received.method} {received.path}".startswith(step) and num_left[0]:
+        num_left[0] -= 1
+        return dataclasses.replace(reply, num_sent_bytes=9)
+      # Nor is it found.
+      if "?" in received.path and step.startswith("POST") and num_left[0]:
+        return fault_server.json_body({"data": []})
+      return reply
+
+    server._answer = reply
+    settings = make_settings(
+      server, tmp_path, transport="batch", batch=batch, client={}
+    )
+    assert label.run(settings) == 1
+    paid = read_paid(tmp_path)
+    assert (paid["num_failures"], paid["num_unknown"]) == (30, 30)
+    assert label.run(settings) == 0
+  paid = read_paid(tmp_path)
+  assert (paid["num_requests"], paid["num_responses"]) == (30, 30)
+  assert paid["num_unknown"] == 0
+  assert count_tokens(paid) == bill.total
+
+
+def test_a_batch_that_outlives_a_run_is_counted_once(tmp_path):
+  bill = Bill()
+  write_sums(tmp_path, range(30))
+  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
+  with fault_server.BatchServer(
+    answer=bill.answer, polls_until_done=10**9
+  ) as server:
+    settings = make_settings(
+      server,
+      tmp_path,
+      transport="batch",
+      batch=batch,
+      max_total_tokens=70_000,
+      drain_seconds=0.0,
+    )
+
+    def interrupt():
+      while not server.batches:
+        time.sleep(0.01)
+      time.sleep(0.1)
+      os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert label.run(settings) == 130
+    thread.join()
+    assert read_paid(tmp_path)["num_unknown"] == 30
+    server._polls_until_done = 0
+    assert label.run(settings) == 0
+    assert len(server.custom_ids) == 30
+  paid = read_paid(tmp_path)
+  assert (paid["num_requests"], paid["num_responses"]) == (30, 30)
+  assert paid["num_unknown"] == 0
+  assert count_tokens(paid) == bill.total
 
 
 def _start(folder, base_url):

@@ -606,6 +606,32 @@ def test_credit_that_goes_in_a_run_fails_no_question(tmp_path, fault, num_runs):
   assert _read_summary(tmp_path)["statuses"] == {"ok": 90}
 
 
+@pytest.mark.parametrize("is_credit_gone", [True, False])
+def test_refusals_at_the_end_of_a_batch_fail_no_question(
+  tmp_path, is_credit_gone
+):
+  _write_questions(tmp_path, _make_sums(60))
+  state = {"is_refusing": True}
+
+  def reply(received):
+    number = int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+    is_refused = number >= 3 if is_credit_gone else number % 2
+    if is_refused and state["is_refusing"]:
+      return _make_error("Das Guthaben ist aufgebraucht.")
+    return _answer_sum(received)
+
+  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
+  with fault_server.BatchServer(answer=reply) as server:
+    settings = _make_settings(server, tmp_path, transport="batch", batch=batch)
+    if is_credit_gone:
+      with pytest.raises(UserError, match="So ended question"):
+        label.run(settings)
+      state["is_refusing"] = False
+    assert label.run(settings) == 0
+  num_ok = 60 if is_credit_gone else 30
+  assert _read_summary(tmp_path)["statuses"] == {"ok": num_ok}
+
+
 @pytest.mark.parametrize("number", [0, 2, 3])
 @pytest.mark.parametrize(
   "message",

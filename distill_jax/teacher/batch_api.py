@@ -17,6 +17,7 @@ stay: sent again, it is submitted again.
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -28,7 +29,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import batch_replies, client, replies
+from distill_jax.teacher import batch_replies, client, exchange, replies
 from distill_jax.teacher.batch_state import Batch, BatchState
 from distill_jax.teacher.config import TeacherConfig
 from distill_jax.teacher.exchange import Request, Response, TeacherError
@@ -152,6 +153,10 @@ class BatchTransport:
     # One sender that is cancelled must not cancel another's.
     return self._unwrap(await asyncio.shield(self._waiting[key]), line)
 
+  def has_submitted(self, key: str) -> bool:
+    """See `exchange.Keeping`."""
+    return key in self._batch_of_key
+
   async def flush(self) -> None:
     """Submits what is collected; returns before it is answered."""
     for group in list(self._collected):
@@ -217,7 +222,13 @@ class BatchTransport:
 
   async def _submit(self, endpoint: str, lines: dict[str, bytes]) -> None:
     try:
-      input_file_id = await self._calls.upload(b"".join(lines.values()))
+      try:
+        input_file_id = await self._calls.upload(b"".join(lines.values()))
+      except TeacherError as error:
+        # A file alone is not worked on.
+        if error.kind in exchange.MAYBE_PAID_KINDS:
+          error.kind = exchange.UNSENT
+        raise
       batch = Batch(input_file_id, endpoint, list(lines))
       self._creating.add(batch.input_file_id)
       self._state.add(batch)
@@ -226,6 +237,10 @@ class BatchTransport:
         batch.id = await self._calls.create(
           batch.input_file_id, _get_url(batch.endpoint)
         )
+      except TeacherError as error:
+        if error.kind in exchange.MAYBE_PAID_KINDS:
+          error.kind = exchange.WAITING
+        raise
       finally:
         # Where it failed it may have been created nevertheless; the next sender
         # looks, here or after a restart.
@@ -274,6 +289,8 @@ class BatchTransport:
         raise self._make_refusal(batch, described)
       await self._read_results(batch, described)
     except Exception as error:  # A bug's, too, must not leave senders waiting.
+      if isinstance(error, TeacherError):
+        error.kind = exchange.WAITING
       self._deliver_error(batch.keys, error)
       if isinstance(error, _BatchRefusedError):
         self._forget(batch, batch.keys)
@@ -308,6 +325,8 @@ class BatchTransport:
   ) -> None:
     missing = set(batch.keys)
     to_forget = []
+    # Refusals, which wait for whatever else there is.
+    refused: dict[str, replies.Failure] = {}
     latency_seconds = batch_replies.get_duration(described)
 
     def take(line: bytes) -> None:
@@ -320,12 +339,28 @@ class BatchTransport:
         # Who is to ask it again, and when, is for the journal to say.
         if not isinstance(outcome, Response) or not outcome.is_answered:
           to_forget.append(key)
-        self._deliver(key, outcome)
+        if (
+          isinstance(outcome, replies.Failure)
+          and outcome.kind == "rejected"
+          and outcome.is_final
+        ):
+          refused[key] = outcome
+        else:
+          self._deliver(key, outcome)
 
     for name in ("output_file_id", "error_file_id"):
       file_id = described.get(name)
       if batch_replies.is_plain_id(file_id):
         await self._connection.download_lines(f"/files/{file_id}/content", take)
+    # With an answer behind it, a refusal is of its question. Those at a batch's
+    # end may be of an account whose credit went.
+    in_a_row = set(
+      itertools.takewhile(refused.__contains__, reversed(batch.keys))
+    )
+    for key in filter(refused.__contains__, batch.keys):
+      self._deliver(
+        key, dataclasses.replace(refused[key], is_last=key in in_a_row)
+      )
     for key in missing:
       self._deliver(
         key,
@@ -363,6 +398,7 @@ class BatchTransport:
       num_attempts=1,
       advice=advice,
       is_about_account=failure.account_error is not None,
+      is_refusal=failure.is_last,
     )
 
   def _make_refusal(self, batch: Batch, described: dict[str, Any]) -> UserError:

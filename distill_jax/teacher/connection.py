@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from distill_jax.errors import UserError
-from distill_jax.teacher import redaction, replies
+from distill_jax.teacher import exchange, redaction, replies
 from distill_jax.teacher.config import (
   TeacherConfig,
   list_secrets,
@@ -289,7 +289,10 @@ class Connection:
       stopped = "" if outcome.is_final else stopped
       raise TeacherError(
         f"{outcome.message}{stopped}",
-        kind=outcome.kind,
+        # Where each further attempt is asked for, the ledger has those before.
+        kind=exchange.UNSENT
+        if outcome.is_unsent and repeat_fn is not None
+        else outcome.kind,
         is_final=outcome.is_final,
         num_attempts=num_attempts,
         advice=self.describe(outcome) if outcome.hint else None,

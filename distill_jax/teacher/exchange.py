@@ -19,6 +19,11 @@ MAX_TOKENS_FIELDS = get_args(MaxTokensField)
 # Of failures: the server may have worked, and charged, all the same.
 MAYBE_PAID_KINDS = ("timeout", "connection", "bad_response")
 
+# Of those that did not reach the server, or not as a request.
+UNSENT = "unsent"
+# The server may have it still, and give the answer to a later run.
+WAITING = "waiting"
+
 ANSWERED, UNREADABLE = "answered", "unreadable"
 # What an answer lacks where it has no text that could be read.
 _PROBLEMS = {
@@ -44,7 +49,7 @@ _LENGTH = frozenset(
 _FILTERED = frozenset(
   """
   contentfilter contentfiltered safety recitation prohibitedcontent blocklist
-  spii guardrailintervened sensitive
+  spii guardrailintervened sensitive imagesafety errortoxic
   """.split()
 )
 _REFUSED = frozenset(("refusal", "refused"))
@@ -60,7 +65,8 @@ _BROKEN = frozenset(
 
 def _normalize_reason(finish_reason: str | None) -> str:
   """Returns what all spellings of a finish reason have in common."""
-  return re.sub(r"[\W_]+", "", finish_reason or "").casefold()
+  word = re.sub(r"[\W_]+", "", finish_reason or "").casefold()
+  return word.removeprefix("finishreason")
 
 
 def is_ended(finish_reason: str | None) -> bool:
@@ -197,8 +203,9 @@ class TeacherError(Exception):
 
   Attributes:
     kind: "rate_limited", "server_error", "timeout", "connection",
-      "bad_response", "too_large", "rejected" or "unauthorized"; "fatal" of what
-      ended a run.
+      "bad_response", "too_large", "rejected" or "unauthorized"; "unsent" where
+      the server did not get it, "waiting" where it has it still, "fatal" of
+      what ended a run.
     is_final: asking again would not help; otherwise the budget of attempts or
       of time is used up, and another run may ask again.
     num_attempts: attempts made.
@@ -256,3 +263,12 @@ class Repeating(Protocol):
   """
 
   repeat_fn: Callable[[Request], Awaitable[bool]] | None
+
+
+@runtime_checkable
+class Keeping(Protocol):
+  """A transport whose server has requests beyond the run that sent them."""
+
+  def has_submitted(self, key: str) -> bool:
+    """Tells whether `send` asks for the answer only and sends nothing."""
+    ...

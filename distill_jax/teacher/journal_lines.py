@@ -12,8 +12,9 @@ Layer 1; imports `exchange`. Three kinds of lines:
 
 `key` is `Request.key`, `question` the id of the question it was first asked
 for, `attempt` counts the times it was asked, over all runs; an attempt behind
-one that may be charged has a request line of its own. A request without a
-response or final failure is open, and may be asked again. Of several responses
+one that may be charged has a request line of its own, and one whose answer a
+batch still owes has not. A request without a response or final failure is open,
+and may be asked again. Of several responses
 to one request the first counts; a response outdoes a failure.
 
 Every reply that came as a success is a response and was paid for, so what was

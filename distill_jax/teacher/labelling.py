@@ -1,10 +1,9 @@
 """Sends many requests over one transport and journals what comes of them.
 
 Owns how many are under way, when to stop and what is brought to the disk when.
-Layer 2; imports errors, brake, budget, exchange, journal and
-standings. Knows no
-prompt, file format or progress bar. Requests come from an iterator and answers
-go to the journal, so memory does not grow with their number.
+Layer 2; imports errors, brake, budget, exchange, journal and standings. Knows
+no prompt, file format or progress bar. Requests come from an iterator and
+answers go to the journal, so memory does not grow with their number.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from distill_jax.teacher.brake import Brake
 from distill_jax.teacher.budget import Budget
 from distill_jax.teacher.exchange import (
   UNREADABLE,
+  Keeping,
   Repeating,
   Request,
   Response,
@@ -190,7 +190,8 @@ class _Run:
     self._turn = asyncio.Lock()
     # Key -> question.
     self._under_way: dict[str, str] = {}
-    # Of these, how many wait for the budget before a further attempt.
+    # Of these, how many wait for others: for room in the budget before a
+    # further attempt, or for an answer that clears a refusal.
     self._num_held = 0
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
@@ -280,7 +281,7 @@ class _Run:
           and key not in self._under_way
           and bytes.fromhex(key) not in self._failed
         ):
-          if not await self._fits_budget(request):
+          if not self._is_kept(key) and not await self._fits_budget(request):
             return None
           self._under_way[key] = question
           return request, key, question
@@ -296,6 +297,14 @@ class _Run:
     request, key, question = self._again.popleft()
     self._under_way[key] = question
     return request, key, question
+
+  def _is_kept(self, key: str) -> bool:
+    """Tells whether the server has a request of an earlier run still."""
+    return (
+      isinstance(self._transport, Keeping)
+      and self._journal.ledger.is_open(key)
+      and self._transport.has_submitted(key)
+    )
 
   async def _fits_budget(self, request: Request) -> bool:
     """Waits until the budget has room for a request; stops if it never has."""
@@ -341,7 +350,8 @@ class _Run:
   async def _ask(self, request: Request, key: str, question: str) -> None:
     progress = self._progress
     earlier = self._answers.read_failure(key)
-    self._journal.append_request(key, request, question)
+    if not self._is_kept(key):
+      self._journal.append_request(key, request, question)
     progress.num_sent += 1
     standing = self._standings.get(request)
     standing.begin()
@@ -359,7 +369,11 @@ class _Run:
           earlier is not None and earlier.kind == error.kind,
         )
         self._note_doubt(standing, doubt)
-        await self._standings.wait_for_answer(standing)
+        self._num_held += 1
+        try:
+          await self._standings.wait_for_answer(standing)
+        finally:
+          self._num_held -= 1
       else:
         self._journal.append_failure(key, error)
         self._note_failure(key, error)

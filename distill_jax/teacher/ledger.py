@@ -121,6 +121,10 @@ class Ledger:
     # Each setting once in memory, however many lines tell it.
     self._settings: dict[Setting, Setting] = {}
 
+  def is_open(self, key: str) -> bool:
+    """Tells whether a request was sent and has no outcome."""
+    return bytes.fromhex(key) in self._open
+
   def get_open_address(self, key: str) -> str | None:
     """Returns where a request without outcome was sent."""
     ask = self._open.get(bytes.fromhex(key))
@@ -131,6 +135,9 @@ class Ledger:
     digest = bytes.fromhex(event["key"])
     if event["event"] == "request":
       self._note_request(digest, event)
+      return
+    if event.get("kind") == exchange.WAITING and digest in self._open:
+      self._get_account(self._open[digest].setting).num_failures += 1
       return
     ask = self._close(digest)
     if ask is None:

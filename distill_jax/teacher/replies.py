@@ -52,6 +52,9 @@ _RETRYABLE_KINDS = {
   409: "server_error",
   425: "server_error",
   429: "rate_limited",
+  # A gateway gave up; the server behind it may have worked all the same.
+  504: "timeout",
+  524: "timeout",
 }
 # Of these a request may be the cause as well: a model or a text that this key
 # may not ask for.
@@ -133,6 +136,7 @@ class Failure:
       `discount_repetition`.
     otherwise: what it is if the server only repeated the request.
     is_unsent: the request did not reach the server.
+    is_last: a refusal in a batch, behind which all others are refused too.
   """
 
   kind: str
@@ -144,6 +148,7 @@ class Failure:
   account_error: account_errors.AccountError | None = None
   otherwise: "Failure | None" = None
   is_unsent: bool = False
+  is_last: bool = False
 
   @property
   def is_maybe_paid(self) -> bool:

@@ -67,7 +67,9 @@ def test_an_error_says_what_became_of_the_request():
 @pytest.mark.parametrize(
   "finish_reason",
   """content_filter content-filter contentFilter CONTENT_FILTER SAFETY error
-  ERROR failed incomplete cancelled refusal PROHIBITED_CONTENT""".split(),
+  ERROR failed incomplete cancelled refusal PROHIBITED_CONTENT
+  FINISH_REASON_SAFETY FinishReason.SAFETY IMAGE_SAFETY ERROR_TOXIC
+  """.split(),
 )
 def test_ends_of_a_servers_making(finish_reason):
   assert exchange.is_broken_off(finish_reason)

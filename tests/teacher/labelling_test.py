@@ -615,3 +615,60 @@ def test_further_attempts_keep_to_the_budget(own, max_concurrency):
   assert progress.is_budget_spent
   num_unknown = ledger.summarize([own.ledger], None, None)["num_unknown"]
   assert 7 <= num_unknown <= 9
+
+
+class _RefusingTeacher(RepeatingTeacher):
+  """Makes attempts at "a" without end; refuses all else at once."""
+
+  async def send(self, request):
+    if request.prompt != "a":
+      raise TeacherError(
+        "no", kind="unauthorized", is_final=True, num_attempts=1, advice="Key?"
+      )
+    while await self.repeat_fn(request):
+      await asyncio.sleep(0)
+    return fail("timeout")(request)
+
+
+def test_attempts_and_refusals_do_not_wait_for_each_other(own):
+  limit = budget.Budget([own.ledger], None, None, 6 * 4097)
+  limits = labelling.Limits(4, budget=limit)
+  with pytest.raises(UserError, match="Key?"):
+    run(own, make_requests(*"abcd"), _RefusingTeacher(), limits)
+
+
+class _KeepingTeacher(FakeTeacher):
+  """Has some requests of an earlier run still, as a batch does."""
+
+  def __init__(self, kept):
+    super().__init__()
+    self._kept = kept
+
+  def has_submitted(self, key):
+    return key in self._kept
+
+
+def test_what_the_server_has_still_is_not_a_request_anew(own):
+  requests = make_requests("a", "b")
+  for request, question in requests:
+    own.append_request(request.key, request, question)
+  # Of an earlier run, whose two requests used the budget up.
+  limit = budget.Budget([own.ledger], None, None, 2 * 4097)
+  limits = labelling.Limits(2, budget=limit)
+  kept = [request.key for request, _ in requests]
+  progress = run(own, requests, _KeepingTeacher(kept), limits)
+  assert progress.num_answered == 2
+  paid = ledger.summarize([own.ledger], None, None)
+  assert (paid["num_requests"], paid["num_unknown"]) == (2, 0)
+
+
+def test_what_the_server_had_and_failed_is_a_request_anew(own):
+  ((request, question),) = make_requests("a")
+  own.append_request(request.key, request, question)
+  own.append_failure(
+    request.key,
+    TeacherError("no", kind="timeout", is_final=False, num_attempts=1),
+  )
+  run(own, [(request, question)], _KeepingTeacher([request.key]))
+  paid = ledger.summarize([own.ledger], None, None)
+  assert (paid["num_requests"], paid["num_unknown"]) == (2, 1)

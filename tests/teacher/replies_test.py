@@ -308,6 +308,7 @@ def test_reasoning_beside_an_answer_is_kept_beside_it():
     (500, "server_error", False, False),
     (502, "server_error", False, False),
     (503, "server_error", False, False),
+    (504, "timeout", False, False),
     (529, "server_error", False, False),
   ],
 )

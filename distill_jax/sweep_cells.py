@@ -258,22 +258,8 @@ def _find_size_macros(arm: Arm, size: int, folder) -> dict[str, Any]:
 
 
 def _resize(data: DataSettings, task: str, size: int) -> DataSettings:
-  """Returns data settings under which the task has `size` training examples."""
   dataset, _ = task_kinds.split_task_name(task)
-  if dataset == "word_problems":
-    # Generated in order, so that a smaller set is a part of a larger one.
-    word_problems = {**data.word_problems, "num_train_examples": size}
-    return dataclasses.replace(data, word_problems=word_problems)
-  available = len(
-    datasets.load_records(
-      dataset, "train", dataclasses.replace(data, subsample=1.0)
-    )
-  )
-  if size > available:
-    raise UserError(
-      f"The sweep asks for {size} training examples; {dataset} has {available}."
-    )
-  return dataclasses.replace(data, subsample=size / available)
+  return datasets.resize(data, dataset, size)
 
 
 def _find_eval_task(arm: Arm, name: str) -> str | None:

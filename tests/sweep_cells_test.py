@@ -9,9 +9,6 @@ import toy_sweep
 import gin
 from distill_jax import sweep_cells
 from distill_jax.config import gin_bindings
-from distill_jax.data import datasets
-from distill_jax.data.records import Record
-from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 
 TASK = {"MIXTURE_OR_TASK_NAME": "toy_distill"}
@@ -151,21 +148,3 @@ def test_a_data_set_that_does_not_load_is_kept_for_its_own_runs(tmp_path):
     plain, other = make_cells(tmp_path)
   assert (plain.settings, str(plain.error), plain.work) == (None, "row 3", 0)
   assert (other.settings is None, other.error) == (False, None)
-
-
-# Before `toy_data` replaces it.
-_resize = sweep_cells._resize
-
-
-def test_word_problems_are_resized_by_their_own_setting():
-  data = DataSettings(word_problems={"seed": 3})
-  resized = _resize(data, "word_problems_distill", 40)
-  assert resized.word_problems == {"seed": 3, "num_train_examples": 40}
-
-
-def test_a_smaller_set_is_a_share_and_a_larger_one_an_error(monkeypatch):
-  records = [Record(str(index), "q", "a", "b") for index in range(8)]
-  monkeypatch.setattr(datasets, "load_records", lambda *_: records)
-  assert _resize(DataSettings(), "svamp_distill", 2).subsample == 0.25
-  with pytest.raises(UserError, match="asks for 11 .* has 8"):
-    _resize(DataSettings(), "svamp_distill", 11)

@@ -47,7 +47,8 @@ class SweepRun:
       sweep's, and SIZES, SEEDS and EVAL_TASK of its own.
     sizes: numbers of training examples to ask for; where validation is split
       off, a run has about as many, and the report says how many.
-    seeds: of initialization, order and dropout.
+    seeds: of initialization, order and dropout; a dictionary gives each size
+      its own.
     title: of the report.
     notes: paragraphs of the report.
     comparisons: pairs of arms whose difference the report judges, positive
@@ -61,7 +62,7 @@ class SweepRun:
   base: train.TrainRun
   arms: Mapping[str, Mapping[str, Any]]
   sizes: Sequence[int]
-  seeds: Sequence[int]
+  seeds: Sequence[int] | Mapping[int, Sequence[int]]
   title: str
   notes: Sequence[str] = ()
   comparisons: Sequence[Sequence[str]] | None = None

@@ -31,15 +31,14 @@ class Arm:
   Attributes:
     name: how the report calls it.
     macros: of the run file, in place of the sweep's.
-    sizes: numbers of training examples to ask for.
-    seeds: of initialization, order and dropout.
+    seeds: of initialization, order and dropout, by the number of training
+      examples to ask for.
     eval_task: the label task that is scored; None: that of its mixture.
   """
 
   name: str
   macros: Mapping[str, Any]
-  sizes: Sequence[int]
-  seeds: Sequence[int]
+  seeds: Mapping[int, Sequence[int]]
   eval_task: str | None = None
 
   @property
@@ -90,7 +89,7 @@ class Cell:
 def read_arms(
   arms: Mapping[str, Mapping[str, Any]],
   sizes: Sequence[int],
-  seeds: Sequence[int],
+  seeds: Sequence[int] | Mapping[int, Sequence[int]],
 ) -> list[Arm]:
   """Reads ARMS.
 
@@ -98,7 +97,7 @@ def read_arms(
     arms: macros by the arm's name; SIZES, SEEDS and EVAL_TASK among them are
       the arm's own.
     sizes: of arms that have none of their own.
-    seeds: likewise.
+    seeds: likewise; a dictionary gives each size its own.
 
   Raises:
     UserError: names the arm and what cannot be.
@@ -108,12 +107,11 @@ def read_arms(
       f"ARMS is {arms!r}; it must give at least one arm, as {{'name':"
       " {'MIXTURE_OR_TASK_NAME': 'task', ...}}."
     )
-  check_numbers("SIZES", sizes, 1)
-  check_numbers("SEEDS", seeds, 0)
+  _read_seeds("", sizes, seeds)
   read: list[Arm] = []
   for name, macros in arms.items():
     where = f"ARMS[{name!r}]"
-    if not isinstance(name, str) or not Arm(str(name), {}, (), ()).slug:
+    if not isinstance(name, str) or not Arm(str(name), {}, {}).slug:
       raise UserError(f"{where}: an arm's name needs a letter or digit.")
     if not isinstance(macros, Mapping) or not all(
       isinstance(key, str) for key in macros
@@ -124,12 +122,11 @@ def read_arms(
     for macro, instead in _GIVEN.items():
       if macro in macros:
         raise UserError(f"{where} has {macro}; leave it out: {instead}.")
-    own_sizes, own_seeds = (
-      macros.get("SIZES", sizes),
-      macros.get("SEEDS", seeds),
-    )
-    check_numbers(f"{where}: SIZES", own_sizes, 1)
-    check_numbers(f"{where}: SEEDS", own_seeds, 0)
+    own_seeds = macros.get("SEEDS", seeds)
+    own_sizes = macros.get("SIZES", sizes)
+    if "SIZES" not in macros and isinstance(macros.get("SEEDS"), Mapping):
+      own_sizes = tuple(own_seeds)
+    by_size = _read_seeds(f"{where}: ", own_sizes, own_seeds)
     eval_task = macros.get("EVAL_TASK")
     if eval_task is not None and (
       not isinstance(eval_task, str) or not eval_task
@@ -138,7 +135,7 @@ def read_arms(
         f"{where}: EVAL_TASK is {eval_task!r}; it must be a task's name."
       )
     others = {k: v for k, v in macros.items() if k not in _OWN_KEYS}
-    arm = Arm(name, others, tuple(own_sizes), tuple(own_seeds), eval_task)
+    arm = Arm(name, others, by_size, eval_task)
     for other in read:
       if other.slug == arm.slug:
         raise UserError(
@@ -147,6 +144,22 @@ def read_arms(
         )
     read.append(arm)
   return read
+
+
+def _read_seeds(where: str, sizes: Any, seeds: Any) -> dict[int, list[int]]:
+  """Returns the seeds of each size."""
+  check_numbers(f"{where}SIZES", sizes, 1)
+  if not isinstance(seeds, Mapping):
+    check_numbers(f"{where}SEEDS", seeds, 0)
+    return {size: list(seeds) for size in sizes}
+  for size in sizes:
+    if size not in seeds:
+      raise UserError(
+        f"{where}SEEDS is {dict(seeds)!r}, without seeds for {size} examples."
+        " Give each of SIZES its own, or one list for all."
+      )
+    check_numbers(f"{where}SEEDS[{size}]", seeds[size], 0)
+  return {size: list(seeds[size]) for size in sizes}
 
 
 def check_numbers(name: str, values: Any, least: int) -> None:
@@ -191,11 +204,11 @@ def make_cells(arms: Sequence[Arm], folder: Any) -> list[Cell]:
   """
   made: dict[tuple[str, int, int], Cell] = {}
   for arm in arms:
-    for size in arm.sizes:
+    for size in arm.seeds:
       for cell in _make_cells_of_size(arm, size, folder):
         made[arm.name, size, cell.seed] = cell
-  sizes = dict.fromkeys(size for arm in arms for size in arm.sizes)
-  seeds = dict.fromkeys(seed for arm in arms for seed in arm.seeds)
+  sizes = dict.fromkeys(size for arm in arms for size in arm.seeds)
+  seeds = dict.fromkeys(cell.seed for cell in made.values())
   keys = [
     (arm.name, size, seed) for size in sizes for seed in seeds for arm in arms
   ]
@@ -207,7 +220,7 @@ def _make_cells_of_size(arm: Arm, size: int, folder) -> list[Cell]:
   cells = []
   try:
     sizing = _find_size_macros(arm, size, folder)
-    for seed in arm.seeds:
+    for seed in arm.seeds[size]:
       cell = Cell(arm, size, seed)
       settings, text = _build(
         arm,
@@ -234,7 +247,7 @@ def _make_cells_of_size(arm: Arm, size: int, folder) -> list[Cell]:
   except UserError as error:
     raise UserError(f"Arm {arm.name!r}: {error}") from error
   except Exception as error:
-    return [Cell(arm, size, seed, error=error) for seed in arm.seeds]
+    return [Cell(arm, size, seed, error=error) for seed in arm.seeds[size]]
   return cells
 
 

@@ -31,7 +31,9 @@ def describe_plan(
     lines.append(
       f"  There already: {num_done}; to train: {len(cells) - num_done}."
     )
-  fewest = min(len(cell.arm.seeds) for cell in cells)
+  fewest = min(
+    len(seeds) for cell in cells for seeds in cell.arm.seeds.values()
+  )
   if num_examples is not None:
     lines.append("  " + verdicts.describe_plan(seed_sd, fewest, num_examples))
   elif fewest < verdicts.FEWEST_SEEDS:

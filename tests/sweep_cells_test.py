@@ -64,6 +64,18 @@ def test_an_arm_has_its_own_rate_weight_steps_rows_sizes_and_seeds(tmp_path):
   assert cells[-1].settings.optimizer is cells[-2].settings.optimizer
 
 
+def test_each_size_has_seeds_of_its_own(tmp_path):
+  arms = {"a": TASK, "b": {**TASK, "SEEDS": {8: (3, 4)}}}
+  seeds = {4: (0, 1), 8: (2,)}
+  read = sweep_cells.read_arms(arms, (4, 8), seeds)
+  assert [arm.seeds for arm in read] == [{4: [0, 1], 8: [2]}, {8: [3, 4]}]
+  toy_sweep.parse(tmp_path, ARMS=arms)
+  cells = sweep_cells.make_cells(read, tmp_path)
+  assert [(cell.arm.name, cell.size, cell.seed) for cell in cells] == [
+    ("a", 4, 0), ("a", 4, 1), ("a", 8, 2), ("b", 8, 3), ("b", 8, 4),
+  ]  # fmt: skip
+
+
 def test_what_the_sweep_says_is_as_before_and_each_text_is_its_runs(tmp_path):
   settings, text = toy_sweep.build(tmp_path)
   arms = sweep_cells.read_arms(settings.arms, (4,), (5,))
@@ -99,6 +111,11 @@ def test_what_the_sweep_says_is_as_before_and_each_text_is_its_runs(tmp_path):
     ({**TASK, "SEEDS": ()}, r"ARMS\['bad'\]: SEEDS is \(\); .* at least one"),
     ({**TASK, "SEEDS": (0, 0)}, r"ARMS\['bad'\]: SEEDS has one of .* twice"),
     ({**TASK, "SEEDS": (-1,)}, r"ARMS\['bad'\]: SEEDS is .* numbers >= 0"),
+    (
+      {**TASK, "SIZES": (4, 8), "SEEDS": {4: (0,)}},
+      r"ARMS\['bad'\]: SEEDS is \{4: \(0,\)\}, without seeds for 8",
+    ),
+    ({**TASK, "SEEDS": {4: 0}}, r"ARMS\['bad'\]: SEEDS\[4\] is 0; it must be"),
     ({**TASK, "EVAL_TASK": 3}, r"ARMS\['bad'\]: EVAL_TASK is 3"),
     (
       {"MIXTURE_OR_TASK_NAME": "word_problems_rationale"},

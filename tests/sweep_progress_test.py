@@ -15,7 +15,7 @@ def make_cells(num_seeds=2, rows=(8, 16)):
       settings = types.SimpleNamespace(
         train_steps=10, feed=types.SimpleNamespace(batch_rows=count)
       )
-      arm = sweep_cells.Arm(name, {}, (4,), tuple(range(num_seeds)))
+      arm = sweep_cells.Arm(name, {}, {4: range(num_seeds)})
       cells.append(sweep_cells.Cell(arm, 4, seed, settings))
   return cells
 

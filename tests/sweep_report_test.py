@@ -30,7 +30,7 @@ def fixture_folder(tmp_path):
 
 def make_cells(*keys):
   return [
-    sweep_cells.Cell(sweep_cells.Arm(name, {}, (), ()), size, 0)
+    sweep_cells.Cell(sweep_cells.Arm(name, {}, {}), size, 0)
     for name, size in keys
   ]
 

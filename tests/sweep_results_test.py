@@ -15,7 +15,7 @@ from distill_jax.data.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 
-ARM = sweep_cells.Arm("a", {}, (4,), (0,))
+ARM = sweep_cells.Arm("a", {}, {4: (0,)})
 
 
 def make_infos(**kinds):

@@ -33,6 +33,12 @@ def records():
   ]
 
 
+def _find_groups(pattern, text):
+  match = re.fullmatch(pattern, text)
+  assert match, text
+  return match.groups()
+
+
 def _list_pairs(split, **options):
   return [
     frozenset(record.meta["pair"])
@@ -56,9 +62,7 @@ def test_the_table_has_62_animals_of_one_lower_case_word():
 
 def test_the_label_is_the_sum_for_the_questions_pair(records):
   for record in records:
-    article, one, other_article, other = _QUESTION.fullmatch(
-      record.input
-    ).groups()
+    article, one, other_article, other = _find_groups(_QUESTION, record.input)
     assert [one, other] == record.meta["pair"]
     assert one != other
     assert record.meta["answer"] == int(record.label)
@@ -69,8 +73,8 @@ def test_the_label_is_the_sum_for_the_questions_pair(records):
 
 def test_the_teacher_names_a_wrong_number_exactly_where_it_is_said_to(records):
   for record in records:
-    told = re.fullmatch(r"(\d) legs and (\d) legs \.", record.rationale)
-    numbers = [int(number) for number in told.groups()]
+    told = _find_groups(r"(\d) legs and (\d) legs \.", record.rationale)
+    numbers = [int(number) for number in told]
     assert record.teacher_label == str(sum(numbers))
     assert set(numbers) <= {0, 2, 4, 6, 8}
     wrong = [
@@ -122,7 +126,7 @@ def test_the_commonest_answer_has_the_share_that_is_stated():
   ((answer, count),) = counts.most_common(1)
   share = f"{count / counts.total():.1%}"
   assert f"the commonest, {answer}, is that of {share}" in " ".join(
-    animal_legs.make_records.__doc__.split()
+    str(animal_legs.make_records.__doc__).split()
   )
 
 

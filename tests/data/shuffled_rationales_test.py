@@ -18,7 +18,7 @@ def _make_records(rationales):
   ]
 
 
-def _list_rationales(records):
+def _list_rationales(records) -> list:
   return [record.rationale for record in records]
 
 

@@ -6,9 +6,11 @@
     --dataset=svamp --data_dir=datasets
 
 Without --input it trains on generated word problems; with its defaults it makes
-distill_jax/data/word_problems.model, the vocabulary that ships. Use the result
-with --gin.VOCAB_PATH="'vocab.model'". It is trained on what tasks put before an
-input too, once a line of text; --prefix names others than the default ones.
+distill_jax/data/word_problems.model, the vocabulary that ships, and with
+--dataset=animal_legs --vocab_size=512 animal_legs.model, which lies beside it.
+Use the result with --gin.VOCAB_PATH="'vocab.model'". It is trained on what
+tasks put before an input too, once a line of text; --prefix names others than
+the default ones.
 """
 
 import argparse

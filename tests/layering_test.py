@@ -86,8 +86,8 @@ _LAYERS = {
     aot.program_costs aot.programs aot.saved_activations
     label_settings t5x_bridge
     evaluation.evaluator evaluation.result_folder evaluation.validation
-    tasks tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli tasks.register
-    tasks.svamp tasks.word_problems
+    tasks tasks.animal_legs tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli
+    tasks.register tasks.svamp tasks.word_problems
     training.closing training.early_stopping training.fit_checks training.hooks
     training.initial_params training.loop training.preemption training.run_hooks
     training.run_identity
@@ -123,6 +123,7 @@ _T5X_BRIDGE = "distill_jax/t5x_bridge.py"
 # Their one line is tested with `tasks/register.py`; an exception has none.
 _TESTED_ELSEWHERE = {
   "distill_jax/errors.py",
+  "tasks/animal_legs.py",
   "tasks/anli1.py",
   "tasks/asdiv.py",
   "tasks/cqa.py",

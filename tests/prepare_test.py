@@ -15,6 +15,7 @@ from synthetic_cache import make_cache, make_task_info
 from distill_jax import prepare
 from distill_jax.data import (
   datasets,
+  own_vocabulary,
   span_corruption,
   task_kinds,
   token_cache,
@@ -106,6 +107,51 @@ def test_what_shapes_no_example_makes_no_cache_stale(
 ):
   path = _store(tmp_path)
   assert _find(tmp_path, dataclasses.replace(_SETTINGS, **changes)).path == path
+
+
+def test_settings_of_later_versions_are_in_no_older_fingerprint():
+  """Else every cache of before them would be made again."""
+  vocabulary = vocab.load_vocabulary(None)
+
+  def list_settings(**changes):
+    settings = dataclasses.replace(_SETTINGS, **changes)
+    identity = prepare._make_identity(_NAME, (_NAME,), settings, vocabulary)
+    return identity["settings"]
+
+  assert set(list_settings()) == {
+    "label_prefix",
+    "on_rationale_label_conflict",
+    "rationale_prefix",
+    "splits",
+    "subsample",
+    "subsample_seed",
+    "teacher_parse",
+    "word_problems",
+  }
+  assert list_settings(shuffle_rationales=True)["shuffle_rationales"] is True
+  assert list_settings(animal_legs={"seed": 1})["animal_legs"] == {"seed": 1}
+
+
+def test_a_data_set_brings_its_own_vocabulary(tmp_path, no_seqio):
+  name = "animal_legs_label"
+  own = own_vocabulary.fill_in(name, _SETTINGS)
+  path = _store(tmp_path, own, name)
+  assert _find(tmp_path, name=name).path == path
+  assert settings_lib.current_settings() == own
+  identity = prepare.identify(name, (name,), _SETTINGS)
+  assert identity == token_cache.TokenCache(path).identity
+  # A model's own vocabulary, which `eval` asks for, goes before it.
+  with pytest.raises(UserError, match="no token cache for animal_legs_label"):
+    _find(tmp_path, dataclasses.replace(own, vocab_path="bytes"), name)
+
+
+def test_shuffled_rationales_are_told(tmp_path, no_seqio):
+  told = "rationales of train are shuffled: each example has another's"
+  for is_shuffled in (False, True):
+    settings = dataclasses.replace(_SETTINGS, shuffle_rationales=is_shuffled)
+    _store(tmp_path, settings)
+    cache = _find(tmp_path, settings)
+    assert (told in prepare.describe(cache)) == is_shuffled
 
 
 @pytest.mark.parametrize(

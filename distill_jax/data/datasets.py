@@ -46,8 +46,8 @@ class DatasetSpec:
     splits: the splits it has.
     validation_fraction: share of the source's training records that validates
       instead; None where the source has validation records of its own.
-    vocabulary: file name, in this folder, of the vocabulary that is used where
-      VOCAB_PATH is None; None: the one of all data sets without their own.
+    vocabulary: of this data set where VOCAB_PATH is None: a path, or the name
+      of a file in this folder; None: that of all data sets without their own.
     size_option: the option of its own settings, `DataSettings.<name>`, that
       gives the number of training examples; None: SUBSAMPLE takes a share.
   """

@@ -27,5 +27,5 @@ def fill_in(name: str, settings: DataSettings) -> DataSettings:
   file_name = datasets.get_dataset_spec(dataset).vocabulary
   if file_name is None:
     return settings
-  path = pathlib.Path(__file__).with_name(file_name)
+  path = pathlib.Path(__file__).parent / file_name
   return dataclasses.replace(settings, vocab_path=str(path))

@@ -114,6 +114,7 @@ _QUOTES = "Strings need quotes of their own inside the shell's"
     ("TEACHER_PARSE = 'x'", "TEACHER_PARSE is 'x'; it must be one of 'strict'"),
     ("MAX_GRAD_NORM = 0", "MAX_GRAD_NORM is 0; it must be a number above 0"),
     ("SUBSAMPLE_SEED = -1", "SUBSAMPLE_SEED is -1; it must be a whole number"),
+    ("SHUFFLE_RATIONALES = 'yes'", "SHUFFLE_RATIONALES"),
     ("Z_LOSS = -1.0", "Z_LOSS is -1.0; a weight is a number, 0 or more"),
     (
       "SCHEDULE = 'x'",
@@ -349,6 +350,8 @@ def test_operative_configuration_builds_the_same_again(tmp_path, run):
     *_BINDINGS,
     "LEARNING_RATE = 0.25",
     "WORD_PROBLEMS = {'seed': 3}",
+    "ANIMAL_LEGS = {'num_train_examples': 125}",
+    "SHUFFLE_RATIONALES = True",
     'LABEL_PREFIX = "it\'s:\\n"',
     "RATIONALE_LOSS_WEIGHT = 1e-05",
     files=(_FILES[0], f"gin/runs/{run}.gin"),
@@ -358,6 +361,8 @@ def test_operative_configuration_builds_the_same_again(tmp_path, run):
   second = _build(files=(_write(tmp_path, text, "config.gin"),))
   assert _without_functions(second) == _without_functions(first)
   assert second.data.label_prefix == "it's:\n"
+  assert second.data.shuffle_rationales
+  assert second.data.animal_legs == {"num_train_examples": 125}
   assert second.objective == distill.Objective(rationale_loss_weight=1e-5)
   assert second.learning_rate(0) == first.learning_rate(0) == 0.25
   assert gin_bindings.operative_config() == text

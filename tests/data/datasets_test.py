@@ -1,7 +1,6 @@
 """Tests of data/datasets.py: order of operations, conflicts, own data."""
 
 import dataclasses
-import functools
 import subprocess
 import sys
 from unittest import mock
@@ -117,6 +116,58 @@ def test_counts():
   assert datasets.count_conflicts([same_value], "equation") == 0
 
 
+def test_rationales_are_shuffled_in_train_only():
+  records = [Record(f"{i}", f"q{i}", f"{i}", f"r{i}") for i in range(10)]
+  _register(records)
+  settings = DataSettings(shuffle_rationales=True)
+  for split in datasets.SPLITS:
+    plain = datasets.load_records("mine", split, _SETTINGS)
+    shuffled = datasets.load_records("mine", split, settings)
+    assert (plain == shuffled) == (split != "train")
+    assert [r.label for r in plain] == [r.label for r in shuffled]
+  settings = dataclasses.replace(settings, subsample=0.5)
+  part = datasets.load_records("mine", "train", settings)
+  kept = datasets.load_records("mine", "train", DataSettings(subsample=0.5))
+  assert {r.rationale for r in part} == {r.rationale for r in kept}
+
+
+def test_dropped_rationales_are_not_shuffled_in():
+  wrong = [Record(f"w{i}", "x", "a", f"w{i}", "b", "t", "ok") for i in range(5)]
+  right = [Record(f"r{i}", "x", "a", f"r{i}", "a", "t", "ok") for i in range(5)]
+  _register([*wrong, *right])
+  settings = DataSettings(
+    shuffle_rationales=True, on_rationale_label_conflict="drop_rationale"
+  )
+  rationales = [
+    record.rationale
+    for record in datasets.load_records("mine", "train", settings)
+  ]
+  assert rationales[:5] == [None] * 5
+  assert sorted(rationales[5:]) == [f"r{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("name", ["word_problems", "animal_legs"])
+def test_a_generated_set_is_resized_by_its_own_option(name):
+  settings = DataSettings(subsample=0.5, **{name: {"seed": 3}})
+  resized = datasets.resize(settings, name, 40)
+  options = {"seed": 3, "num_train_examples": 40}
+  assert resized == dataclasses.replace(settings, **{name: options})
+  whole = dataclasses.replace(resized, subsample=1.0)
+  assert len(datasets.load_records(name, "train", whole)) == 40
+
+
+def test_any_other_set_is_resized_by_a_share():
+  _register(_TEN)
+  resized = datasets.resize(DataSettings(subsample=0.1), "mine", 4)
+  assert resized == DataSettings(subsample=0.4)
+  assert len(datasets.load_records("mine", "train", resized)) == 4
+  assert datasets.resize(resized, "mine", 10) == _SETTINGS
+  with pytest.raises(UserError, match="asks for 11 .*; mine has 10"):
+    datasets.resize(_SETTINGS, "mine", 11)
+  with pytest.raises(UserError, match="no data set 'imdb'"):
+    datasets.resize(_SETTINGS, "imdb", 4)
+
+
 @pytest.mark.parametrize(
   "gold, teacher, metric, label_set, is_conflict",
   [
@@ -217,7 +268,7 @@ def test_mistakes_are_named():
   _register([])
   with pytest.raises(UserError, match="Empty data set: mine train"):
     datasets.load_records("mine", "train", _SETTINGS)
-  with pytest.raises(UserError, match="no data set 'imdb', only anli1, asdiv"):
+  with pytest.raises(UserError, match="no data set 'imdb', only animal_legs"):
     datasets.load_records("imdb", "train", _SETTINGS)
   with pytest.raises(UserError, match="'asdiv' has no 'test' split, only trai"):
     datasets.load_records("asdiv", "test", _SETTINGS)
@@ -226,10 +277,15 @@ def test_mistakes_are_named():
   settings = DataSettings(word_problems={"sed": 1})
   with pytest.raises(UserError, match="no setting 'sed', only seed, num_train"):
     datasets.load_records("word_problems", "train", settings)
+  settings = DataSettings(animal_legs={"sed": 1})
+  with pytest.raises(UserError, match="animal_legs has no setting 'sed', only"):
+    datasets.load_records("animal_legs", "train", settings)
   with pytest.raises(UserError, match="Another data set 'mine' is registered"):
     _register(_TEN)
   with pytest.raises(UserError, match="it must hold {split}"):
     datasets.jsonl_dataset("other", "other.jsonl", "exact_match")
+  with pytest.raises(UserError, match="size_option 'size', and DataSettings"):
+    _register([], size_option="size")
   with pytest.raises(UserError, match="metric 'bleu'"):
     datasets.jsonl_dataset("other", "{split}.jsonl", "bleu")
 
@@ -322,38 +378,3 @@ class TestRelease:
     )
     train = datasets.load_records("svamp", "train", settings)
     assert len(train) == 720 - 197
-
-
-def _make_load(label):
-  return lambda split, settings: [label]
-
-
-class _Loader:
-  """Loads records when it is called."""
-
-  def __init__(self, label):
-    self.label = label
-
-  def __call__(self, split, settings):
-    return [self.label]
-
-
-def test_code_that_loads_records_is_told_apart():
-  shipped = datasets.get_dataset_spec("svamp").load_fn
-  assert datasets.hash_load_fn(shipped) is None
-  spaces = [{}, {}]
-  for space, label in zip(spaces, "ab", strict=True):
-    # As in a notebook: there is no file.
-    exec(f"def load(split, settings):\n  return {label!r}", space)
-  hashes = [datasets.hash_load_fn(space["load"]) for space in spaces]
-  assert len(set(hashes)) == 2
-  assert hashes[0] == datasets.hash_load_fn(spaces[0]["load"])
-  load = spaces[0]["load"]
-  bound = [functools.partial(load, x) for x in "ab"]
-  assert len({datasets.hash_load_fn(each) for each in bound}) == 2
-  assert len({datasets.hash_load_fn(_make_load(x)) for x in "ab"}) == 2
-  objects = [_Loader("a"), _Loader("a"), _Loader("b")]
-  hashed = [datasets.hash_load_fn(each) for each in objects]
-  assert hashed[0] == hashed[1] != hashed[2]
-  own = datasets.hash_load_fn(test_code_that_loads_records_is_told_apart)
-  assert own not in (None, *hashes)

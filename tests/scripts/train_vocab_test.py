@@ -33,6 +33,15 @@ def test_defaults_make_the_shipped_model(tmp_path, capsys):
   assert "800 ids" in capsys.readouterr().out
 
 
+def test_a_data_set_by_name_makes_the_model_that_ships_with_it(tmp_path):
+  path = tmp_path / "vocab.model"
+  train_vocab.main(
+    [f"--output={path}", "--dataset=animal_legs", "--vocab_size=512"]
+  )
+  shipped = _SHIPPED.with_name("animal_legs.model")
+  assert _list_pieces(path) == _list_pieces(shipped)
+
+
 def test_any_text_is_representable():
   model = train_vocab.train_vocabulary(_LINES, 300)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)

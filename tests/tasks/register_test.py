@@ -6,7 +6,13 @@ import numpy as np
 import official_release
 import pytest
 
-from distill_jax.data import datasets, span_corruption, task_kinds, vocab
+from distill_jax.data import (
+  datasets,
+  own_vocabulary,
+  span_corruption,
+  task_kinds,
+  vocab,
+)
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.records import Record, read_records
 
@@ -81,7 +87,10 @@ def _texts(row):
 
 def test_every_name_of_the_table_is_registered():
   assert distill_jax.tasks is not None
-  sets = ("svamp", "cqa", "esnli", "anli1", "asdiv", "word_problems")
+  sets = (
+    *("svamp", "cqa", "esnli", "anli1", "asdiv", "word_problems"),
+    "animal_legs",
+  )
   assert set(sets) <= set(datasets.names())
   tasks = {f"{name}_{kind}" for name in sets for kind in (*_TEXTS, _SPANS)}
   assert tasks <= set(seqio.TaskRegistry.names())
@@ -302,9 +311,12 @@ def _assert_equals_records(name, kind, split, settings):
   return rows
 
 
+@pytest.mark.parametrize("name", ["word_problems", "animal_legs"])
 @pytest.mark.parametrize("kind", ["label", "rationale"])
-def test_word_problems(kind):
-  assert len(_assert_equals_records("word_problems", kind, "train", _SETTINGS))
+def test_generated_data(name, kind):
+  settings = own_vocabulary.fill_in(name, _SETTINGS)
+  settings_lib.use_settings(settings)
+  assert len(_assert_equals_records(name, kind, "train", settings))
 
 
 @pytest.mark.shared

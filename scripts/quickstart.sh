@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains small students on generated word problems, plain finetuning against
+# Trains small students on generated questions, plain finetuning against
 # distilling step by step, and ends with a table, a plot and a report. Needs
-# Python 3.11 with venv and pip, two cores and about five minutes; arguments go to
+# Python 3.11 with venv and pip, two cores and some six minutes; arguments go to
 # distill-jax, e.g. --gin.TRAIN_STEPS=100.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,5 +10,5 @@ cd "$(dirname "$0")/.."
 set_up_environment "[data]"
 .venv/bin/distill-jax --run_mode=sweep \
   --gin_file=gin/models/t5_1_1/tiny.gin \
-  --gin_file=gin/experiments/word_problems.gin \
+  --gin_file=gin/experiments/quickstart.gin \
   --gin.MODEL_DIR="'runs/quickstart'" "$@"

@@ -20,6 +20,7 @@ from distill_jax import (
   train,
 )
 from distill_jax.config import gin_bindings
+from distill_jax.data import datasets
 from distill_jax.errors import UserError
 from distill_jax.model.config import T5Config
 from distill_jax.model.t5 import T5
@@ -194,12 +195,15 @@ def test_no_run_is_untested():
 
 
 @pytest.mark.parametrize("path", _EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_builds_from_the_command_in_its_header(path):
+def test_an_experiment_builds_from_the_command_in_its_header(path, monkeypatch):
   header = _read_header(path)
   files = re.findall(r"--gin_file=(\S+)", header)
   assert files[-1] == str(path.relative_to(_ROOT))
   bindings = re.findall(r"--gin\.(\w+)=\"(.*?)\"", header)
   (mode,) = re.findall(r"--run_mode=(\w+)", header)
+  if "DATA_DIR" in dict(bindings):
+    # The release is not part of the checkout.
+    monkeypatch.setattr(datasets, "resize", lambda data, *_: data)
   gin_bindings.parse(
     files, [f"{name} = {value}" for name, value in bindings], [str(_ROOT)]
   )

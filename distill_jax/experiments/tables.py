@@ -180,12 +180,18 @@ def _describe_teacher(cells: Sequence[aggregation.Cell]) -> list[str]:
       by_share.setdefault(f"{share:.1%}", []).append(_name_cell(cell))
   if not by_share:
     return []
+  commonest = max(by_share, key=lambda share: len(by_share[share]))
   if len(by_share) == 1:
-    said = next(iter(by_share))
+    said = commonest
   else:
+    is_rest = len(by_share[commonest]) > 1
     said = "; ".join(
-      f"{share} ({', '.join(named)})" for share, named in by_share.items()
+      f"{share} ({', '.join(named)})"
+      for share, named in by_share.items()
+      if not is_rest or share != commonest
     )
+    if is_rest:
+      said += f"; {commonest} (all others)"
   return [f"Teacher: its labels of the training examples are right in {said}."]
 
 

@@ -27,7 +27,7 @@ from distill_jax import (
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
-from distill_jax.experiments import results
+from distill_jax.experiments import results, verdicts
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ class SweepRun:
             f"COMPARISONS has {name!r}, and no arm has that name; the arms are"
             f" {', '.join(map(repr, names))}."
           )
+    # In the report it would be found out after the first run.
+    verdicts.check_comparisons([(a, b) for a, b in self.comparisons or ()])
 
 
 def run(
@@ -128,7 +130,7 @@ def run(
       cells, finished, _count_scored(cells, settings.split), settings.seed_sd
     )
   )
-  written = sweep_report.SweepReport(folder, settings, operative_config)
+  written = sweep_report.SweepReport(folder, settings, operative_config, cells)
   progress = sweep_progress.Progress(cells, finished, _log.info)
   failures: dict[str, results.RunFailure] = {}
   for cell in cells:
@@ -167,8 +169,14 @@ def _write(folder, cells, finished, failures, written):
   results.write_results(folder / _RESULTS, rows)
   try:
     written.write(done, rows, list(failures.values()))
-  except UserError as error:
-    _log.error("The report cannot be written: %s", error)
+  except Exception as error:
+    # A name that cannot be drawn, or files that are gone, stop no training.
+    is_explained = isinstance(error, UserError)
+    _log.error(
+      "The report cannot be written: %s",
+      error,
+      exc_info=None if is_explained else error,
+    )
   return rows
 
 
@@ -210,12 +218,12 @@ def _run_cell(
   if cell.error is not None:
     raise cell.error
   assert cell.settings is not None
-  # Interrupted from here on, the run has no result rather than an old one.
-  sweep_results.forget(model_dir)
   with sweep_results.expecting_other_data():
     cache = sweep_results.CacheFinder().find(cell.settings)
     # Before it is trained for nothing.
     sweep_results.find_eval_task(cell, cache.tasks)
+    # Interrupted from here on, the run has no result rather than an old one.
+    sweep_results.forget(model_dir)
     started = time.perf_counter()
     train.run(cell.settings, cell.gin_text, overwrite)
   seconds = time.perf_counter() - started

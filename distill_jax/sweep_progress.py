@@ -31,11 +31,14 @@ def describe_plan(
     lines.append(
       f"  There already: {num_done}; to train: {len(cells) - num_done}."
     )
-  fewest = min(
-    len(seeds) for cell in cells for seeds in cell.arm.seeds.values()
-  )
+  counts = {len(seeds) for cell in cells for seeds in cell.arm.seeds.values()}
+  fewest = min(counts)
   if num_examples is not None:
-    lines.append("  " + verdicts.describe_plan(seed_sd, fewest, num_examples))
+    # Arms and sizes may have different numbers; what each can show is said.
+    lines += [
+      "  " + verdicts.describe_plan(seed_sd, count, num_examples)
+      for count in sorted(counts, reverse=True)
+    ]
   elif fewest < verdicts.FEWEST_SEEDS:
     lines.append(
       f"  Warning: an arm has {_count(fewest, 'seed')}. Below"

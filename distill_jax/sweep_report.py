@@ -3,6 +3,7 @@
 Layer 5; imports sweep_cells, sweep_results and experiments.
 """
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +17,20 @@ from distill_jax.training import metric_files
 class SweepReport:
   """Writes the report of the runs that are finished, again after each."""
 
-  def __init__(self, folder: pathlib.Path, settings: Any, gin_text: str):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    settings: Any,
+    gin_text: str,
+    cells: Sequence[Cell],
+  ):
     """Remembers what does not change.
 
     Args:
       folder: of the sweep.
       settings: `sweep.SweepRun`.
       gin_text: the same, to show.
+      cells: all runs of the sweep.
     """
     self._folder, self._gin_text = folder, gin_text
     self._title, self._notes = settings.title, settings.notes
@@ -31,6 +39,8 @@ class SweepReport:
     self._comparisons = settings.comparisons and [
       (arm_a, arm_b) for arm_a, arm_b in settings.comparisons
     ]
+    self._num_runs = len(cells)
+    self._num_planned = _count_comparisons(cells, self._comparisons)
 
   def format_table(
     self,
@@ -43,7 +53,9 @@ class SweepReport:
       rows: one result a run, at least one.
       failures: runs that gave none.
     """
-    return report.format_table(rows, self._comparisons, failures)
+    return report.format_table(
+      rows, self._comparisons, failures, self._num_planned
+    )
 
   def write(
     self,
@@ -86,11 +98,22 @@ class SweepReport:
         ),
       ],
       settings=self._gin_text,
-      notes=self._notes,
+      notes=[*self._describe_missing(len(rows), len(failures)), *self._notes],
       examples=self._choose_examples(largest),
       comparisons=self._comparisons,
       failures=failures,
+      num_planned=self._num_planned,
     )
+
+  def _describe_missing(self, num_done: int, num_failed: int) -> list[str]:
+    """Says that runs are still to come, lest a part be taken for the whole."""
+    left = self._num_runs - num_done - num_failed
+    if not left:
+      return []
+    return [
+      f"This is not the whole: {num_done} of {self._num_runs} runs are"
+      f" finished, {left} are to come."
+    ]
 
   def _read_curves(self, cell: Cell) -> list[plots.LearningCurve]:
     lines = metric_files.read_metrics(self._folder / cell.folder_name)
@@ -149,3 +172,18 @@ class SweepReport:
         for row in rows[: self._num_shown_examples]
       ]
     return sorted(shown, key=lambda row: row.id)
+
+
+def _count_comparisons(
+  cells: Sequence[Cell], comparisons: Sequence[tuple[str, str]] | None
+) -> int:
+  """Counts what is to be compared when all runs are there, over all sizes."""
+  arms = list(dict.fromkeys(cell.arm.name for cell in cells))
+  if comparisons is None:
+    comparisons = list(itertools.combinations(arms, 2))
+  planned = {(cell.arm.name, cell.size) for cell in cells}
+  return sum(
+    (arm_a, size) in planned and (arm_b, size) in planned
+    for size in {cell.size for cell in cells}
+    for arm_a, arm_b in comparisons
+  )

@@ -162,9 +162,12 @@ def _read_content(model_dir: pathlib.Path) -> dict[str, Any] | None:
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
     content = {key: content[key] for key in ("settings", "result")}
+    if not isinstance(content["settings"], (dict, str)):
+      raise TypeError("settings")
+    results.parse_result(content["result"])
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, TypeError, KeyError) as error:
+  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise UserError(
       f"{path} is no result of a run: {error!r}. Remove it; the run is then"
       " scored again."

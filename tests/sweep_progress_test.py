@@ -35,6 +35,14 @@ def test_the_plan_warns_of_few_seeds():
     assert "below 3" in text.lower()
 
 
+def test_the_plan_says_what_each_number_of_seeds_can_show():
+  cells = make_cells(5)
+  few = sweep_cells.Arm("a", {}, {4: range(5), 8: range(3)})
+  cells.append(sweep_cells.Cell(few, 8, 0))
+  text = sweep_progress.describe_plan(cells, [], 500, 0.03)
+  assert text.index("5 seeds an arm") < text.index("3 seeds an arm")
+
+
 def test_what_is_left_is_weighed_by_steps_and_rows_of_each_arm():
   cells, lines = make_cells(), []
   progress = sweep_progress.Progress(cells, {}, lines.append)

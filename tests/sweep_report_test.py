@@ -35,7 +35,7 @@ def make_cells(*keys):
   ]
 
 
-def write(folder, cells, failures=()):
+def write(folder, cells, failures=(), planned=None):
   settings = types.SimpleNamespace(
     title="T",
     notes=(),
@@ -64,7 +64,9 @@ def write(folder, cells, failures=()):
       report, "write_report", wraps=report.write_report
     ) as written,
   ):
-    made = sweep_report.SweepReport(folder, settings, "SEED = 0")
+    made = sweep_report.SweepReport(
+      folder, settings, "SEED = 0", planned or cells
+    )
     made.write(cells, rows, failures)
   return drawn, written
 
@@ -94,3 +96,17 @@ def test_failures_and_split_are_in_the_page(folder):
 def test_without_results_there_is_no_report(folder):
   write(folder, [])
   assert not (folder / "report.html").exists()
+
+
+def test_a_part_is_not_taken_for_the_whole(folder):
+  planned = make_cells(("plain", 4), ("other", 4), ("plain", 8), ("other", 8))
+  failure = results.RunFailure("other", 8, 0, "it broke")
+  _, written = write(folder, planned[:2], [failure], planned)
+  given = written.call_args.kwargs
+  assert given["notes"] == [
+    "This is not the whole: 2 of 4 runs are finished, 1 are to come."
+  ]
+  # At either size, though one of them has no runs yet.
+  assert given["num_planned"] == 2
+  _, written = write(folder, planned[:3], [failure], planned)
+  assert written.call_args.kwargs["notes"] == []

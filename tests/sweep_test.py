@@ -285,6 +285,36 @@ def test_a_data_set_that_does_not_load_fails_its_own_runs(own):
   assert "row 3 has no question" in (own / "report.html").read_text()
 
 
+def test_a_result_outlives_data_that_are_out_of_reach_for_once(own):
+  with mock.patch.object(prepare, "find_or_prepare") as find:
+    find.side_effect = UserError("The folder of data is not mounted.")
+    assert trained(own)[0] == 1
+  assert trained(own) == (0, [])
+
+
+def test_a_report_that_cannot_be_written_stops_no_run(own):
+  with mock.patch.object(
+    sweep_report.SweepReport, "write", side_effect=ValueError("no such glyph")
+  ):
+    assert trained(own, SEEDS=(0, 1))[0] == 0
+  assert len(read_rows(own)) == 4
+
+
+@pytest.mark.parametrize(
+  "content", ['{"settings": {}, "result": {}}', '{"settings": [], "result": 1}']
+)
+def test_a_broken_result_is_named(own, content):
+  (own / _NAMES[0] / "result.json").write_text(content)
+  with pytest.raises(UserError, match="result.json is no result of a run"):
+    trained(own)
+
+
+def test_a_pair_that_is_compared_twice_is_refused_before_any_run(own):
+  pairs = (("plain", "distilled <b>"), ("distilled <b>", "plain"))
+  with pytest.raises(UserError, match="compared twice"):
+    toy_sweep.build(own, COMPARISONS=pairs)
+
+
 def test_a_report_is_written_after_each_run(tmp_path):
   seen = []
   write = sweep_report.SweepReport.write

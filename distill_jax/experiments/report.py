@@ -102,6 +102,7 @@ def format_table(
   rows: Sequence[results.RunResult],
   comparisons: Sequence[tuple[str, str]] | None = None,
   failures: Sequence[results.RunFailure] = (),
+  num_planned: int = 0,
 ) -> str:
   """Returns the report's tables as plain text, verdicts included.
 
@@ -109,6 +110,7 @@ def format_table(
     rows: one result a run.
     comparisons: pairs of arms to compare; None: every two.
     failures: runs that gave no result, listed at the end.
+    num_planned: see `verdicts.compare_arms`.
 
   Returns:
     Aligned lines, with what they mean below each table.
@@ -117,7 +119,7 @@ def format_table(
     UserError: a run occurs twice, or a comparison is none.
   """
   parts = []
-  for table in tables.make_tables(rows, comparisons, failures):
+  for table in tables.make_tables(rows, comparisons, failures, num_planned):
     parts.append(_format_columns(table.columns, table.lines))
     parts += [textwrap.fill(note, 80) for note in table.notes]
   return "\n\n".join(parts)
@@ -135,6 +137,7 @@ def write_report(
   environment: Mapping[str, str] | None = None,
   comparisons: Sequence[tuple[str, str]] | None = None,
   failures: Sequence[results.RunFailure] = (),
+  num_planned: int = 0,
 ) -> None:
   """Writes the report as one HTML file that needs no other.
 
@@ -149,6 +152,7 @@ def write_report(
     environment: name -> value; None describes this process.
     comparisons: pairs of arms to compare; None: every two.
     failures: runs that gave no result, listed below the other tables.
+    num_planned: see `verdicts.compare_arms`.
 
   Raises:
     UserError: a run occurs twice, or a comparison is none.
@@ -158,7 +162,10 @@ def write_report(
   sections = [
     f"<h1>{html.escape(title)}</h1>",
     *(f"<p>{html.escape(note)}</p>" for note in notes),
-    *map(_make_table_section, tables.make_tables(rows, comparisons, failures)),
+    *map(
+      _make_table_section,
+      tables.make_tables(rows, comparisons, failures, num_planned),
+    ),
     *map(_make_figure, figures),
     *_make_example_section(examples),
     "<h2>Settings and environment</h2>",

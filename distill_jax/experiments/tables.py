@@ -24,8 +24,12 @@ _VERDICT_NOTE = (
   " one comparison."
 )
 _HOLM_NOTE = (
-  "Holm p corrects for the {count} comparisons of this table; the reading goes"
-  " by it, at a level of 0.05."
+  "Holm p corrects for {count} comparisons; the reading goes by it, at a level"
+  " of 0.05."
+)
+_MISSING_NOTE = (
+  "{missing} of {count} comparisons cannot be made: runs are missing, or the"
+  " arms' numbers of training examples differ. Holm p counts them."
 )
 _DETECTABLE_NOTE = (
   "Seed SD: standard deviation of a run's accuracy between seeds, measured,"
@@ -56,7 +60,8 @@ _FEW_SEEDS_NOTE = (
 )
 _RUNS_NOTE = (
   "Means over seeds. Validation accuracy is that of the chosen checkpoint."
-  " Right rationales: share among the test examples. Tokens: of inputs and"
+  " Right rationales: share that is the teacher's text, its mistakes included,"
+  " among the scored examples. Tokens: of inputs and"
   " targets trained on, padding not counted."
 )
 _SHOWN_CHARACTERS = 300
@@ -104,6 +109,7 @@ def make_tables(
   rows: Sequence[results.RunResult],
   comparisons: Sequence[tuple[str, str]] | None = None,
   failures: Sequence[results.RunFailure] = (),
+  num_planned: int = 0,
 ) -> list[Table]:
   """Makes the tables of a report.
 
@@ -111,6 +117,7 @@ def make_tables(
     rows: one result a run.
     comparisons: pairs of arms to compare; None: every two.
     failures: runs that gave no result.
+    num_planned: see `verdicts.compare_arms`.
 
   Returns:
     Accuracies; verdicts, if anything can be compared; other numbers of the
@@ -123,10 +130,10 @@ def make_tables(
   cells = sorted(
     aggregation.aggregate(rows), key=lambda cell: cell.num_train_examples
   )
-  found = verdicts.compare_arms(rows, comparisons)
+  found = verdicts.compare_arms(rows, comparisons, num_planned)
   tables = [_make_accuracy_table(cells)]
-  if found:
-    tables.append(_make_verdict_table(found))
+  if found or num_planned:
+    tables.append(_make_verdict_table(found, num_planned))
   columns = [
     column
     for column in _RUN_COLUMNS
@@ -199,7 +206,9 @@ def _name_cell(cell: aggregation.Cell) -> str:
   return f"{cell.arm} on {cell.num_train_examples:,}"
 
 
-def _make_verdict_table(found: Sequence[verdicts.Verdict]) -> Table:
+def _make_verdict_table(
+  found: Sequence[verdicts.Verdict], num_planned: int
+) -> Table:
   lines = [
     [
       f"{verdict.num_train_examples:,}",
@@ -232,7 +241,7 @@ def _make_verdict_table(found: Sequence[verdicts.Verdict]) -> Table:
       "Reading",
     ),
     lines=lines,
-    notes=_make_verdict_notes(found),
+    notes=_make_verdict_notes(found, num_planned),
   )
 
 
@@ -246,7 +255,9 @@ def _count_seeds(verdict: verdicts.Verdict) -> str:
   return f"{verdict.num_seeds_a} and {verdict.num_seeds_b}"
 
 
-def _make_verdict_notes(found: Sequence[verdicts.Verdict]) -> list[str]:
+def _make_verdict_notes(
+  found: Sequence[verdicts.Verdict], num_planned: int
+) -> list[str]:
   over_seeds = [each for each in found if each.basis == verdicts.OVER_SEEDS]
   one_run = [each for each in found if each.basis == verdicts.THIS_RUN_ONLY]
   few = [each for each in found if each.num_seeds < verdicts.FEWEST_SEEDS]
@@ -258,8 +269,11 @@ def _make_verdict_notes(found: Sequence[verdicts.Verdict]) -> list[str]:
     notes.append(_ONE_RUN_NOTE)
   elif one_run:
     notes.append(_ONE_RUN_UNPAIRED_NOTE)
-  if len(found) > 1:
-    notes.append(_HOLM_NOTE.format(count=len(found)))
+  count = max(len(found), num_planned)
+  if found and count > 1:
+    notes.append(_HOLM_NOTE.format(count=count))
+  if missing := count - len(found):
+    notes.append(_MISSING_NOTE.format(missing=missing, count=count))
   if over_seeds:
     notes.append(_DETECTABLE_NOTE)
   if any(each.num_seeds == 1 for each in over_seeds):

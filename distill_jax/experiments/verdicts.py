@@ -44,7 +44,8 @@ class Verdict:
     is_paired: whether both arms answered the same examples and every answer was
       kept. If not, p and interval are Welch's t over seeds with the binomial
       variance of each arm's examples added.
-    num_comparisons: comparisons made together.
+    num_comparisons: comparisons made together, those that are planned and
+      whose runs are missing included.
   """
 
   arm_a: str
@@ -79,6 +80,7 @@ class Verdict:
 def compare_arms(
   rows: Sequence[RunResult],
   comparisons: Sequence[tuple[str, str]] | None = None,
+  num_planned: int = 0,
 ) -> list[Verdict]:
   """Compares arms at every training-set size at which both have runs.
 
@@ -88,6 +90,9 @@ def compare_arms(
       arms, the later minus the earlier, as a sweep names its baseline first.
       What is compared here, at all sizes, is the family that Holm's correction
       is over.
+    num_planned: comparisons of the whole experiment, over all sizes. Those
+      whose runs are missing count in the family too: a run that fails, or is
+      still to come, makes no other difference surer.
 
   Returns:
     One verdict a size and pair, sizes ascending.
@@ -102,7 +107,7 @@ def compare_arms(
     comparisons = [
       (later, earlier) for earlier, later in itertools.combinations(arms, 2)
     ]
-  _check_comparisons(comparisons)
+  check_comparisons(comparisons)
   compared = [
     (groups[arm_a, size], groups[arm_b, size])
     for size in sorted({row.num_train_examples for row in rows})
@@ -110,11 +115,13 @@ def compare_arms(
     if (arm_a, size) in groups and (arm_b, size) in groups
   ]
   estimates = [_estimate(runs_a, runs_b) for runs_a, runs_b in compared]
+  family = max(len(compared), num_planned)
+  missing = [1.0] * (family - len(compared))
   adjusted = statistics.adjust_holm(
-    [estimate.p_value for estimate, _ in estimates]
-  )
+    [estimate.p_value for estimate, _ in estimates] + missing
+  )[: len(compared)]
   return [
-    _make_verdict(runs_a, runs_b, estimate, is_paired, p_value, len(compared))
+    _make_verdict(runs_a, runs_b, estimate, is_paired, p_value, family)
     for (runs_a, runs_b), (estimate, is_paired), p_value in zip(
       compared, estimates, adjusted, strict=True
     )
@@ -206,7 +213,15 @@ def _describe_power(verdict) -> str:
   return f"would show {points:.1f} points 4 times in 5"
 
 
-def _check_comparisons(comparisons) -> None:
+def check_comparisons(comparisons: Sequence[tuple[str, str]]) -> None:
+  """Refuses what is no list of different pairs.
+
+  Args:
+    comparisons: pairs of arms.
+
+  Raises:
+    UserError: names the pair.
+  """
   for index, pair in enumerate(comparisons):
     if len(set(pair)) != 2 or len(pair) != 2:
       raise UserError(

@@ -127,3 +127,13 @@ def test_a_failures_message_is_one_harmless_line():
 def test_before_the_first_run_there_is_an_empty_table():
   (table,) = tables.make_tables([])
   assert table.lines == []
+
+
+def test_comparisons_that_cannot_be_made_are_said():
+  rows = [_make_run("a", 10, 0, 5), _make_run("b", 9, 0, 5)]
+  table = _find(
+    rows, "Differences between arms", comparisons=[("a", "b")], num_planned=1
+  )
+  assert table.lines == []
+  (note,) = table.notes
+  assert note.startswith("1 of 1 comparisons cannot be made")

@@ -221,3 +221,14 @@ def test_a_plan_says_what_it_can_show():
 )  # fmt: skip
 def test_p_values_are_short(p_value, text):
   assert verdicts.format_p(p_value) == text
+
+
+def test_comparisons_whose_runs_are_missing_count_in_the_family():
+  rows = _make_rows("a", [[True] * 90 + [False] * 10] * 3) + _make_rows(
+    "b", [[True] * 70 + [False] * 30] * 3
+  )
+  (alone,) = verdicts.compare_arms(rows, [("a", "b")])
+  (one_of_six,) = verdicts.compare_arms(rows, [("a", "b")], num_planned=6)
+  assert one_of_six.p_value == alone.adjusted_p_value
+  assert one_of_six.adjusted_p_value == pytest.approx(6 * alone.p_value)
+  assert one_of_six.num_comparisons == 6

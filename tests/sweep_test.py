@@ -358,6 +358,11 @@ def test_killed_twice_and_finished_it_is_as_one_never_stopped(tmp_path):
       stop_at[:] = []
       assert toy_sweep.run(tmp_path / "out", **changes) == 0
   assert answers(tmp_path / "out") == answers(tmp_path / "whole")
+  resumed = [
+    bool(row.metrics.get(results.RESUMED))
+    for row in read_rows(tmp_path / "out")
+  ]
+  assert resumed.count(True) == 2
 
 
 def test_validation_is_scored_and_test_left_unread(tmp_path):

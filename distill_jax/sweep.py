@@ -24,6 +24,7 @@ from distill_jax import (
   sweep_results,
   train,
 )
+from distill_jax.checkpoint import damage, manager
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
@@ -224,6 +225,9 @@ def _run_cell(
     sweep_results.find_eval_task(cell, cache.tasks)
     # Interrupted from here on, the run has no result rather than an old one.
     sweep_results.forget(model_dir)
+    is_resumed = not overwrite and bool(
+      damage.list_steps(model_dir / manager.FOLDER)
+    )
     started = time.perf_counter()
     train.run(cell.settings, cell.gin_text, overwrite)
   seconds = time.perf_counter() - started
@@ -244,6 +248,10 @@ def _run_cell(
   result = sweep_results.collect_result(
     cell, cache, settings.split, evaluated, seconds, model_dir
   )
+  if is_resumed:
+    result = dataclasses.replace(
+      result, metrics={**result.metrics, results.RESUMED: 1}
+    )
   sweep_results.write_result(cell, cache, settings.split, result, model_dir)
   return result
 

@@ -78,7 +78,9 @@ class Progress:
     self._rates = {
       cell.arm.name: finished[cell.folder_name].seconds / cell.work
       for cell in cells
-      if cell.folder_name in finished and cell.work
+      if cell.folder_name in finished
+      and cell.work
+      and not finished[cell.folder_name].metrics.get(results.RESUMED)
     }
 
   def start(self, cell: Cell) -> None:

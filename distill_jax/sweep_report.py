@@ -78,7 +78,7 @@ class SweepReport:
     folder = self._folder
     size = max(cell.size for cell in cells)
     largest = [cell for cell in cells if cell.size == size]
-    plots.plot_accuracy_by_size(rows, folder / "accuracy.png")
+    plots.plot_accuracy_by_size(rows, folder / "accuracy.png", self._split)
     plots.plot_learning_curves(
       [curve for cell in largest for curve in self._read_curves(cell)],
       folder / "learning_curves.png",
@@ -98,7 +98,11 @@ class SweepReport:
         ),
       ],
       settings=self._gin_text,
-      notes=[*self._describe_missing(len(rows), len(failures)), *self._notes],
+      notes=[
+        *self._describe_missing(len(rows), len(failures)),
+        *self._describe_split(),
+        *self._notes,
+      ],
       examples=self._choose_examples(largest),
       comparisons=self._comparisons,
       failures=failures,
@@ -112,7 +116,15 @@ class SweepReport:
       return []
     return [
       f"This is not the whole: {num_done} of {self._num_runs} runs are"
-      f" finished, {left} are to come."
+      f" finished, {left} to come."
+    ]
+
+  def _describe_split(self) -> list[str]:
+    if self._split == "test":
+      return []
+    return [
+      f"Scored on {self._split}, which chose each run's checkpoint too: this is"
+      " for tuning. What the tables call test examples are those."
     ]
 
   def _read_curves(self, cell: Cell) -> list[plots.LearningCurve]:

@@ -8,6 +8,7 @@ neither.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from distill_jax import prepare, train
-from distill_jax.checkpoint import manager
+from distill_jax.checkpoint import damage, manager
 from distill_jax.data import token_cache
 from distill_jax.data.records import STATUSES
 from distill_jax.decoding.strategy import DecodingConfig
@@ -42,6 +43,9 @@ _CHOOSING = (
   "early_stopping_min_delta",
   "on_nonfinite_loss",
 )
+
+
+_INITIAL = "initial_checkpoint"
 
 
 class CacheFinder:
@@ -118,10 +122,13 @@ def read_finished(
       differences = run_record.describe_differences(found.identity, wanted)
       if content is not None:
         scoring = _describe_scoring(cell, cache, split)
+        before = content["settings"]
         differences += [
-          f"{name}: {content['settings'].get(name)} before, {value} now"
+          f"{name}: {before.get(name)} before, {value} now"
           for name, value in scoring.items()
-          if content["settings"].get(name) != value
+          if before.get(name) != value
+          # Not known before, or not here now: then it is not compared.
+          and not (name == _INITIAL and None in (before.get(name), value))
         ]
       if differences:
         problems.append(f"{cell.folder_name}: {'; '.join(differences)}")
@@ -178,12 +185,37 @@ def _read_content(model_dir: pathlib.Path) -> dict[str, Any] | None:
 def _describe_scoring(
   cell: Cell, cache: token_cache.TokenCache, split: str
 ) -> dict[str, Any]:
+  assert cell.settings is not None
   chosen = {name: getattr(cell.settings, name) for name in _CHOOSING}
   return {
     "eval_task": find_eval_task(cell, cache.tasks),
     "split": split,
+    _INITIAL: describe_initial(cell.settings.initial_checkpoint_path),
     **chosen,
   }
+
+
+def describe_initial(path: str | None) -> str | None:
+  """Describes the run that another starts from, which may be trained anew.
+
+  Args:
+    path: INITIAL_CHECKPOINT_PATH.
+
+  Returns:
+    A line by which another run in the same folder is told; None: none is given,
+    or it is no run that is here.
+  """
+  if path is None:
+    return None
+  folder = pathlib.Path(path).expanduser()
+  if folder.parent.name == manager.FOLDER:
+    folder = folder.parent.parent
+  record = run_record.read_record(folder)
+  if record is None:
+    return None
+  text = json.dumps(record.identity, sort_keys=True)
+  steps = damage.list_steps(folder / manager.FOLDER)
+  return f"run {hashlib.sha256(text.encode()).hexdigest()[:8]}, steps {steps}"
 
 
 def find_eval_task(

@@ -1,5 +1,6 @@
 """Tests of sweep_results.py: what a run wrote, read back."""
 
+import dataclasses
 import logging
 import shutil
 import types
@@ -14,6 +15,7 @@ from distill_jax import prepare, sweep_cells, sweep_results
 from distill_jax.data.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
+from distill_jax.training import run_record
 
 ARM = sweep_cells.Arm("a", {}, {4: (0,)})
 
@@ -89,3 +91,16 @@ def test_that_the_data_of_runs_differ_is_no_news(caplog):
   assert [text.split("(")[-1][:8] for text in shown] == [
     "Preparin", "sources.", "settings"
   ]  # fmt: skip
+
+
+def test_a_run_to_start_from_is_told_from_another_in_its_place(own_model_dir):
+  describe = sweep_results.describe_initial
+  first = describe(str(own_model_dir))
+  (step,) = (own_model_dir / "checkpoints").iterdir()
+  assert first == describe(str(step))
+  record = run_record.read_record(own_model_dir)
+  identity = {**record.identity, "seed": record.identity["seed"] + 1}
+  dataclasses.replace(record, identity=identity).write(own_model_dir)
+  assert describe(str(own_model_dir)) not in (None, first)
+  assert describe(None) is None
+  assert describe("gs://bucket/elsewhere") is None

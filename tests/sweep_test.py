@@ -9,7 +9,7 @@ import toy_sweep
 from synthetic_cache import make_cache
 
 import gin
-from distill_jax import prepare, sweep, sweep_report, train
+from distill_jax import prepare, sweep, sweep_report, sweep_results, train
 from distill_jax.checkpoint import manager
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
@@ -300,6 +300,21 @@ def test_a_report_that_cannot_be_written_stops_no_run(own):
   assert len(read_rows(own)) == 4
 
 
+def test_a_pretrained_student_that_was_replaced_makes_other_runs(own):
+  with mock.patch.object(
+    sweep_results, "describe_initial", side_effect=lambda _: described
+  ):
+    described = "run a"
+    (own / _NAMES[0] / "result.json").unlink()
+    assert trained(own) == (0, [_NAMES[0]])
+    described = "run b"
+    with pytest.raises(UserError, match="initial_checkpoint: run a before"):
+      trained(own)
+    # One that is not here now is not compared.
+    described = None
+    assert trained(own) == (0, [])
+
+
 @pytest.mark.parametrize(
   "content", ['{"settings": {}, "result": {}}', '{"settings": [], "result": 1}']
 )
@@ -358,6 +373,11 @@ def test_killed_twice_and_finished_it_is_as_one_never_stopped(tmp_path):
       stop_at[:] = []
       assert toy_sweep.run(tmp_path / "out", **changes) == 0
   assert answers(tmp_path / "out") == answers(tmp_path / "whole")
+  resumed = [
+    bool(row.metrics.get(results.RESUMED))
+    for row in read_rows(tmp_path / "out")
+  ]
+  assert resumed.count(True) == 2
 
 
 def test_validation_is_scored_and_test_left_unread(tmp_path):

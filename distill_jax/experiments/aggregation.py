@@ -13,7 +13,7 @@ import numpy as np
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
 from distill_jax.experiments import statistics
-from distill_jax.experiments.results import RunResult
+from distill_jax.experiments.results import RESUMED, RunResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Cell:
       several: by t from the variance over seeds and over test examples, which
       covers both.
     high: upper bound.
-    mean_seconds: mean wall-clock time of a run.
+    mean_seconds: mean wall-clock time of the runs that were not stopped on the
+      way; None: all were.
     mean_metrics: name -> mean over the runs that have this number.
   """
 
@@ -48,7 +49,7 @@ class Cell:
   max_accuracy: float
   low: float
   high: float
-  mean_seconds: float
+  mean_seconds: float | None
   mean_metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -113,6 +114,7 @@ def stack_answers(runs: Sequence[RunResult]) -> np.ndarray | None:
 def _make_cell(runs: Sequence[RunResult]) -> Cell:
   accuracies = [run.num_correct / run.num_examples for run in runs]
   low, high = _estimate_accuracy(runs)
+  seconds = [run.seconds for run in runs if not run.metrics.get(RESUMED)]
   return Cell(
     arm=runs[0].arm,
     num_train_examples=runs[0].num_train_examples,
@@ -124,7 +126,7 @@ def _make_cell(runs: Sequence[RunResult]) -> Cell:
     max_accuracy=max(accuracies),
     low=low,
     high=high,
-    mean_seconds=sum(run.seconds for run in runs) / len(runs),
+    mean_seconds=sum(seconds) / len(seconds) if seconds else None,
     mean_metrics=_average_metrics(runs),
   )
 

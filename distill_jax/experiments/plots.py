@@ -45,7 +45,9 @@ class LearningCurve:
 
 
 def plot_accuracy_by_size(
-  rows: Sequence[results.RunResult], path: str | os.PathLike[str]
+  rows: Sequence[results.RunResult],
+  path: str | os.PathLike[str],
+  split: str = "test",
 ) -> None:
   """Draws accuracy against the number of training examples.
 
@@ -56,6 +58,7 @@ def plot_accuracy_by_size(
   Args:
     rows: at least one result.
     path: the PNG file to write.
+    split: what was scored.
 
   Raises:
     UserError: a run occurs twice.
@@ -109,13 +112,13 @@ def plot_accuracy_by_size(
   padding = (span / ratio) ** 0.5 * span**margin
   axes.set_xlim(sizes[0] / padding, sizes[-1] * padding)
   axes.set_xlabel("Training examples (log scale)")
-  axes.set_ylabel("Test accuracy (%)")
+  axes.set_ylabel(f"Accuracy on {split} (%)")
   axes.set_ylim(*_choose_accuracy_limits(cells, axes.get_ylim()))
   _style(axes)
   figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)
   figure.supxlabel(
     "Mean over seeds (single seeds faint). Bars: 95% interval, over seeds and"
-    " test examples; with one seed over test examples only.",
+    " scored examples; with one seed over examples only.",
     fontsize=7.5,
     color=_GREY,
   )

@@ -14,6 +14,10 @@ from typing import Any
 
 from distill_jax.errors import UserError
 
+# Metric of a run that went on where it was stopped; its `seconds` are those of
+# the last part alone.
+RESUMED = "was_resumed"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:

@@ -156,7 +156,7 @@ def _make_accuracy_table(cells: Sequence[aggregation.Cell]) -> Table:
       f"{cell.min_accuracy:.1%} to {cell.max_accuracy:.1%}",
       f"{cell.num_correct:,} of {cell.num_examples:,}",
       str(cell.num_seeds),
-      f"{cell.mean_seconds / 60:.1f}",
+      _format_minutes(cell),
     ]
     for cell in cells
   ]
@@ -200,6 +200,11 @@ def _describe_teacher(cells: Sequence[aggregation.Cell]) -> list[str]:
     if is_rest:
       said += f"; {commonest} (all others)"
   return [f"Teacher: its labels of the training examples are right in {said}."]
+
+
+def _format_minutes(cell: aggregation.Cell) -> str:
+  # Of runs that were stopped on the way it is not known.
+  return "-" if cell.mean_seconds is None else f"{cell.mean_seconds / 60:.1f}"
 
 
 def _name_cell(cell: aggregation.Cell) -> str:
@@ -306,7 +311,7 @@ def _make_run_table(
         else "-"
         for column in columns
       ),
-      f"{cell.mean_seconds / 60:.1f}",
+      _format_minutes(cell),
     ]
     for cell in cells
   ]

@@ -7,7 +7,7 @@ import pytest
 
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
-from distill_jax.experiments import aggregation, statistics
+from distill_jax.experiments import aggregation, results, statistics
 from distill_jax.experiments.results import RunResult
 
 
@@ -125,3 +125,12 @@ def test_numbers_of_runs_are_averaged_where_they_are_numbers():
   ]
   (cell,) = aggregation.aggregate(rows)
   assert cell.mean_metrics == {"tokens": 150, "best_step": 50}
+
+
+def test_the_time_of_a_run_is_that_of_runs_never_stopped():
+  whole = RunResult("a", 10, 0, 1, 2, {}, 60.0)
+  part = RunResult("a", 10, 1, 1, 2, {}, 2.0, {results.RESUMED: 1})
+  (cell,) = aggregation.aggregate([whole, part])
+  assert cell.mean_seconds == 60.0
+  (cell,) = aggregation.aggregate([part])
+  assert cell.mean_seconds is None

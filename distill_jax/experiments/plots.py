@@ -115,10 +115,16 @@ def plot_accuracy_by_size(
   axes.set_ylabel(f"Accuracy on {split} (%)")
   axes.set_ylim(*_choose_accuracy_limits(cells, axes.get_ylim()))
   _style(axes)
-  figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)
+  _, labels = axes.get_legend_handles_labels()
+  figure.legend(
+    loc="outside upper left",
+    ncols=_count_columns(labels, 6.4),
+    frameon=False,
+    fontsize=10,
+  )
   figure.supxlabel(
     "Mean over seeds (single seeds faint). Bars: 95% interval, over seeds and"
-    " scored examples; with one seed over examples only.",
+    " scored examples;\nwith one seed over examples only.",
     fontsize=7.5,
     color=_GREY,
   )
@@ -212,11 +218,18 @@ def plot_learning_curves(
     [Line2D([], [], color=colors[arm], linewidth=2) for arm in arms],
     arms,
     loc="outside upper left",
-    ncols=4,
+    ncols=_count_columns(arms, 1.2 + 3.8 * len(metrics)),
     frameon=False,
     fontsize=10,
   )
   _save(figure, path)
+
+
+def _count_columns(labels: Sequence[str], width: float) -> int:
+  """Returns how many columns of a legend fit a figure of so many inches."""
+  # A letter of this size takes 0.078 inches on average, a mark 0.55.
+  widest = 0.55 + 0.078 * max(map(len, labels))
+  return max(1, min(4, int(width / widest)))
 
 
 def _make_figure(width: float, height: float) -> Figure:

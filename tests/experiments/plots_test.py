@@ -121,3 +121,15 @@ def test_learning_curves_figure(tmp_path, monkeypatch):
   assert colors[0] == colors[1] != colors[2]
   assert accuracy.lines[0].get_color() == colors[2]
   assert accuracy.lines[0].get_marker() == "o"
+
+
+def test_a_legend_of_long_names_stays_in_the_figure(monkeypatch):
+  figures = _capture_figure(monkeypatch)
+  arms = [f"finetuning at an equal number of tokens, {i}" for i in range(4)]
+  plots.plot_accuracy_by_size(_make_rows(arms, (50,)), "unused")
+  (drawn,) = figures
+  drawn.canvas.draw()
+  for part in (drawn.legends[0], drawn._supxlabel):
+    box = part.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= drawn.bbox.width

@@ -71,7 +71,8 @@ class Layout:
     )
     _, self._device_batch = self._take_batch()
     started = time.perf_counter()
-    self.compiled = step_fn.lower(abstract, self._device_batch).compile()
+    self._step_fn = step_fn.compile(abstract, self._device_batch)
+    self.compiled = self._step_fn.jitted
     self.compile_seconds = time.perf_counter() - started
     self.seconds: list[float] = []
     self._counts = batch_counts.BatchCounts()
@@ -79,12 +80,12 @@ class Layout:
 
   def compile_init(self) -> None:
     """Compiles what makes the first state, which is not made."""
-    self._init_fn.lower().compile()
+    self._init_fn.compile()
 
   def start(self) -> None:
     """Makes the first state, and takes a step that is not counted."""
     self._state = self._init_fn()
-    self._state, self._metrics = self.compiled(self._state, self._device_batch)
+    self._state, self._metrics = self._step_fn(self._state, self._device_batch)
     jax.block_until_ready(self._metrics)
 
   def _take_batch(self) -> tuple[Any, Any]:
@@ -100,7 +101,7 @@ class Layout:
     started = time.perf_counter()
     for _ in range(num_steps):
       batch, device_batch = self._take_batch()
-      self._state, self._metrics = self.compiled(self._state, device_batch)
+      self._state, self._metrics = self._step_fn(self._state, device_batch)
       batches.append(batch)
     jax.block_until_ready(self._metrics)
     self.seconds.append((time.perf_counter() - started) / num_steps)

@@ -397,7 +397,7 @@ def test_validation_is_scored_and_test_left_unread(tmp_path):
   assert metrics["best_step"] == metrics["last_step"] == 1
   assert metrics["validation_rationale_loss"] > 0
   assert metrics["tokens"] > 0
-  assert "rationale_accuracy" not in metrics
+  assert metrics["rationale_accuracy"] == 0
 
 
 def test_a_data_set_of_ones_own_is_registered_before_its_size_is_asked(

@@ -39,6 +39,11 @@ class SeededProgram:
     """Returns `jax.stages.Lowered` of the arguments behind the key."""
     return self.jitted.lower(self._key_data, *arguments)
 
+  def compile(self, *arguments: PyTree) -> "SeededProgram":
+    """Returns the program compiled for such arguments; `jitted` is compiled."""
+    lowered = self.jitted.lower(self._key_on_devices, *arguments)
+    return dataclasses.replace(self, jitted=lowered.compile())
+
   def trace(self, *arguments: PyTree) -> Any:
     """Returns `jax.stages.Traced` of the arguments behind the key."""
     return self.jitted.trace(self._key_data, *arguments)

@@ -20,7 +20,7 @@ from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
-from distill_jax.evaluation import result_folder
+from distill_jax.evaluation import result_folder, result_summary
 from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import T5Config
@@ -247,7 +247,9 @@ def run(
       is_one = len(opened.checkpoints) == 1
       results[part.name if is_one else f"{part.name}/{name}"] = metrics
       where = f"at step {name}" if opened.record else f"of {name}"
-      print(_summarize(f"{part.name} {where}", metrics))
+      how = ", choices ranked" if part.choices is not None else ""
+      title = f"{part.name} {where}{how}"
+      print(result_summary.summarize(title, metrics))
       _log.info("Wrote %s", folder)
   return results
 
@@ -479,31 +481,3 @@ def _describe(
     "feature_lengths": dict(opened.feature_lengths),
     "settings": _find_changes(settings, opened, part),
   }
-
-
-def _summarize(title: str, metrics: Mapping[str, Any]) -> str:
-  is_ranked = metrics.get("prediction") == _RANK
-  lines = [title + ", choices ranked" * is_ranked]
-  if "label_accuracy" in metrics:
-    lines.append(
-      f"  accuracy {metrics['label_accuracy']:.2%}, 95% interval"
-      f" {metrics['label_accuracy_low']:.2%} to"
-      f" {metrics['label_accuracy_high']:.2%}, {metrics['num_correct']} of"
-      f" {metrics['num_examples']} right, {metrics['num_unparsed']} unparsed"
-    )
-    if num_outside := metrics["num_gold_outside_label_set"]:
-      lines.append(f"  left out: {num_outside} gold labels are no answer")
-  if "rouge_tokenizer" in metrics:
-    lines.append(
-      f"  words for ROUGE: {metrics['rouge_tokenizer']}, for BLEU:"
-      f" {metrics['bleu_tokenizer']}"
-    )
-  shown = {
-    key: value
-    for key, value in metrics.items()
-    if isinstance(value, float) and not key.startswith("label_accuracy")
-  }
-  lines.append(
-    "  " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
-  )
-  return "\n".join(lines)

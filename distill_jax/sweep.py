@@ -28,7 +28,7 @@ from distill_jax.checkpoint import damage, manager
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
-from distill_jax.experiments import results, verdicts
+from distill_jax.experiments import results, tables, verdicts
 
 _log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _list_failures(
 ) -> str:
   lines = [
     f"  {each.arm}, {each.size:,} examples, seed {each.seed}:"
-    f" {each.message.splitlines()[0] if each.message else ''}"
+    f" {tables.shorten(each.message)}"
     for each in failures
   ]
   return (

@@ -97,7 +97,8 @@ def read_arms(
     arms: macros by the arm's name; SIZES, SEEDS and EVAL_TASK among them are
       the arm's own.
     sizes: of arms that have none of their own.
-    seeds: likewise; a dictionary gives each size its own.
+    seeds: of arms that have none of their own; a dictionary maps a size to its
+      seeds.
 
   Raises:
     UserError: names the arm and what cannot be.
@@ -204,9 +205,11 @@ def make_cells(arms: Sequence[Arm], folder: Any) -> list[Cell]:
   """
   made: dict[tuple[str, int, int], Cell] = {}
   for arm in arms:
+    first = None
     for size in arm.seeds:
-      for cell in _make_cells_of_size(arm, size, folder):
+      for cell in _make_cells_of_size(arm, size, folder, first):
         made[arm.name, size, cell.seed] = cell
+        first = first or cell.settings
   sizes = dict.fromkeys(size for arm in arms for size in arm.seeds)
   seeds = dict.fromkeys(cell.seed for cell in made.values())
   keys = [
@@ -215,8 +218,17 @@ def make_cells(arms: Sequence[Arm], folder: Any) -> list[Cell]:
   return [made[key] for key in keys if key in made]
 
 
-def _make_cells_of_size(arm: Arm, size: int, folder) -> list[Cell]:
-  first: Cell | None = None
+def _make_cells_of_size(
+  arm: Arm, size: int, folder, first: train.TrainRun | None
+) -> list[Cell]:
+  """Makes the runs of a size.
+
+  Args:
+    arm: see `make_cells`.
+    size: one of its sizes.
+    folder: of the sweep.
+    first: settings of the arm's first run; None: it is among these.
+  """
   cells = []
   try:
     sizing = _find_size_macros(arm, size, folder)
@@ -226,15 +238,12 @@ def _make_cells_of_size(arm: Arm, size: int, folder) -> list[Cell]:
         arm,
         {**sizing, "SEED": seed, "MODEL_DIR": f"{folder}/{cell.folder_name}"},
       )
-      if first is not None:
-        assert first.settings is not None
-        # Of a schedule and an optimizer that are the same objects, what was
-        # compiled is found again.
-        settings = dataclasses.replace(
-          settings,
-          optimizer=first.settings.optimizer,
-          learning_rate=first.settings.learning_rate,
-        )
+      # Runs of an arm differ in seed, folder and data only. With one optimizer
+      # object for all of them, compiled steps are found again.
+      first = first or settings
+      settings = dataclasses.replace(
+        settings, optimizer=first.optimizer, learning_rate=first.learning_rate
+      )
       cell = dataclasses.replace(
         cell,
         settings=settings,
@@ -242,7 +251,6 @@ def _make_cells_of_size(arm: Arm, size: int, folder) -> list[Cell]:
         eval_task=_find_eval_task(arm, settings.mixture_or_task_name),
       )
       cell = dataclasses.replace(cell, gin_text=_describe(cell) + text)
-      first = first or cell
       cells.append(cell)
   except UserError as error:
     raise UserError(f"Arm {arm.name!r}: {error}") from error

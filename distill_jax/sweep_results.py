@@ -43,8 +43,6 @@ _CHOOSING = (
   "early_stopping_min_delta",
   "on_nonfinite_loss",
 )
-
-
 _INITIAL = "initial_checkpoint"
 
 
@@ -202,8 +200,8 @@ def describe_initial(path: str | None) -> str | None:
     path: INITIAL_CHECKPOINT_PATH.
 
   Returns:
-    A line by which another run in the same folder is told; None: none is given,
-    or it is no run that is here.
+    A line that changes when the run in that folder is replaced or trained on;
+    None: no path is given, or no run of this program lies there.
   """
   if path is None:
     return None
@@ -328,12 +326,12 @@ def collect_result(
     num_examples=len(verdicts),
     correct_by_id=verdicts,
     seconds=seconds,
-    metrics=_collect_metrics(cell, info, eval_task, evaluated, model_dir),
+    metrics=_collect_metrics(cell, cache, eval_task, evaluated, model_dir),
   )
 
 
 def _collect_metrics(
-  cell, info, eval_task, evaluated, model_dir
+  cell, cache, eval_task, evaluated, model_dir
 ) -> dict[str, float | int]:
   lines = metric_files.read_metrics(model_dir)
   trained = [line for line in lines if line["split"] == "train"]
@@ -346,11 +344,12 @@ def _collect_metrics(
       validation_history.read_scores(model_dir, last_step)
     ).get(best_step),
     "tokens": _count_tokens(cell.settings.feed, trained),
-    "teacher_accuracy": _find_teacher_accuracy(info),
+    "teacher_accuracy": _find_teacher_accuracy(cache.tasks[eval_task]),
   }
   for line in lines:
-    task = line["split"].removeprefix("validation/")
-    if line["step"] == best_step and task not in ("train", eval_task):
+    info = cache.tasks.get(line["split"].removeprefix("validation/"))
+    is_rationale = info is not None and info.kind == "rationale"
+    if is_rationale and line["step"] == best_step:
       found["validation_rationale_loss"] = line.get("loss")
   for metrics in evaluated.values():
     if "rationale_accuracy" in metrics:

@@ -19,10 +19,11 @@ _LAYERS = {
     answers.arithmetic answers.equality answers.numerals
     aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
     config.fields
-    data.answer_choices data.batch data.load_code data.records data.settings
+    data.answer_choices data.batch data.generator_options data.load_code
+    data.records data.settings
     data.shuffled_rationales data.splits data.task_kinds data.token_table
     data.word_problem_templates
-    evaluation.length_buckets evaluation.text_tokens
+    evaluation.length_buckets evaluation.result_summary evaluation.text_tokens
     model.config model.constraint model.flops model.layer_stack
     partitioning.axes
     teacher.account_errors teacher.answer_markers teacher.exchange

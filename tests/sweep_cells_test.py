@@ -60,7 +60,7 @@ def test_an_arm_has_its_own_rate_weight_steps_rows_sizes_and_seeds(tmp_path):
   assert last.model_dir == str(tmp_path / "b-c-8-seed2")
   assert [cells[0].eval_task, cells[-1].eval_task] == ["toy_label", "toy_other"]
   assert cells[-1].work == 21
-  # Seeds of an arm and size share what decides their programs.
+  # Seeds of an arm share what decides their programs.
   assert cells[-1].settings.optimizer is cells[-2].settings.optimizer
 
 
@@ -74,6 +74,8 @@ def test_each_size_has_seeds_of_its_own(tmp_path):
   assert [(cell.arm.name, cell.size, cell.seed) for cell in cells] == [
     ("a", 4, 0), ("a", 4, 1), ("a", 8, 2), ("b", 8, 3), ("b", 8, 4),
   ]  # fmt: skip
+  # An arm compiles once for all of its sizes.
+  assert cells[0].settings.optimizer is cells[2].settings.optimizer
 
 
 def test_what_the_sweep_says_is_as_before_and_each_text_is_its_runs(tmp_path):

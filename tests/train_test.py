@@ -171,17 +171,21 @@ def test_too_many_bad_teacher_labels_are_refused(tmp_path, cache):
     train.run(make_run(tmp_path / "run"))
 
 
-def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
-  # A rate of nothing leaves the parameters as they were loaded.
+def _train_at_no_rate(folder, checkpoint):
+  """Returns the state of a run that leaves the parameters as it loads them."""
   rate = optax.constant_schedule(0.0)
-  state = train.run(
+  return train.run(
     make_run(
-      tmp_path / "run",
-      initial_checkpoint_path=str(model_dir),
+      folder,
+      initial_checkpoint_path=str(checkpoint),
       learning_rate=rate,
       optimizer=factory.adamw(rate),
     )
   )
+
+
+def test_parameters_start_from_a_checkpoint(model_dir, tmp_path):
+  state = _train_at_no_rate(tmp_path / "run", model_dir)
   loaded = formats.load_params(
     formats.open_checkpoint(model_dir),
     jax.tree.map(
@@ -219,15 +223,7 @@ def test_a_student_starts_from_one_that_learned_spans(tmp_path, caplog):
   trained = [row for row in rows if row["split"] == "train"]
   assert all(row["label_loss"] == row["loss"] for row in trained)
 
-  rate = optax.constant_schedule(0.0)
-  state = train.run(
-    make_run(
-      tmp_path / "run",
-      initial_checkpoint_path=str(pretrained),
-      learning_rate=rate,
-      optimizer=factory.adamw(rate),
-    )
-  )
+  state = _train_at_no_rate(tmp_path / "run", pretrained)
   stored = formats.open_checkpoint(pretrained)
   assert pathlib.Path(stored.path).name == "3"
   for name, leaf in flatten_params(state.params).items():

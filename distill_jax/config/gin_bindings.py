@@ -185,14 +185,18 @@ def build(configurable):
     UserError: a required macro was not given, a value does not fit, or nothing
       reads it.
   """
+  built = _call(configurable)
+  raise_on_unread()
+  return built
+
+
+def _call(configurable):
   raise_on_missing()
   raise_on_wrong_types()
   try:
-    built = gin.get_configurable(configurable)()
+    return gin.get_configurable(configurable)()
   except Exception as error:
     raise UserError(_explain_build(error)) from error
-  raise_on_unread()
-  return built
 
 
 def build_with(configurable, macros: Mapping[str, Any]) -> tuple[Any, str]:
@@ -232,12 +236,7 @@ def build_with(configurable, macros: Mapping[str, Any]) -> tuple[Any, str]:
       config[name, "gin.macro"] = {"value": value}
     _make_paths_absolute()
     operative.clear()
-    raise_on_missing()
-    raise_on_wrong_types()
-    try:
-      built = gin.get_configurable(configurable)()
-    except Exception as error:
-      raise UserError(_explain_build(error)) from error
+    built = _call(configurable)
     unread = [name for name in macros if (name, "gin.macro") not in operative]
     if unread:
       raise UserError(

@@ -1,8 +1,8 @@
 """A generated set of questions about the legs of two animals, with a teacher.
 
 Owns the table of animals, the drawing of pairs into splits, the gold answers
-and the simulated teacher's rationales and mistakes. Layer 1; imports errors and
-data.records. Knows nothing of tokens or tasks.
+and the simulated teacher's rationales and mistakes. Layer 1; imports
+data.generator_options and data.records. Knows nothing of tokens or tasks.
 
 The label is a sum, which hides the two facts that the rationale names, as a
 language model's knowledge does:
@@ -16,10 +16,8 @@ import functools
 import itertools
 import random
 
+from distill_jax.data import generator_options
 from distill_jax.data.records import Record
-from distill_jax.errors import UserError
-
-SPLITS = ("train", "validation", "test")
 
 # Animals whose legs nobody disputes: no bats and no kangaroos, nothing with
 # arms or fins to count, nothing with more than 8.
@@ -91,28 +89,21 @@ def make_records(
   Raises:
     UserError: an argument is out of its range.
   """
-  if split not in SPLITS:
-    raise UserError(
-      f"animal_legs has no split {split!r}; it has {', '.join(SPLITS)}."
-    )
+  generator_options.check_split("animal_legs", split)
   num_examples = {
     "train": num_train_examples,
     "validation": num_validation_examples,
     "test": num_test_examples,
   }
   for name, value in num_examples.items():
-    _check_size(name, value)
-  if type(seed) is not int or not 0 <= seed < 2**63:
-    raise UserError(
-      f"seed of animal_legs is {seed!r}; it must be a whole number from 0 to"
-      f" {2**63 - 1}."
+    generator_options.check_integer(
+      *("animal_legs", f"num_{name}_examples", value, 1, MAX_EXAMPLES[name]),
+      why=_describe_sizes(),
     )
-  is_number = type(teacher_error_rate) in (int, float)
-  if not is_number or not 0 <= teacher_error_rate <= 1:
-    raise UserError(
-      f"teacher_error_rate of animal_legs is {teacher_error_rate!r}; it is a"
-      " share of the records, from 0 to 1."
-    )
+  generator_options.check_integer("animal_legs", "seed", seed, 0, 2**63 - 1)
+  generator_options.check_share(
+    "animal_legs", "teacher_error_rate", teacher_error_rate
+  )
   # A string seeds through SHA-512: the same stream in every process.
   teacher_rng = random.Random(f"animal_legs {seed} {split} teacher")
   pairs = _deal_pairs(seed)[split][: num_examples[split]]
@@ -123,15 +114,12 @@ def make_records(
   ]  # fmt: skip
 
 
-def _check_size(split: str, value: int) -> None:
-  most = MAX_EXAMPLES[split]
-  if type(value) is not int or not 1 <= value <= most:
-    sizes = ", ".join(f"{name} {size}" for name, size in MAX_EXAMPLES.items())
-    raise UserError(
-      f"num_{split}_examples of animal_legs is {value!r}; it must be a whole"
-      f" number from 1 to {most}. {len(LEGS)} animals make"
-      f" {sum(MAX_EXAMPLES.values())} pairs, which the splits share: {sizes}."
-    )
+def _describe_sizes() -> str:
+  sizes = ", ".join(f"{name} {size}" for name, size in MAX_EXAMPLES.items())
+  return (
+    f"{len(LEGS)} animals make {sum(MAX_EXAMPLES.values())} pairs, which the"
+    f" splits share: {sizes}."
+  )
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,8 +2,8 @@
 
 Owns the drawing of problems, the gold equations and the simulated teacher's
 rationales and mistakes, so that every part of the project runs without a file.
-Layer 1; imports errors, data.records and data.word_problem_templates. Knows
-nothing of tokens or tasks.
+Layer 1; imports data.generator_options, data.records and
+data.word_problem_templates. Knows nothing of tokens or tasks.
 
 A problem is a starting number and one or two steps. Each step is said in one
 sentence; a sentence with a number that does not matter may stand among them:
@@ -22,11 +22,9 @@ import itertools
 import random
 from collections.abc import Iterator
 
+from distill_jax.data import generator_options
 from distill_jax.data import word_problem_templates as templates
 from distill_jax.data.records import Record
-from distill_jax.errors import UserError
-
-SPLITS = ("train", "validation", "test")
 
 _MAX_EXAMPLES = 100_000
 _TWO_STEP_SHARE = 0.5
@@ -130,34 +128,22 @@ def make_records(
   Raises:
     UserError: an argument is out of its range.
   """
-  if split not in SPLITS:
-    raise UserError(
-      f"word_problems has no split {split!r}; it has {', '.join(SPLITS)}."
-    )
+  generator_options.check_split("word_problems", split)
   num_examples = {
     "num_train_examples": num_train_examples,
     "num_validation_examples": num_validation_examples,
     "num_test_examples": num_test_examples,
   }
   for name, value in num_examples.items():
-    _check_integer(name, value, 1, _MAX_EXAMPLES)
-  _check_integer("seed", seed, 0, 2**63 - 1)
-  is_number = isinstance(teacher_error_rate, int | float)
-  if not is_number or not 0 <= teacher_error_rate <= 1:
-    raise UserError(
-      f"teacher_error_rate of word_problems is {teacher_error_rate!r}; it is a"
-      " share of the records, from 0 to 1."
+    generator_options.check_integer(
+      "word_problems", name, value, 1, _MAX_EXAMPLES
     )
+  generator_options.check_integer("word_problems", "seed", seed, 0, 2**63 - 1)
+  generator_options.check_share(
+    "word_problems", "teacher_error_rate", teacher_error_rate
+  )
   records = _generate(split, seed, teacher_error_rate)
   return list(itertools.islice(records, num_examples[f"num_{split}_examples"]))
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> None:
-  if type(value) is not int or not low <= value <= high:
-    raise UserError(
-      f"{name} of word_problems is {value!r}; it must be a whole number from"
-      f" {low} to {high}."
-    )
 
 
 def _generate(
@@ -204,7 +190,8 @@ def _generate(
 
 
 def _assign_split(text: str) -> str:
-  return SPLITS[hashlib.sha256(text.encode()).digest()[0] % len(SPLITS)]
+  splits = generator_options.SPLITS
+  return splits[hashlib.sha256(text.encode()).digest()[0] % len(splits)]
 
 
 def _draw_words(rng: random.Random) -> dict[str, str]:

@@ -458,7 +458,7 @@ def _jit_decoding(
 
 @seeded_program.keep_compiled
 def _jit_scoring(model: T5, mesh: Mesh, chunk_tokens: int) -> Any:
-  """Returns the scoring of targets, likewise."""
+  """Returns the jitted scoring of targets, replicated over the mesh."""
 
   def score_targets(params, batch):
     return eval_step(params, batch, model=model, loss_chunk_tokens=chunk_tokens)

@@ -226,7 +226,7 @@ def plot_learning_curves(
 
 
 def _count_columns(labels: Sequence[str], width: float) -> int:
-  """Returns how many columns of a legend fit a figure of so many inches."""
+  """Returns how many legend columns fit into `width` inches."""
   # A letter of this size takes 0.078 inches on average, a mark 0.55.
   widest = 0.55 + 0.078 * max(map(len, labels))
   return max(1, min(4, int(width / widest)))

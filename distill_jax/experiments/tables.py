@@ -61,8 +61,8 @@ _FEW_SEEDS_NOTE = (
 _RUNS_NOTE = (
   "Means over seeds. Validation accuracy is that of the chosen checkpoint."
   " Right rationales: share that is the teacher's text, its mistakes included,"
-  " among the scored examples. Tokens: of inputs and"
-  " targets trained on, padding not counted."
+  " among the scored examples. Tokens: of inputs and targets trained on,"
+  " padding not counted."
 )
 _SHOWN_CHARACTERS = 300
 
@@ -284,18 +284,18 @@ def _make_verdict_notes(
   if any(each.num_seeds == 1 for each in over_seeds):
     notes.append(_BORROWED_NOTE)
   if unpaired:
-    named = "; ".join(
-      f"{_name_arms(each)} on {each.num_train_examples:,}" for each in unpaired
-    )
-    notes.append(_UNPAIRED_NOTE.format(arms=named))
+    notes.append(_UNPAIRED_NOTE.format(arms=_list_arms(unpaired)))
   if few:
-    named = "; ".join(
-      f"{_name_arms(each)} on {each.num_train_examples:,}" for each in few
-    )
     notes.append(
-      _FEW_SEEDS_NOTE.format(fewest=verdicts.FEWEST_SEEDS, arms=named)
+      _FEW_SEEDS_NOTE.format(fewest=verdicts.FEWEST_SEEDS, arms=_list_arms(few))
     )
   return notes
+
+
+def _list_arms(found: Sequence[verdicts.Verdict]) -> str:
+  return "; ".join(
+    f"{_name_arms(each)} on {each.num_train_examples:,}" for each in found
+  )
 
 
 def _make_run_table(
@@ -330,7 +330,7 @@ def _make_failure_table(failures: Sequence[results.RunFailure]) -> Table:
       f"{failure.size:,}",
       failure.arm,
       str(failure.seed),
-      _shorten(failure.message),
+      shorten(failure.message),
     ]
     for failure in failures
   ]
@@ -344,8 +344,8 @@ def _make_failure_table(failures: Sequence[results.RunFailure]) -> Table:
   )
 
 
-def _shorten(message: str) -> str:
-  """Returns a message in one line, with nothing that a terminal would obey."""
+def shorten(message: str) -> str:
+  """Returns an error's message on one line, control characters escaped."""
   line = preview.escape_controls(" ".join(message.split()))
   if len(line) > _SHOWN_CHARACTERS:
     line = line[:_SHOWN_CHARACTERS] + " [...]"

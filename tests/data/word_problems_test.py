@@ -2,13 +2,11 @@
 
 import collections
 import operator
-import os
-import subprocess
-import sys
 
+import hash_seeds
 import pytest
 
-from distill_jax.data import vocab, word_problems
+from distill_jax.data import generator_options, vocab, word_problems
 from distill_jax.errors import UserError
 
 _NUM_RECORDS = 2000
@@ -148,14 +146,14 @@ def test_higher_error_rate_keeps_problems_and_mistakes(records):
 
 
 def test_splits_share_no_input_whatever_their_seeds():
-  sizes = {f"num_{split}_examples": 1000 for split in word_problems.SPLITS}
+  sizes = {f"num_{split}_examples": 1000 for split in generator_options.SPLITS}
   inputs = {
     split: {
       record.input
       for seed in (0, 1)
       for record in word_problems.make_records(split, seed=seed, **sizes)
     }
-    for split in word_problems.SPLITS
+    for split in generator_options.SPLITS
   }
   assert not inputs["train"] & inputs["test"]
   assert not inputs["train"] & inputs["validation"]
@@ -186,17 +184,7 @@ def test_same_records_in_another_process():
     "for record in word_problems.make_records('test', num_test_examples=50):\n"
     "  print(record)"
   )
-  # Another hash seed would show a dependence on the order of sets.
-  outputs = [
-    subprocess.run(
-      [sys.executable, "-c", code],
-      env={**os.environ, "PYTHONHASHSEED": hash_seed},
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout.splitlines()
-    for hash_seed in ("1", "2")
-  ]
+  outputs = hash_seeds.print_under_two(code)
   here = word_problems.make_records("test", num_test_examples=50)
   assert outputs[0] == outputs[1] == [str(record) for record in here]
 

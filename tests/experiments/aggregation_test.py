@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from run_results import make_run
 
 from distill_jax.errors import UserError
 from distill_jax.evaluation import text_metrics
@@ -11,26 +12,13 @@ from distill_jax.experiments import aggregation, results, statistics
 from distill_jax.experiments.results import RunResult
 
 
-def _make_run(arm, size, seed, correct, seconds=60.0, **metrics):
-  return RunResult(
-    arm=arm,
-    num_train_examples=size,
-    seed=seed,
-    num_correct=int(sum(correct)),
-    num_examples=len(correct),
-    correct_by_id={str(i): bool(value) for i, value in enumerate(correct)},
-    seconds=seconds,
-    metrics=metrics,
-  )
-
-
 def test_aggregate_by_hand():
   cells = aggregation.aggregate(
     [
-      _make_run("finetune", 200, 0, [1, 1, 1, 0]),
-      _make_run("distill", 100, 0, [1, 1, 0, 0]),
-      _make_run("finetune", 100, 1, [1, 0, 0, 0], seconds=30),
-      _make_run("finetune", 100, 0, [1, 1, 1, 1], seconds=90),
+      make_run("finetune", 200, 0, [1, 1, 1, 0]),
+      make_run("distill", 100, 0, [1, 1, 0, 0]),
+      make_run("finetune", 100, 1, [1, 0, 0, 0], seconds=30),
+      make_run("finetune", 100, 0, [1, 1, 1, 1], seconds=90),
     ]
   )
   assert [(cell.arm, cell.num_train_examples) for cell in cells] == [
@@ -60,16 +48,16 @@ def test_aggregate_by_hand():
 
 
 def test_a_run_given_twice_is_refused():
-  rows = [_make_run("distill", 100, 3, [1, 0])] * 2
+  rows = [make_run("distill", 100, 3, [1, 0])] * 2
   with pytest.raises(UserError, match="distill on 100 .* seed 3"):
     aggregation.aggregate(rows)
 
 
 def test_seeds_that_differ_widen_the_interval():
   # Both arms answer 1,000 of 2,000.
-  steady = [_make_run("a", 10, s, [1] * 500 + [0] * 500) for s in (0, 1)]
+  steady = [make_run("a", 10, s, [1] * 500 + [0] * 500) for s in (0, 1)]
   restless = [
-    _make_run("a", 10, s, [1] * count + [0] * (1000 - count))
+    make_run("a", 10, s, [1] * count + [0] * (1000 - count))
     for s, count in enumerate((450, 550))
   ]
   (narrow,) = aggregation.aggregate(steady)
@@ -83,7 +71,7 @@ def test_seeds_that_differ_widen_the_interval():
 
 def test_without_answers_by_example_the_interval_is_no_narrower():
   rng = np.random.default_rng(1)
-  rows = [_make_run("a", 10, s, rng.random(300) < 0.6) for s in range(4)]
+  rows = [make_run("a", 10, s, rng.random(300) < 0.6) for s in range(4)]
   bare = [dataclasses.replace(row, correct_by_id={}) for row in rows]
   (kept,), (counted,) = map(aggregation.aggregate, (rows, bare))
   assert counted.low < kept.low < kept.high < counted.high
@@ -104,7 +92,7 @@ def test_the_interval_holds_for_new_seeds_and_examples():
 
 
 def test_answers_are_stacked_by_id_and_not_by_position():
-  run = _make_run("a", 10, 0, [1, 1, 0])
+  run = make_run("a", 10, 0, [1, 1, 0])
   other = dataclasses.replace(
     run, seed=1, correct_by_id=dict(reversed(run.correct_by_id.items()))
   )
@@ -120,8 +108,8 @@ def test_answers_are_stacked_by_id_and_not_by_position():
 
 def test_numbers_of_runs_are_averaged_where_they_are_numbers():
   rows = [
-    _make_run("a", 10, 0, [1], tokens=100, best_step=None, note="x", ok=True),
-    _make_run("a", 10, 1, [1], tokens=200, best_step=50, loss=float("nan")),
+    make_run("a", 10, 0, [1], tokens=100, best_step=None, note="x", ok=True),
+    make_run("a", 10, 1, [1], tokens=200, best_step=50, loss=float("nan")),
   ]
   (cell,) = aggregation.aggregate(rows)
   assert cell.mean_metrics == {"tokens": 150, "best_step": 50}

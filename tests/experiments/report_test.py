@@ -4,6 +4,7 @@ import base64
 import html.parser
 
 import pytest
+from run_results import make_run_of_200
 
 from distill_jax.experiments import report, results
 from distill_jax.experiments.results import RunResult
@@ -11,20 +12,8 @@ from distill_jax.experiments.results import RunResult
 _ATTACK = "</td><script>alert(1)</script><img src=http://x.test/a onerror=b>"
 
 
-def _make_run(arm, size, seed, num_correct):
-  return RunResult(
-    arm=arm,
-    num_train_examples=size,
-    seed=seed,
-    num_correct=num_correct,
-    num_examples=200,
-    correct_by_id={str(i): i < num_correct for i in range(200)},
-    seconds=90,
-  )
-
-
 ROWS = [
-  _make_run(arm, size, seed, num_correct)
+  make_run_of_200(arm, size, seed, num_correct)
   for arm, size, seed, num_correct in (
     ("finetune", 100, 0, 40),
     ("finetune", 100, 1, 50),

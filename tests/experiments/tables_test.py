@@ -1,22 +1,10 @@
 """Tests of experiments/tables.py."""
 
 import pytest
+from run_results import make_run_of_200
 
 from distill_jax.experiments import tables
-from distill_jax.experiments.results import RunFailure, RunResult
-
-
-def _make_run(arm, size, seed, num_correct, **metrics):
-  return RunResult(
-    arm=arm,
-    num_train_examples=size,
-    seed=seed,
-    num_correct=num_correct,
-    num_examples=200,
-    correct_by_id={str(i): i < num_correct for i in range(200)},
-    seconds=90,
-    metrics=metrics,
-  )
+from distill_jax.experiments.results import RunFailure
 
 
 def _find(rows, title, **arguments):
@@ -26,7 +14,7 @@ def _find(rows, title, **arguments):
 
 def test_every_line_has_every_column():
   rows = [
-    _make_run(arm, size, seed, 90 + seed, tokens=5)
+    make_run_of_200(arm, size, seed, 90 + seed, tokens=5)
     for arm in "abc"
     for size in (50, 100)
     for seed in range(3)
@@ -48,9 +36,9 @@ def test_every_line_has_every_column():
 
 def test_numbers_of_runs_are_shown_where_they_are_known():
   rows = [
-    _make_run("a", 50, 0, 90, validation_accuracy=0.5, tokens=1_000),
-    _make_run("a", 50, 1, 90, validation_accuracy=0.6, tokens=2_000),
-    _make_run("b", 50, 0, 90, rationale_accuracy=0.25, secret=1),
+    make_run_of_200("a", 50, 0, 90, validation_accuracy=0.5, tokens=1_000),
+    make_run_of_200("a", 50, 1, 90, validation_accuracy=0.6, tokens=2_000),
+    make_run_of_200("b", 50, 0, 90, rationale_accuracy=0.25, secret=1),
   ]
   table = _find(rows, "Runs")
   assert table.columns == (
@@ -65,7 +53,7 @@ def test_numbers_of_runs_are_shown_where_they_are_known():
     ["50", "a", "55.0%", "-", "1,500", "1.5"],
     ["50", "b", "-", "25.0%", "-", "1.5"],
   ]
-  assert _find([_make_run("a", 50, 0, 90)], "Runs") is None
+  assert _find([make_run_of_200("a", 50, 0, 90)], "Runs") is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +68,9 @@ def test_numbers_of_runs_are_shown_where_they_are_known():
 )
 def test_the_teachers_accuracy_is_a_line(shares, line):
   rows = [
-    _make_run(arm, 50, 0, 90, **({"teacher_accuracy": share} if share else {}))
+    make_run_of_200(
+      arm, 50, 0, 90, **({"teacher_accuracy": share} if share else {})
+    )
     for arm, share in zip("abc", shares, strict=False)
   ]
   said = [
@@ -92,7 +82,7 @@ def test_the_teachers_accuracy_is_a_line(shares, line):
 
 def _read_notes(seeds_by_arm, **arguments):
   rows = [
-    _make_run(arm, 50, seed, 90 + seed)
+    make_run_of_200(arm, 50, seed, 90 + seed)
     for arm, count in seeds_by_arm.items()
     for seed in range(count)
   ]
@@ -130,7 +120,7 @@ def test_before_the_first_run_there_is_an_empty_table():
 
 
 def test_comparisons_that_cannot_be_made_are_said():
-  rows = [_make_run("a", 10, 0, 5), _make_run("b", 9, 0, 5)]
+  rows = [make_run_of_200("a", 10, 0, 5), make_run_of_200("b", 9, 0, 5)]
   table = _find(
     rows, "Differences between arms", comparisons=[("a", "b")], num_planned=1
   )

@@ -4,26 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from run_results import make_run
 
 from distill_jax.errors import UserError
 from distill_jax.experiments import statistics, verdicts
 from distill_jax.experiments.results import RunResult
 
 
-def _make_run(arm, size, seed, correct):
-  return RunResult(
-    arm=arm,
-    num_train_examples=size,
-    seed=seed,
-    num_correct=int(sum(correct)),
-    num_examples=len(correct),
-    correct_by_id={str(i): bool(value) for i, value in enumerate(correct)},
-    seconds=60.0,
-  )
-
-
 def _make_rows(arm, correct, size=100):
-  return [_make_run(arm, size, s, answers) for s, answers in enumerate(correct)]
+  return [make_run(arm, size, s, answers) for s, answers in enumerate(correct)]
 
 
 def _draw(seed, num_seeds, share, num_examples=400):
@@ -60,7 +49,7 @@ def test_a_verdict_is_the_estimate_of_its_runs():
 
 
 def test_examples_are_paired_by_id_and_not_by_position():
-  run = _make_run("a", 10, 0, [1] * 50 + [0] * 50)
+  run = make_run("a", 10, 0, [1] * 50 + [0] * 50)
   other = dataclasses.replace(
     run, arm="b", correct_by_id=dict(reversed(run.correct_by_id.items()))
   )
@@ -72,7 +61,7 @@ def test_examples_are_paired_by_id_and_not_by_position():
 
 def test_every_pair_once_at_every_size_the_baseline_last():
   rows = [
-    _make_run(arm, size, 0, [1, 0])
+    make_run(arm, size, 0, [1, 0])
     for arm in ("finetune", "distill", "joint")
     for size in (200, 100)
   ]

@@ -23,6 +23,7 @@ from distill_jax.teacher.config import TeacherConfig
 from distill_jax.teacher.filters import FilterConfig
 
 _ROOT = pathlib.Path(__file__).parents[1]
+_BATCH = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -309,9 +310,7 @@ def test_batches_stay_within_a_budget(tmp_path, capsys):
   bill = Bill(600, 60)
   write_sums(tmp_path, range(30))
   with fault_server.BatchServer(answer=bill.answer) as server:
-    batch = BatchConfig(
-      "", poll_seconds=0.01, idle_seconds=0.05, max_requests=40
-    )
+    batch = dataclasses.replace(_BATCH, max_requests=40)
     settings = make_settings(
       server, tmp_path, transport="batch", batch=batch, max_total_tokens=12_000
     )
@@ -356,11 +355,10 @@ def _break_off(reply):
 
 @pytest.mark.parametrize("max_concurrency", [1, 8])
 def test_attempts_that_broke_off_are_counted(tmp_path, max_concurrency):
-  bill, seen, billed = Bill(), set(), []
+  bill, seen = Bill(), set()
 
   def reply(received):
     answer = bill.answer(received)
-    billed.append(1)
     if (number := get_number(received)) in seen:
       return answer
     seen.add(number)
@@ -372,7 +370,7 @@ def test_attempts_that_broke_off_are_counted(tmp_path, max_concurrency):
     assert label.run(make_settings(server, tmp_path, client=client)) == 0
   paid = read_paid(tmp_path)
   assert (paid["num_responses"], paid["num_unknown"]) == (10, 10)
-  assert paid["num_requests"] == len(billed) == 20
+  assert paid["num_requests"] == len(server.received) == 20
 
 
 @pytest.mark.parametrize("max_concurrency", [1, 8])
@@ -416,16 +414,13 @@ def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
     return bill.answer(received)
 
   server._answer_one = reply
+  fields = {"client": {"max_concurrency": 1}, "transport": transport}
   if transport == "batch":
     # The connection is made, and the upload breaks off.
     server._script = iter([fault_server.dropped()] * 3)
-  fields = {"transport": transport}
-  if transport == "batch":
-    fields["batch"] = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
+    fields["batch"] = _BATCH
   with server:
-    settings = make_settings(
-      server, tmp_path, client={"max_concurrency": 1}, **fields
-    )
+    settings = make_settings(server, tmp_path, **fields)
     assert label.run(settings) == 1
   paid = read_paid(tmp_path)
   assert paid["num_responses"] == (0 if transport == "batch" else 6)
@@ -440,7 +435,6 @@ def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
 def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
   bill = Bill()
   write_sums(tmp_path, range(30))
-  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
   with fault_server.BatchServer(answer=bill.answer) as server:
     answer_fn, num_left = server._answer, [3]
 
@@ -455,9 +449,7 @@ def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
       return reply
 
     server._answer = reply
-    settings = make_settings(
-      server, tmp_path, transport="batch", batch=batch, client={}
-    )
+    settings = make_settings(server, tmp_path, transport="batch", batch=_BATCH)
     assert label.run(settings) == 1
     paid = read_paid(tmp_path)
     assert (paid["num_failures"], paid["num_unknown"]) == (30, 30)
@@ -471,7 +463,6 @@ def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
 def test_a_batch_that_outlives_a_run_is_counted_once(tmp_path):
   bill = Bill()
   write_sums(tmp_path, range(30))
-  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
   with fault_server.BatchServer(
     answer=bill.answer, polls_until_done=10**9
   ) as server:
@@ -479,7 +470,7 @@ def test_a_batch_that_outlives_a_run_is_counted_once(tmp_path):
       server,
       tmp_path,
       transport="batch",
-      batch=batch,
+      batch=_BATCH,
       max_total_tokens=70_000,
       drain_seconds=0.0,
     )

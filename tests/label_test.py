@@ -21,6 +21,7 @@ from distill_jax.teacher.config import TeacherConfig
 from distill_jax.teacher.filters import FilterConfig
 
 _KEY = "sk-secret-0123456789abcdef"
+_BATCH = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +57,14 @@ def _make_sums(num):
   ]
 
 
+def _get_number(received):
+  """Returns the place of a question in `_make_sums`."""
+  return int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+
+
 def _answer_sum(received):
   """The right answer to one of `_make_sums`."""
-  first = int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+  first = _get_number(received)
   text = f"Add both. The answer is ({first} + {first + 1})."
   return fault_server.answer(text)(received)
 
@@ -198,9 +204,7 @@ def test_samples_of_several_teachers_vote(tmp_path):
 def test_the_providers_batch_api(tmp_path):
   _write_questions(tmp_path, _make_sums(7))
   with fault_server.BatchServer(answer=_answer_sum) as server:
-    batch = BatchConfig(
-      "", poll_seconds=0.01, idle_seconds=0.05, max_requests=4
-    )
+    batch = dataclasses.replace(_BATCH, max_requests=4)
     settings = _make_settings(server, tmp_path, transport="batch", batch=batch)
     assert label.run(settings) == 0
     assert len(server.batches) == 2
@@ -528,7 +532,7 @@ def test_one_question_that_is_refused(tmp_path, code, number, transport):
       tmp_path,
       client={"max_concurrency": 1},
       transport=transport,
-      batch=BatchConfig("", poll_seconds=0.01, idle_seconds=0.05),
+      batch=_BATCH,
     )
     assert label.run(settings) == 0
   (failure,) = {
@@ -614,15 +618,14 @@ def test_refusals_at_the_end_of_a_batch_fail_no_question(
   state = {"is_refusing": True}
 
   def reply(received):
-    number = int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
+    number = _get_number(received)
     is_refused = number >= 3 if is_credit_gone else number % 2
     if is_refused and state["is_refusing"]:
       return _make_error("Das Guthaben ist aufgebraucht.")
     return _answer_sum(received)
 
-  batch = BatchConfig("", poll_seconds=0.01, idle_seconds=0.05)
   with fault_server.BatchServer(answer=reply) as server:
-    settings = _make_settings(server, tmp_path, transport="batch", batch=batch)
+    settings = _make_settings(server, tmp_path, transport="batch", batch=_BATCH)
     if is_credit_gone:
       with pytest.raises(UserError, match="So ended question"):
         label.run(settings)
@@ -646,7 +649,7 @@ def test_one_question_whose_error_speaks_of_money(tmp_path, message, number):
   _write_questions(tmp_path, _make_sums(4))
 
   def reply(received):
-    is_refused = f"Ann has {number} and" in received.prompt
+    is_refused = _get_number(received) == number
     return _make_error(message) if is_refused else _answer_sum(received)
 
   with fault_server.FaultServer(answer=reply) as server:

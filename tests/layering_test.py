@@ -28,6 +28,7 @@ _LAYERS = {
     partitioning.axes
     teacher.account_errors teacher.answer_markers teacher.exchange
     teacher.markup teacher.nesting teacher.redaction teacher.reply_body
+    teacher.usage_counts
     training.gpu_random training.stop_agreement
   """,
   1: """
@@ -57,7 +58,7 @@ _LAYERS = {
     teacher.guarded_http teacher.journal teacher.journal_lines teacher.ledger
     teacher.near_duplicates teacher.official_parsing teacher.parsing
     teacher.prices teacher.provenance teacher.questions teacher.rate_limits
-    teacher.replies teacher.teachers teacher.usage_counts teacher.voting
+    teacher.replies teacher.teachers teacher.voting
     training.event_files training.metric_files training.progress
     training.run_lock training.run_record
   """,

@@ -21,11 +21,10 @@ _OTHER_MEANING = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
 
 
 def normalize(text: str) -> str:
-  """Returns the text with variants of a character and blanks made one.
+  """Returns the text with variants of characters and of blanks unified.
 
   Unicode's form NFC, full-width letters, ligatures and the like replaced by
-  plain ones, single blanks between words. What a vocabulary rewrites beyond
-  that is for the vocabulary to tell.
+  plain ones, single blanks between words. A vocabulary may rewrite more.
   """
   plain = "".join(map(_make_plain, text))
   return " ".join(unicodedata.normalize("NFC", plain).split())

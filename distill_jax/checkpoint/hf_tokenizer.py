@@ -21,7 +21,7 @@ from distill_jax.data import vocab
 from distill_jax.errors import UserError
 
 _SPACE = "▁"
-# Stands for it while other blanks are changed; no text's, the last for own use.
+# Stands for a sign to keep while others become blanks. A private-use character.
 _KEPT_SPACE = "\U0010fffd"
 _SENTINELS = 100
 _ANY = 2**31 - 1
@@ -46,7 +46,7 @@ def make_tokenizer(model_path: pathlib.Path, vocab_size: int) -> dict[str, Any]:
   Args:
     model_path: the model, with T5's special ids.
     vocab_size: rows of the embedding; T5's 100 sentinels `<extra_id_0>` ... get
-      the ids behind the pieces where so many are left.
+      the ids behind the pieces if there are 100 rows for them.
 
   Returns:
     The content of `tokenizer.json`, proven to give the ids of training.
@@ -315,8 +315,9 @@ def _make_normalizer(proto: Any, is_suffix: bool) -> dict[str, Any]:
     # "Metaspace" adds none where the text begins with its sign.
     dummy.append({"type": "Prepend", "prepend": " "})
   trims = spec.remove_extra_whitespaces
-  # A text of nothing but what is dropped gets one, too, unless it is trimmed.
+  # A text of which nothing is left gets the blank, too, unless it is trimmed.
   steps = [] if trims else list(dummy)
+  behind = ""
   if spec.precompiled_charsmap:
     if spec.name.startswith("nmt_"):
       # Each becomes a blank; "Precompiled" makes one of the pair "\r\n".
@@ -336,7 +337,7 @@ def _make_normalizer(proto: Any, is_suffix: bool) -> dict[str, Any]:
     steps.append(_replace(rf"\A +|[ {_SPACE}]+\z", ""))
     steps.append(_replace(" {2,}", " "))
     steps += dummy
-  if any(step.get("content") == _KEPT_SPACE for step in steps):
+  if behind:
     steps.append(_replace(_KEPT_SPACE, _SPACE))
   return {"type": "Sequence", "normalizers": steps}
 

@@ -53,7 +53,7 @@ _TEXTS = (
   "==== ---- .... ____ **** ....",
   "Ah ▁bd",
 )
-# Nothing is left of them.
+# Texts of which normalizing leaves nothing.
 _DROPPED = ("\x07", " \x07 ")
 _PIECES_A_TEXT = 32
 _JOINS = 2000

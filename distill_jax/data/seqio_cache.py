@@ -104,9 +104,8 @@ def tokenize(
         mininterval=1.0,
       )
       num_rows = 0
-      for index, row in enumerate(rows):
-        num_rows += 1
-        example = _to_example(row, f"{split}-{index}")
+      for num_rows, row in enumerate(rows, start=1):
+        example = _to_example(row, f"{split}-{num_rows - 1}")
         if not records.is_weight(example.weight):
           raise UserError(
             f"{name} {split}: example {example.id!r} has loss_weight"
@@ -118,7 +117,7 @@ def tokenize(
 
 
 def _warn_of_left_out(name: str, split: str, num_rows: int) -> None:
-  """Says how many records have not all that a task's target is made of.
+  """Warns of records that lack a part of a task's target.
 
   A rationale task leaves records without a rationale out on purpose, and a
   span corruption task has a row for each text and copy.

@@ -38,17 +38,17 @@ class DataSettings:
       label meets a rationale that argues for another answer. The paper keeps.
     label_prefix: put before the input of label tasks; "predict: " is the
       authors' code, the paper prints "[label]".
-    rationale_prefix: likewise for rationale tasks.
+    rationale_prefix: put before the input of rationale tasks.
     span_corruption_copies: how often each training text is corrupted, each time
-      otherwise, in tasks of the kind "span_corruption"; see
+      differently, in tasks of the kind "span_corruption"; see
       `data.span_corruption`. The other splits have one copy.
     splits: the splits to prepare; None: all. A data set whose training rows are
       not at hand can still be evaluated.
     word_problems: settings of the generated data set, passed to
       `word_problems.make_records` (`seed`, `num_train_examples`, ...).
-    animal_legs: those of the other one, passed to `animal_legs.make_records`.
-    shuffle_rationales: give each training example the rationale of another,
-      a placebo: what then is gained is not gained by what rationales say.
+    animal_legs: settings passed to `animal_legs.make_records`.
+    shuffle_rationales: give each training example the rationale of another, a
+      placebo: what it gains is not due to what the rationales say.
   """
 
   data_dir: str | None = None

@@ -1,7 +1,7 @@
 """The placebo: every training example with the rationale of another one.
 
-Layer 0; imports data.records. A student that gains as much by these has not
-gained by what the rationales say.
+Layer 0; imports data.records. A student that gains as much by these does
+not gain by what the rationales say.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from distill_jax.data.records import Record
 
-# Beyond any chance in a split where a rationale that fits is at all frequent.
+# Enough to find one to exchange with wherever such are at all frequent.
 _MAX_TRIES = 1000
 
 

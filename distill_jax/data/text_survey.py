@@ -66,13 +66,13 @@ class UnknownCount:
 
 @dataclasses.dataclass(frozen=True)
 class OutsideCount:
-  """Labels of one task and split that are no answer of it, or so but for form.
+  """Labels of one task and split that are no answer, or spelled otherwise.
 
   Attributes:
     task: its name.
     split: its name.
     num_labels: labels outside the label set, equations without a value, empty
-      ones; or those that are in the set but for case and the like.
+      ones; or, of `Survey.respelled`, labels that the set spells otherwise.
     of_labels: all labels.
     labels: the most frequent of them -> how often.
   """

@@ -57,9 +57,9 @@ class Example:
     id: the record's id; a label row and its rationale row share it.
     inputs: [input_length] int32 ids, no EOS at the end unless the task adds
       one, not trimmed.
-    targets: [target_length] int32 ids, likewise.
+    targets: [target_length] int32 ids, as `inputs`.
     inputs_text: what was tokenized.
-    targets_text: likewise.
+    targets_text: as `inputs_text`.
     weight: of its targets' tokens in the training loss.
   """
 

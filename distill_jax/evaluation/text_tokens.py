@@ -37,8 +37,8 @@ class UnicodeWords(rouge_tokenizers.Tokenizer):
   """Lower-cased words of any script, for ROUGE.
 
   A word is a run of letters, marks and digits. In scripts that put no blanks
-  between words each letter with its marks is one, and so is a symbol
-  beyond ASCII.
+  between words each letter with its marks is one, and so is a symbol beyond
+  ASCII.
   """
 
   def tokenize(self, text: str) -> list[str]:
@@ -92,10 +92,9 @@ def choose(texts: Iterable[str]) -> Tokenizers:
   Returns:
     Rouge_score's own words and "13a" for English; where a hundredth of the
     letters and digits or more are beyond ASCII, or a text is of such words
-    alone, words of any script, and for BLEU "zh"
-    where a hundredth or more are Chinese and no other script without blanks is
-    as frequent, "char" where most letters are of such another script
-    (Japanese, Thai), else "intl".
+    alone, words of any script, and for BLEU "zh" where a hundredth or more are
+    Chinese and no other script without blanks is as frequent, "char" where most
+    letters are of such another script (Japanese, Thai), else "intl".
   """
   characters: collections.Counter[str] = collections.Counter()
   is_english = True

@@ -3,9 +3,9 @@
 Layer 0; imports `nesting`. Servers say that a key is wrong or a credit
 is spent with any status: OpenAI 429 and 400, Anthropic and Google 400, others
 403 and 412. Machine words (`code`, `type`, `status`, `reason`) are the server's
-own and decide alone. Words of a message may be about one question as well, so
-they raise a doubt that other requests decide, and count only where the request
-did not hold them: servers repeat requests in their messages.
+own and decide alone. Words of a message may also be about one question, so they
+raise a doubt that the outcomes of other requests settle. They count only where
+the request did not hold them: servers repeat requests in their messages.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 
 from distill_jax.teacher import nesting
 
-# So many words beside one tell whether it was repeated from the request.
+# How many words beside one tell whether it was repeated from the request.
 _CONTEXT_WORDS = 2
 
 _CODES = re.compile(
@@ -46,7 +46,7 @@ _WORDS = re.compile(
   re.IGNORECASE,
 )
 _WORD = re.compile(r"\w+")
-# Where servers say what is wrong, in whatever stands within another.
+# Fields in which servers say what is wrong, at any depth.
 _MESSAGE_FIELDS = (
   "error",
   "errors",

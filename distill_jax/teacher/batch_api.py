@@ -225,7 +225,7 @@ class BatchTransport:
       try:
         input_file_id = await self._calls.upload(b"".join(lines.values()))
       except TeacherError as error:
-        # A file alone is not worked on.
+        # A file without a batch is not processed, so nothing is charged.
         if error.kind in exchange.MAYBE_PAID_KINDS:
           error.kind = exchange.UNSENT
         raise
@@ -325,7 +325,7 @@ class BatchTransport:
   ) -> None:
     missing = set(batch.keys)
     to_forget = []
-    # Refusals, which wait for whatever else there is.
+    # Refusals are delivered after all other outcomes.
     refused: dict[str, replies.Failure] = {}
     latency_seconds = batch_replies.get_duration(described)
 
@@ -339,11 +339,7 @@ class BatchTransport:
         # Who is to ask it again, and when, is for the journal to say.
         if not isinstance(outcome, Response) or not outcome.is_answered:
           to_forget.append(key)
-        if (
-          isinstance(outcome, replies.Failure)
-          and outcome.kind == "rejected"
-          and outcome.is_final
-        ):
+        if isinstance(outcome, replies.Failure) and outcome.is_refusal:
           refused[key] = outcome
         else:
           self._deliver(key, outcome)
@@ -352,8 +348,8 @@ class BatchTransport:
       file_id = described.get(name)
       if batch_replies.is_plain_id(file_id):
         await self._connection.download_lines(f"/files/{file_id}/content", take)
-    # With an answer behind it, a refusal is of its question. Those at a batch's
-    # end may be of an account whose credit went.
+    # A refusal before an answer concerns its question alone. Those at the end
+    # of a batch may mean that the account's credit ran out.
     in_a_row = set(
       itertools.takewhile(refused.__contains__, reversed(batch.keys))
     )

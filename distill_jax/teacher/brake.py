@@ -1,4 +1,4 @@
-"""Ends a run of which the server makes nothing of use from its start.
+"""Ends a run whose first requests all fail or get useless answers.
 
 Layer 1; imports errors and exchange.
 """
@@ -10,38 +10,38 @@ from distill_jax.teacher import exchange
 
 
 class Brake:
-  """Counts the requests of a run that got no answer of use."""
+  """Counts the requests of a run that got no useful answer."""
 
   def __init__(self, max_first: int):
     """Starts with none.
 
     Args:
-      max_first: so many end a run in which there is no other.
+      max_first: how many end a run that has no useful answer yet.
     """
     self._max_first = max_first
     self._bad: collections.Counter[str] = collections.Counter()
-    # Of these, the requests that failed for good.
+    # How many of them another run asks again only with RETRY_FAILURES.
     self._num_failed = 0
 
   def note(self, kind: str, is_final: bool) -> None:
-    """Counts one.
+    """Counts a request without a useful answer.
 
     Args:
       kind: of the failure, or the status of the answer.
-      is_final: it is not asked again.
+      is_final: the request is not asked again.
     """
     self._bad[kind] += 1
     self._num_failed += is_final and kind != exchange.ANSWERED
 
   def check(self, num_answered: int, problem: str) -> None:
-    """Ends the run if it is time.
+    """Ends the run if it has `max_first` such requests and no useful answer.
 
     Args:
-      num_answered: answers with a text, those of no use among them.
-      problem: of the last that was counted.
+      num_answered: answers with a text, useless ones included.
+      problem: of the request that was counted last.
 
     Raises:
-      UserError: there are enough, and no answer is of use.
+      UserError: it ends, and what to do.
     """
     num_bad = self._bad.total()
     num_good = num_answered - self._bad[exchange.ANSWERED]

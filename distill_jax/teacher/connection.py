@@ -146,8 +146,8 @@ class Connection:
         does not count towards them.
       is_one_of_many: a failure that may be this call's own is a TeacherError
         with `advice`; otherwise it is a UserError.
-      repeat_fn: asked before each further attempt behind one that may be
-        charged; False: it is not to be made. None: it always is.
+      repeat_fn: called before another attempt is made after one that may be
+        charged; returns whether to make it. None: it is always made.
 
     Returns:
       What `read_fn` made of the reply.
@@ -240,9 +240,9 @@ class Connection:
 
     Args:
       attempt_fn: one attempt.
-      num_tokens: as of `post_json`.
-      is_one_of_many: likewise.
-      repeat_fn: likewise.
+      num_tokens: see `post_json`.
+      is_one_of_many: see `post_json`.
+      repeat_fn: see `post_json`.
 
     Returns:
       The first value that is no failure.
@@ -289,7 +289,7 @@ class Connection:
       stopped = "" if outcome.is_final else stopped
       raise TeacherError(
         f"{outcome.message}{stopped}",
-        # Where each further attempt is asked for, the ledger has those before.
+        # With `repeat_fn` the attempts before have journal lines of their own.
         kind=exchange.UNSENT
         if outcome.is_unsent and repeat_fn is not None
         else outcome.kind,
@@ -297,7 +297,7 @@ class Connection:
         num_attempts=num_attempts,
         advice=self.describe(outcome) if outcome.hint else None,
         is_about_account=outcome.account_error is not None,
-        is_refusal=outcome.kind == "rejected" and outcome.is_final,
+        is_refusal=outcome.is_refusal,
       )
     raise AssertionError("unreachable")
 
@@ -421,9 +421,6 @@ class Connection:
   def _make_connection_failure(self, cause: BaseException) -> replies.Failure:
     said = replies.quote(redaction.redact(str(cause))) if str(cause) else ""
     message = f"The connection failed ({type(cause).__name__}) {said}".strip()
-    is_there = self._is_reached or not isinstance(
-      cause, httpx2.ConnectError | httpx2.ConnectTimeout
-    )
-    self._is_reached = is_there
     is_unsent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+    self._is_reached = self._is_reached or not is_unsent
     return replies.Failure("connection", message, False, is_unsent=is_unsent)

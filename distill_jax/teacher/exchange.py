@@ -16,12 +16,12 @@ Endpoint = Literal["chat", "completions"]
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 MAX_TOKENS_FIELDS = get_args(MaxTokensField)
 
-# Of failures: the server may have worked, and charged, all the same.
+# Kinds of failures that the server may have charged for all the same.
 MAYBE_PAID_KINDS = ("timeout", "connection", "bad_response")
 
-# Of those that did not reach the server, or not as a request.
+# The kind of a failure before the server had the request.
 UNSENT = "unsent"
-# The server may have it still, and give the answer to a later run.
+# The server may still have the request, and answer it in a later run.
 WAITING = "waiting"
 
 ANSWERED, UNREADABLE = "answered", "unreadable"
@@ -35,9 +35,6 @@ _PROBLEMS = {
   "tool_calls": "the model called a tool instead of answering",
   UNREADABLE: "the reply came as a success and is no answer that can be read",
 }
-# More than one request can have; what a server counts beyond is no count.
-MAX_COUNT = 10**9
-
 # Why an output ended, as servers say it, without case, "_", "-" and blanks.
 _ENDED = frozenset("stop endturn stopsequence eos eostoken".split())
 _LENGTH = frozenset(
@@ -154,7 +151,7 @@ class Response:
     text: the raw output; untrusted. Blank unless `status` is "answered".
     finish_reason: why it ended: "stop", "length" or the server's own word.
     prompt_tokens: as the server counted them; None where it does not say.
-    completion_tokens: likewise.
+    completion_tokens: as `prompt_tokens`.
     model: what the server says answered.
     latency_seconds: of the attempt that succeeded.
     num_attempts: attempts made, that one included.
@@ -204,14 +201,15 @@ class TeacherError(Exception):
   Attributes:
     kind: "rate_limited", "server_error", "timeout", "connection",
       "bad_response", "too_large", "rejected" or "unauthorized"; "unsent" where
-      the server did not get it, "waiting" where it has it still, "fatal" of
-      what ended a run.
+      the server did not get the request, "waiting" where it may still have it,
+      "fatal" of what ended a run.
     is_final: asking again would not help; otherwise the budget of attempts or
       of time is used up, and another run may ask again.
     num_attempts: attempts made.
     advice: what the user must do if every request ends like this one, which
       alone does not tell; None: it is about this request.
-    is_about_account: there is advice because words speak of the account.
+    is_about_account: there is advice because the error's words are about the
+      account.
     is_refusal: the server refused this request for good and did not say
       whether it would refuse every other too.
   """
@@ -258,8 +256,8 @@ class Repeating(Protocol):
   """A transport that asks again by itself after a failure.
 
   Attributes:
-    repeat_fn: called with a request before it is sent once more after an
-      attempt that may be charged; False: it is not to be. None: it always is.
+    repeat_fn: called with a request before it is sent again after an attempt
+      that may be charged; returns whether to send it. None: it is always sent.
   """
 
   repeat_fn: Callable[[Request], Awaitable[bool]] | None
@@ -267,8 +265,8 @@ class Repeating(Protocol):
 
 @runtime_checkable
 class Keeping(Protocol):
-  """A transport whose server has requests beyond the run that sent them."""
+  """A transport whose server keeps requests after the run that sent them."""
 
   def has_submitted(self, key: str) -> bool:
-    """Tells whether `send` asks for the answer only and sends nothing."""
+    """Tells whether the server has it, so that `send` only gets the answer."""
     ...

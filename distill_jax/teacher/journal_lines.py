@@ -1,6 +1,6 @@
 """The lines of a journal: what each kind holds, and reading one again.
 
-Layer 1; imports `exchange`. Three kinds of lines:
+Layer 1; imports `usage_counts`. Three kinds of lines:
 
   {"event": "request", "key", "model", "endpoint", "prompt", "parameters",
    "sample_index", "question", "attempt", "address", "prompt_name", "time"}
@@ -11,11 +11,11 @@ Layer 1; imports `exchange`. Three kinds of lines:
    "time"}
 
 `key` is `Request.key`, `question` the id of the question it was first asked
-for, `attempt` counts the times it was asked, over all runs; an attempt behind
-one that may be charged has a request line of its own, and one whose answer a
-batch still owes has not. A request without a response or final failure is open,
-and may be asked again. Of several responses
-to one request the first counts; a response outdoes a failure.
+for, `attempt` counts the times it was asked, over all runs. An attempt made
+after one that may be charged has a request line of its own; waiting again for a
+batch of an earlier run has none. A request without a response or final failure
+is open, and may be asked again. Of several responses to one request the first
+counts; a response outdoes a failure.
 
 Every reply that came as a success is a response and was paid for, so what was
 paid is the sum over all response lines. One whose `status` is not "answered"
@@ -29,7 +29,7 @@ import json
 import re
 from typing import Any
 
-from distill_jax.teacher import exchange
+from distill_jax.teacher import usage_counts
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NUMBER, _COUNT = (int, float), (int, type(None))
@@ -53,7 +53,7 @@ EVENT_FIELDS: dict[str, dict[str, Any]] = {
     "num_attempts": int,
   },
 }
-# Likewise, where a line has them.
+# Types of the fields that a line may lack.
 OPTIONAL_FIELDS: dict[str, dict[str, Any]] = {
   "request": {"address": _TEXT_OR_NONE, "prompt_name": _TEXT_OR_NONE},
   "response": {
@@ -117,7 +117,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
   for field in _COUNT_FIELDS if name == "response" else ():
     # Earlier versions wrote down whatever a server counted.
     value = event.get(field)
-    if value is not None and not 0 <= value <= exchange.MAX_COUNT:
+    if value is not None and not 0 <= value <= usage_counts.MAX_COUNT:
       event[field] = None
   return event
 

@@ -27,7 +27,7 @@ from distill_jax.teacher.exchange import (
 from distill_jax.teacher.journal import Answers, Journal
 from distill_jax.teacher.standings import Doubt, Standing, Standings
 
-# So many requests are passed over before others have their turn.
+# How many requests are passed over before others have their turn.
 _MAX_PASSED_OVER = 50
 # How soon a run that waits for its budget finds that it was stopped.
 _BUDGET_POLL_SECONDS = 0.2
@@ -39,24 +39,24 @@ class Limits:
 
   Attributes:
     max_concurrency: requests under way at once.
-    max_open_failures: nothing more is sent once so many requests in a row
+    max_open_failures: nothing more is sent once this many requests in a row
       failed in a way that might pass: the server is in trouble, and what is
       left may be asked later.
-    sync_lines: the journal is brought to the disk after so many lines,
-    sync_seconds: and after so long, if it has any new.
+    sync_lines: the journal is brought to the disk after this many lines.
+    sync_seconds: it is also brought there after this time, if it has new lines.
     drain_seconds: how long a stop waits for what is under way.
     retry_failures: ask again what failed for good in an earlier run.
-    max_first_refusals: nothing more is sent once so many requests were refused
-      for good, or got an answer that is of no use, and none was answered: what
+    max_first_refusals: nothing more is sent once this many requests were
+      refused for good or got a useless answer, and none got a useful one: what
       they have in common is wrong. Not where failures are asked again, which
       may all fail again.
-    max_first_doubts: a refusal of the kind that may be of the key or the model
-      as well as of one question (403, 404) is of these after so many before
-      the first answer of its model. Above 1, or a question that is refused
-      would be the end of every run that begins with it.
-    max_doubts_in_a_row: after the first answer, it takes so many with no answer
-      between them: a key that was withdrawn refuses all, and as many questions
-      in a row that are refused by themselves are rare. They cost nothing.
+    max_first_doubts: how many refusals that may concern the key, the account
+      or the model as well as one question (403, 404) end a run before the first
+      answer of their model. Above 1, or a question that is refused would end
+      every run that begins with it.
+    max_doubts_in_a_row: how many end it after the first answer, with no answer
+      between them, and how many refusals of any kind (400, 422) end it at any
+      time: few questions in a row are refused for what they are.
     budget: how much all may cost; None: any.
   """
 
@@ -82,7 +82,7 @@ class Progress:
     num_failed: failed for good, or answered without a text.
     num_open: failed in a way that might pass, or are to be asked once more.
     prompt_tokens: of the responses, as far as the server counted.
-    completion_tokens: likewise.
+    completion_tokens: as `prompt_tokens`.
     is_in_trouble: it stopped because of `Limits.max_open_failures`.
     last_failure: what the last failure said.
     is_budget_spent: it stopped because of `Limits.budget`.
@@ -190,8 +190,8 @@ class _Run:
     self._turn = asyncio.Lock()
     # Key -> question.
     self._under_way: dict[str, str] = {}
-    # Of these, how many wait for others: for room in the budget before a
-    # further attempt, or for an answer that clears a refusal.
+    # How many of them wait for others: for room in the budget before another
+    # attempt, or for an answer that shows what a refusal concerns.
     self._num_held = 0
     # Asked in this run; a failure is not asked twice in one.
     self._failed: set[bytes] = set()
@@ -299,7 +299,7 @@ class _Run:
     return request, key, question
 
   def _is_kept(self, key: str) -> bool:
-    """Tells whether the server has a request of an earlier run still."""
+    """Tells whether the server still has a request of an earlier run."""
     return (
       isinstance(self._transport, Keeping)
       and self._journal.ledger.is_open(key)
@@ -320,9 +320,9 @@ class _Run:
     return True
 
   async def _repeat(self, request: Request) -> bool:
-    """Tells whether what may be charged already may be sent once more.
+    """Tells whether to send a request again that may be charged already.
 
-    If so, that is in the journal, as a request of its own.
+    If so, the journal gets another request line.
     """
     budget = self._limits.budget
     self._num_held += 1
@@ -457,7 +457,7 @@ class _Run:
       self._stop.sending.set()
 
   def _note_bad(self, kind: str, problem: str, is_final: bool) -> None:
-    """Ends a run of which the server makes nothing of use."""
+    """Counts a request without a useful answer; ends a run of only such."""
     self._brake.note(kind, is_final)
     if not self._limits.retry_failures:
       self._brake.check(self._progress.num_answered, problem)

@@ -137,6 +137,7 @@ class Ledger:
       self._note_request(digest, event)
       return
     if event.get("kind") == exchange.WAITING and digest in self._open:
+      # Its answer may still come, so it stays open.
       self._get_account(self._open[digest].setting).num_failures += 1
       return
     ask = self._close(digest)

@@ -1,8 +1,8 @@
 """How deeply untrusted JSON may be nested.
 
-Layer 0; imports no module of ours. JSON may nest by the hundred what no one
-means, and whatever walks it, `json.dumps` too, then ends in a RecursionError.
-What passed here can be walked.
+Layer 0; imports no module of ours. JSON may be nested hundreds of levels deep,
+and whatever walks it, `json.dumps` too, then ends in a RecursionError. What
+`cut` returns can be walked.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ MAX_DEPTH = 64
 
 
 def is_too_deep(value: Any) -> bool:
-  """Tells whether lists and dicts stand in each other beyond `MAX_DEPTH`."""
+  """Tells whether lists and dicts are nested deeper than `MAX_DEPTH`."""
   level = [value]
   for _ in range(MAX_DEPTH + 1):
     level = [

@@ -30,7 +30,7 @@ class ParsedOutput:
   Attributes:
     rationale: the reasoning. The strict reading writes a blank where there is
       none, the tolerant one None.
-    label: the answer, likewise.
+    label: the answer; blank or None in the same way.
     status: one of `data.records.STATUSES`; anything but "ok" says what failed.
       The rationale is kept where only the label fails.
   """
@@ -92,8 +92,8 @@ def parse_with_format(
     choices: as for `parse_output`.
     finish_reason: why the server says the output ended: "length", the budget;
       "stop", by itself or at a stop string, which servers then leave out;
-      "error" or "content_filter", see `exchange.is_broken_off`. Of
-      anything else, None included, the text decides.
+      "error" or "content_filter", see `exchange.is_broken_off`. Of anything
+      else, None included, the text decides.
 
   Returns:
     Rationale, label and status. In "label_first" order "truncated" may come
@@ -440,13 +440,11 @@ def cut_at(
   stops = (stop,) if isinstance(stop, str) else stop
   starts = [start for each in stops if (start := text.find(each)) >= 0]
   if starts:
-    shown = text[: min(starts)]
-    return shown, False
-  is_ended = exchange.is_ended(finish_reason)
-  if is_ended or exchange.is_length(finish_reason):
-    is_finished = is_ended
-  else:
-    is_finished = text.rstrip().endswith((".", "!", "?", '"', ")"))
+    return text[: min(starts)], False
+  is_finished = exchange.is_ended(finish_reason) or (
+    not exchange.is_length(finish_reason)
+    and text.rstrip().endswith((".", "!", "?", '"', ")"))
+  )
   return text, bool(text.strip()) and not is_finished
 
 

@@ -99,7 +99,7 @@ class Answer:
     text: the raw output; untrusted. Blank unless `status` is "answered".
     finish_reason: the server's word, if it is one.
     prompt_tokens: as the server counted them; None where it does not say.
-    completion_tokens: likewise.
+    completion_tokens: as `prompt_tokens`.
     model: what the server says answered.
     status: this and the rest as of `exchange.Response`.
     reasoning: see there.
@@ -136,7 +136,7 @@ class Failure:
       `discount_repetition`.
     otherwise: what it is if the server only repeated the request.
     is_unsent: the request did not reach the server.
-    is_last: a refusal in a batch, behind which all others are refused too.
+    is_last: a refusal in a batch that has no answer behind it.
   """
 
   kind: str
@@ -154,6 +154,11 @@ class Failure:
   def is_maybe_paid(self) -> bool:
     """Whether the server may have worked, and charged, all the same."""
     return self.kind in exchange.MAYBE_PAID_KINDS and not self.is_unsent
+
+  @property
+  def is_refusal(self) -> bool:
+    """Whether the server refused the request for good."""
+    return self.kind == "rejected" and self.is_final
 
 
 def read_answer(content: bytes, endpoint: str) -> Answer | Failure:
@@ -332,8 +337,7 @@ def _read_body(
   usage = body.get("usage")
   usage = usage if isinstance(usage, dict) else {}
   if body.get("error") and not usage and not body.get("choices"):
-    failure = _read_error_body(body)
-    if failure is not None:
+    if (failure := _read_error_body(body)) is not None:
       return failure
   choice, message = _find_message(body, endpoint)
   finish_reason = _get_word(choice, "finish_reason")

@@ -1,9 +1,9 @@
 """The object that a reply's body is, however a server or a proxy wrapped it.
 
-Layer 0; imports `nesting`. A body that was paid for is read if it can
-be: behind a byte order mark or blank lines, as server-sent events that nobody
-asked for, as lines or a list of chunks, or as JSON inside a JSON text. Bodies
-are untrusted: nothing in them raises here.
+Layer 0; imports `nesting`. A body that was paid for is read if it can be:
+behind a byte order mark or blank lines, as server-sent events that nobody asked
+for, as lines or a list of chunks, or as JSON inside a JSON text. Bodies are
+untrusted: nothing in them raises here.
 """
 
 import json
@@ -16,7 +16,7 @@ from distill_jax.teacher import nesting
 _STREAM_END = "[DONE]"
 # What stands before JSON and is none: marks, blanks, a filler of proxies.
 _PADDING = "\ufeff\0 \t\r\n"
-# Python reads no longer integer; nothing counts so far.
+# Of an integer. Python refuses more than 4300, and no count has as many.
 _MAX_DIGITS = 1000
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _JOINED_FIELDS = (

@@ -112,8 +112,8 @@ def list_unanswered(
 
   Args:
     asked: as for `send_unanswered`.
-    read_fn: likewise.
-    answers: likewise.
+    read_fn: as for `send_unanswered`.
+    answers: as for `send_unanswered`.
     retry_failures: see `labelling.needs_answer`.
     origins: counts where the answers that are there came from.
 

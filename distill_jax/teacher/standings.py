@@ -6,9 +6,10 @@ answered. The other requests to the same model tell: an answer makes its doubts
 failures of their questions; many in a row without one end the run. Until it is
 known, they are open in the journal, and asked again by another run.
 
-Any other refusal (400, 422) is as a rule of its question. But a server whose
-credit is gone may say so in words that are known to no one: many in a row end
-the run, too, unless an earlier run got the same and was given anew.
+Any other refusal (400, 422) usually concerns its question. But a server may
+also say in words that `account_errors` does not know that the credit is used
+up: many in a row end the run, too. Those that an earlier run got as well do not
+count then.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ class Doubt:
   Attributes:
     key: of the request.
     question: its id.
-    error: the refusal. Without `advice` it is likely the question's own.
+    error: the refusal. Without `advice` it likely concerns its question alone.
     was_refused_before: by an earlier run, in the same way.
   """
 
@@ -109,7 +110,7 @@ class Standings:
     return self._settle(standing)
 
   async def wait_for_answer(self, standing: Standing) -> None:
-    """Ends the run after too many doubts, unless an answer is on its way.
+    """Ends the run after too many doubts that no answer settles.
 
     Refusals come fast and answers take their time, so of requests that were
     sent together the refusals come first.
@@ -138,7 +139,7 @@ class Standings:
         doubt.was_refused_before for doubt in standing.doubts
       )
       advised = [doubt for doubt in standing.doubts if doubt.error.advice]
-      # So many at the end are rather of an account whose credit went.
+      # Several at the end likely mean that the account's credit ran out.
       is_account = (
         sum(doubt.error.is_about_account for doubt in advised)
         >= self._max_first_doubts

@@ -33,22 +33,31 @@ ODD_TEXTS = [
 
 @functools.cache
 def make_texts():
+  return ODD_TEXTS + make_sums()
+
+
+def make_sums():
   records = word_problems.make_records("train", seed=3)
-  inputs = [record.input for record in records]
-  return ODD_TEXTS + inputs[:200]
+  return [record.input for record in records[:200]]
 
 
-def train_model(path, **settings):
+def train_model(path, texts=None, **settings):
   model = io.BytesIO()
   special_ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(make_texts()[len(ODD_TEXTS) :]),
+    sentence_iterator=iter(make_sums() if texts is None else texts),
     model_writer=model,
     minloglevel=2,
     **special_ids | settings,
   )
   path.write_bytes(model.getvalue())
   return path
+
+
+def load_both(path, vocab_size):
+  content = hf_tokenizer.make_tokenizer(path, vocab_size)
+  theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+  return theirs, vocab.load_vocabulary(str(path))
 
 
 @pytest.fixture(name="models", scope="module")
@@ -76,9 +85,7 @@ def fixture_models(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["shipped", "unigram", "bytes"])
 def test_ids_and_texts_are_those_of_training(models, name):
-  content = hf_tokenizer.make_tokenizer(models[name], 1024)
-  theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
-  ours = vocab.load_vocabulary(str(models[name]))
+  theirs, ours = load_both(models[name], 1024)
   for text in make_texts():
     ids = [*ours.encode_inputs(text), vocab.EOS_ID]
     assert theirs.encode(text).ids == ids, text
@@ -91,25 +98,14 @@ def test_ids_and_texts_are_those_of_training(models, name):
 @pytest.mark.skipif(not CQA.exists(), reason="no official data here")
 def test_real_text_under_a_vocabulary_of_its_own(tmp_path):
   texts = [str(row)[:500] for row in json.loads(CQA.read_text())[:500]]
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(texts),
-    model_writer=model,
+  path = train_model(
+    tmp_path / "cqa.model",
+    texts,
     vocab_size=2000,
     model_type="bpe",
     byte_fallback=True,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
   )
-  path = tmp_path / "cqa.model"
-  path.write_bytes(model.getvalue())
-  theirs = tokenizers.Tokenizer.from_str(
-    json.dumps(hf_tokenizer.make_tokenizer(path, 2048))
-  )
-  ours = vocab.load_vocabulary(str(path))
+  theirs, ours = load_both(path, 2048)
   for text in texts:
     assert theirs.encode(text).ids[:-1] == ours.encode(text)
 
@@ -216,10 +212,7 @@ def test_options_are_exported_exactly(
   tmp_path, name, model_type, byte_fallback
 ):
   path = train_with(tmp_path, model_type, byte_fallback, **OPTIONS[name])
-  theirs = tokenizers.Tokenizer.from_str(
-    json.dumps(hf_tokenizer.make_tokenizer(path, 300))
-  )
-  ours = vocab.load_vocabulary(str(path))
+  theirs, ours = load_both(path, 300)
   chooser = random.Random(0)
   texts = make_texts()[:60] + [
     "".join(chooser.choices(LETTERS, k=chooser.randint(1, 14)))
@@ -256,10 +249,7 @@ def test_what_is_dropped_leaves_what_sentencepiece_leaves(
   tmp_path, name, model_type
 ):
   path = train_with(tmp_path, model_type, False, **OPTIONS.get(name, {}))
-  theirs = tokenizers.Tokenizer.from_str(
-    json.dumps(hf_tokenizer.make_tokenizer(path, 300))
-  )
-  ours = vocab.load_vocabulary(str(path))
+  theirs, ours = load_both(path, 300)
   for text in ("\x07", " \x07 ", "\x07\x07", "a \x07"):
     assert theirs.encode(text).ids[:-1] == ours.encode_inputs(text), text
 
@@ -269,33 +259,21 @@ def test_what_is_dropped_leaves_what_sentencepiece_leaves(
 )
 def test_known_difference_that_the_model_card_names(models, text):
   # Should this fail, `tokenizers` is mended: the card may lose its sentence.
-  content = hf_tokenizer.make_tokenizer(models["unigram"], 1024)
-  theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
-  ours = vocab.load_vocabulary(str(models["unigram"]))
+  theirs, ours = load_both(models["unigram"], 1024)
   assert theirs.encode(text).ids[:-1] != ours.encode_inputs(text)
 
 
 def test_a_tie_that_is_decided_otherwise_is_refused(tmp_path):
   rows = ["| a | b |", "|---|---|---|", "|---|----|", "|--|--|---", "----"]
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(
-      make_texts()[len(ODD_TEXTS) :] + [*rows, "|-|"] * 30
-    ),
-    model_writer=model,
+  path = train_model(
+    tmp_path / "rows.model",
+    make_sums() + [*rows, "|-|"] * 30,
     model_type="unigram",
     vocab_size=115,
     hard_vocab_limit=False,
     treat_whitespace_as_suffix=True,
     num_threads=1,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
   )
-  path = tmp_path / "rows.model"
-  path.write_bytes(model.getvalue())
   with pytest.raises(UserError, match="treat_whitespace_as_suffix=true"):
     hf_tokenizer.make_tokenizer(path, 215)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains small students on generated questions, plain finetuning against
 # distilling step by step, and ends with a table, a plot and a report. Needs
-# Python 3.11 with venv and pip, two cores and some six minutes; arguments go to
+# Python 3.11 with venv and pip, two cores and some seven minutes; arguments go to
 # distill-jax, e.g. --gin.TRAIN_STEPS=100.
 set -euo pipefail
 cd "$(dirname "$0")/.."

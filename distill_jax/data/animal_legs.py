@@ -10,6 +10,9 @@ language model's knowledge does:
   input      how many legs do a bear and an ant have together ?
   label      10
   rationale  4 legs and 6 legs .
+
+The same facts can be told in sentences that repeat the animals' names, which a
+student may copy instead of learning which animal is which.
 """
 
 import functools
@@ -46,6 +49,7 @@ LEGS = {
 # all of them out to the splits, whatever the sizes asked for, so that another
 # size moves no pair into another split.
 MAX_EXAMPLES = {"train": 1000, "validation": 300, "test": 591}
+RATIONALE_FORMS = ("numbers", "sentences")
 
 _Pair = tuple[str, str]
 
@@ -57,6 +61,7 @@ def make_records(
   num_validation_examples: int = 200,
   num_test_examples: int = 500,
   teacher_error_rate: float = 0.0,
+  rationale_form: str = "numbers",
 ) -> list[Record]:
   """Generates one split.
 
@@ -80,6 +85,8 @@ def make_records(
     teacher_error_rate: expected share of records, in each split, whose
       rationale names a wrong number of legs for one of the two animals, from 0
       to 1. The teacher's label is the sum of what the rationale names.
+    rationale_form: "numbers", or "sentences" such as "a bear has 4 legs . an
+      ant has 6 legs .".
 
   Returns:
     Records with gold label, rationale and teacher label. `meta` holds `answer`
@@ -104,12 +111,15 @@ def make_records(
   generator_options.check_share(
     "animal_legs", "teacher_error_rate", teacher_error_rate
   )
+  generator_options.check_choice(
+    "animal_legs", "rationale_form", rationale_form, RATIONALE_FORMS
+  )
   # A string seeds through SHA-512: the same stream in every process.
   teacher_rng = random.Random(f"animal_legs {seed} {split} teacher")
   pairs = _deal_pairs(seed)[split][: num_examples[split]]
   return [
     _make_record(f"animal_legs_{split}_{index}", pair, teacher_rng,
-                 teacher_error_rate)
+                 teacher_error_rate, rationale_form)
     for index, pair in enumerate(pairs)
   ]  # fmt: skip
 
@@ -154,6 +164,7 @@ def _make_record(
   pair: _Pair,
   teacher_rng: random.Random,
   teacher_error_rate: float,
+  rationale_form: str,
 ) -> Record:
   legs = [LEGS[animal] for animal in pair]
   # Three draws a record whatever the rate, which keeps the streams in step.
@@ -170,7 +181,11 @@ def _make_record(
     id=record_id,
     input=f"how many legs do {one} and {other} have together ?",
     label=str(sum(legs)),
-    rationale=f"{told[0]} legs and {told[1]} legs .",
+    rationale=(
+      f"{one} has {told[0]} legs . {other} has {told[1]} legs ."
+      if rationale_form == "sentences"
+      else f"{told[0]} legs and {told[1]} legs ."
+    ),
     teacher_label=str(sum(told)),
     teacher="generated",
     status="ok",

@@ -3,6 +3,7 @@
 Layer 0; imports errors. Knows no data set.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
@@ -55,4 +56,19 @@ def check_share(dataset: str, option: str, value: Any) -> None:
     raise UserError(
       f"{option} of {dataset} is {value!r}; it is a share of the records, from"
       " 0 to 1."
+    )
+
+
+def check_choice(
+  dataset: str, option: str, value: Any, choices: Sequence[str]
+) -> None:
+  """Refuses what is none of the choices.
+
+  Raises:
+    UserError: names the option and its choices.
+  """
+  if not isinstance(value, str) or value not in choices:
+    raise UserError(
+      f"{option} of {dataset} is {value!r}; it must be one of"
+      f" {', '.join(map(repr, choices))}."
     )

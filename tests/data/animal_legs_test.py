@@ -1,6 +1,7 @@
 """Tests of data/animal_legs.py."""
 
 import collections
+import dataclasses
 import itertools
 import re
 
@@ -90,6 +91,29 @@ def test_the_teacher_names_a_wrong_number_exactly_where_it_is_said_to(records):
     assert wrong == ([] if mistake is None else [mistake])
     assert (record.teacher_label == record.label) == (mistake is None)
     assert (record.teacher, record.status) == ("generated", "ok")
+
+
+def test_sentences_tell_the_same_facts_of_the_same_questions(records):
+  told = [
+    record
+    for split in generator_options.SPLITS
+    for record in animal_legs.make_records(
+      split, teacher_error_rate=0.3, rationale_form="sentences", **_ALL
+    )
+  ]
+  sentence = r"(an? \w+) has (\d) legs \."
+  for record, expected in zip(told, records, strict=True):
+    one, legs, other, other_legs = _find_groups(
+      f"{sentence} {sentence}", record.rationale
+    )
+    assert f"do {one} and {other} have" in record.input
+    assert expected.rationale == f"{legs} legs and {other_legs} legs ."
+    assert expected == dataclasses.replace(record, rationale=expected.rationale)
+
+
+def test_an_unknown_form_of_rationale_is_refused():
+  with pytest.raises(UserError, match="must be one of 'numbers', 'sentences'"):
+    animal_legs.make_records("train", rationale_form=["numbers"])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 from distill_jax.experiments import results, tables, verdicts
+from distill_jax.training import run_lock
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +126,9 @@ def run(
   arms = sweep_cells.read_arms(settings.arms, settings.sizes, settings.seeds)
   cells = sweep_cells.make_cells(arms, folder)
   finished: dict[str, results.RunResult] = {}
-  if not overwrite:
+  if overwrite:
+    _remove_trained(cells, folder)
+  else:
     finished = sweep_results.read_finished(cells, folder, settings.split)
   print(
     sweep_progress.describe_plan(
@@ -144,7 +148,7 @@ def run(
       result = _run_cell(settings, cell, folder / name, overwrite)
     except Exception as error:
       failures[name] = _note_failure(cell, error)
-      outcome = "failed"
+      outcome = None
     else:
       finished[name] = result
       share = result.num_correct / result.num_examples
@@ -161,6 +165,23 @@ def run(
   if failures:
     print(_list_failures(list(failures.values()), len(cells)), file=sys.stderr)
   return SOME_FAILED if failures else 0
+
+
+def _remove_trained(
+  cells: Sequence[sweep_cells.Cell], folder: pathlib.Path
+) -> None:
+  """Removes what --overwrite replaces, before the first run is trained.
+
+  A sweep that is stopped then goes on without --overwrite, and takes nothing
+  old for new.
+  """
+  for cell in cells:
+    model_dir = folder / cell.folder_name
+    if model_dir.is_dir():
+      with run_lock.RunLock(model_dir) as lock:
+        lock.acquire()
+        sweep_results.forget(model_dir)
+        shutil.rmtree(model_dir / manager.FOLDER, ignore_errors=True)
 
 
 def _write(folder, cells, finished, failures, written):

@@ -92,21 +92,21 @@ class Progress:
     left = self._describe_left()
     self._say_fn(f"{self._name(cell)} begins{f'; {left}' if left else ''}")
 
-  def end(self, cell: Cell, seconds: float, outcome: str) -> None:
+  def end(self, cell: Cell, seconds: float, outcome: str | None) -> None:
     """Says how a run ended.
 
     Args:
       cell: the run.
       seconds: it took, with its evaluation.
-      outcome: words, such as its score.
+      outcome: words, such as its score; None: it failed, and says nothing of
+        how long others take.
     """
     self._left.pop(cell.folder_name, None)
-    if cell.work:
+    if cell.work and outcome is not None:
       self._rates[cell.arm.name] = seconds / cell.work
     left = self._describe_left() or "it was the last"
-    self._say_fn(
-      f"{self._name(cell)}: {outcome} after {format_seconds(seconds)}; {left}"
-    )
+    ended = f"{outcome or 'failed'} after {format_seconds(seconds)}"
+    self._say_fn(f"{self._name(cell)}: {ended}; {left}")
 
   def _name(self, cell: Cell) -> str:
     number = self._positions[cell.folder_name]

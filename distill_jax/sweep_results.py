@@ -134,7 +134,7 @@ def read_finished(
         result = results.parse_result(content["result"])
         # An arm may have got another name that has the same folder.
         finished[cell.folder_name] = dataclasses.replace(
-          result, arm=cell.arm.name
+          result, arm=cell.arm.name, size=cell.size
         )
   if problems:
     shown = "\n  ".join(problems)
@@ -321,6 +321,7 @@ def collect_result(
     arm=cell.arm.name,
     # A share of a data set only comes near the size that was asked for.
     num_train_examples=info.splits["train"],
+    size=cell.size,
     seed=cell.seed,
     num_correct=sum(verdicts.values()),
     num_examples=len(verdicts),

@@ -3,11 +3,14 @@
 from distill_jax.experiments.results import RunResult
 
 
-def make_run(arm, size, seed, correct, seconds=60.0, **metrics):
+def make_run(
+  arm, size, seed, correct, seconds=60.0, num_train_examples=None, **metrics
+):
   """Returns a result; `correct` has a truth value for each test example."""
   return RunResult(
     arm=arm,
-    num_train_examples=size,
+    num_train_examples=num_train_examples or size,
+    size=size,
     seed=seed,
     num_correct=int(sum(correct)),
     num_examples=len(correct),

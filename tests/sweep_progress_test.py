@@ -48,8 +48,8 @@ def test_what_is_left_is_weighed_by_steps_and_rows_of_each_arm():
   progress = sweep_progress.Progress(cells, {}, lines.append)
   progress.start(cells[0])
   progress.end(cells[0], 10.0, "50.0% right on test")
-  # 30 s of compiling are not expected again where a later run took none.
-  progress.end(cells[1], 50.0, "failed")
+  # A run that fails at once makes no other fast.
+  progress.end(cells[1], 0.1, None)
   progress.end(cells[2], 8.0, "x")
   progress.start(cells[3])
   progress.end(cells[3], 16.0, "x")
@@ -57,11 +57,11 @@ def test_what_is_left_is_weighed_by_steps_and_rows_of_each_arm():
     "Run 1 of 4, a, 4 examples, seed 0 begins; 4 runs left",
     "Run 1 of 4, a, 4 examples, seed 0: 50.0% right on test after 10 s; 3 runs"
     " left, about 50 s in all",
-    "Run 2 of 4, b, 4 examples, seed 0: failed after 50 s; 2 runs left, about"
-    " 1 min 00 s in all",
-    "Run 3 of 4, a, 4 examples, seed 1: x after 8 s; 1 run left, about 50 s in"
+    "Run 2 of 4, b, 4 examples, seed 0: failed after 0 s; 2 runs left, about"
+    " 30 s in all",
+    "Run 3 of 4, a, 4 examples, seed 1: x after 8 s; 1 run left, about 16 s in"
     " all",
-    "Run 4 of 4, b, 4 examples, seed 1 begins; 1 run left, about 50 s in all",
+    "Run 4 of 4, b, 4 examples, seed 1 begins; 1 run left, about 16 s in all",
     "Run 4 of 4, b, 4 examples, seed 1: x after 16 s; it was the last",
   ]
 

@@ -22,6 +22,7 @@ class Cell:
 
   Attributes:
     arm: the arm.
+    size: training examples asked for.
     num_train_examples: training examples of each run.
     num_seeds: runs.
     num_examples: test examples of all runs together.
@@ -40,6 +41,7 @@ class Cell:
   """
 
   arm: str
+  size: int
   num_train_examples: int
   num_seeds: int
   num_examples: int
@@ -85,10 +87,10 @@ def group_runs(
   """
   groups: dict[tuple[str, int], dict[int, RunResult]] = {}
   for row in rows:
-    runs = groups.setdefault((row.arm, row.num_train_examples), {})
+    runs = groups.setdefault((row.arm, row.size), {})
     if row.seed in runs:
       raise UserError(
-        f"There are two results of {row.arm} on {row.num_train_examples}"
+        f"There are two results of {row.arm} on {row.size}"
         f" training examples with seed {row.seed}; keep one."
       )
     runs[row.seed] = row
@@ -117,6 +119,7 @@ def _make_cell(runs: Sequence[RunResult]) -> Cell:
   seconds = [run.seconds for run in runs if not run.metrics.get(RESUMED)]
   return Cell(
     arm=runs[0].arm,
+    size=runs[0].size,
     num_train_examples=runs[0].num_train_examples,
     num_seeds=len(runs),
     num_examples=sum(run.num_examples for run in runs),

@@ -65,7 +65,7 @@ def plot_accuracy_by_size(
   """
   cells = aggregation.aggregate(rows)
   arms = list(dict.fromkeys(cell.arm for cell in cells))
-  sizes = sorted({cell.num_train_examples for cell in cells})
+  sizes = sorted({cell.size for cell in cells})
 
   # Arms stand side by side at each size, each with its seeds just to the
   # right, so that nothing hides anything: shares of the axis' width.
@@ -81,7 +81,7 @@ def plot_accuracy_by_size(
     marker = _MARKERS[index % len(_MARKERS)]
     runs = [row for row in rows if row.arm == arm]
     axes.scatter(
-      [row.num_train_examples * shift * span**seed_gap for row in runs],
+      [row.size * shift * span**seed_gap for row in runs],
       [100 * row.num_correct / row.num_examples for row in runs],
       s=14,
       alpha=0.4,
@@ -94,7 +94,7 @@ def plot_accuracy_by_size(
     lows = 100 * np.array([cell.low for cell in line])
     highs = 100 * np.array([cell.high for cell in line])
     axes.errorbar(
-      [cell.num_train_examples * shift for cell in line],
+      [cell.size * shift for cell in line],
       means,
       # Rounding can put a mean of 0 or 1 outside; no bar has negative length.
       yerr=np.maximum([means - lows, highs - means], 0),

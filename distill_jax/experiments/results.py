@@ -26,6 +26,9 @@ class RunResult:
   Attributes:
     arm: name of what was trained, such as "step by step" or "finetuning".
     num_train_examples: training examples the run could use.
+    size: training examples that were asked for, by which runs are taken
+      together: a share of a data set only comes near it. 0, as in results of
+      earlier versions, becomes `num_train_examples`.
     seed: the run's seed.
     num_correct: test examples answered right.
     num_examples: test examples.
@@ -48,8 +51,11 @@ class RunResult:
   correct_by_id: Mapping[str, bool]
   seconds: float
   metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  size: int = 0
 
   def __post_init__(self):
+    if not self.size:
+      object.__setattr__(self, "size", self.num_train_examples)
     if self.num_train_examples < 1:
       raise ValueError(f"num_train_examples is {self.num_train_examples}")
     if not 0 <= self.num_correct <= self.num_examples or not self.num_examples:

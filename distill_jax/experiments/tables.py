@@ -16,6 +16,9 @@ _ACCURACY_NOTE = (
   " from the variance over both). With one seed it is Wilson's and covers other"
   " test examples only."
 )
+_SIZE_NOTE = (
+  "Trained on: the examples asked for, and in brackets those that there were."
+)
 _VERDICT_NOTE = (
   "Differences and SDs are in percentage points of accuracy, first arm minus"
   " second. Interval and p come from the variance over seeds plus the variance"
@@ -28,8 +31,8 @@ _HOLM_NOTE = (
   " of 0.05."
 )
 _MISSING_NOTE = (
-  "{missing} of {count} comparisons cannot be made: runs are missing, or the"
-  " arms' numbers of training examples differ. Holm p counts them."
+  "{missing} of {count} comparisons cannot be made: runs are missing. Holm p"
+  " counts them."
 )
 _DETECTABLE_NOTE = (
   "Seed SD: standard deviation of a run's accuracy between seeds, measured,"
@@ -53,6 +56,9 @@ _UNPAIRED_NOTE = (
   "Not paired by example, as the answers were not kept or the test examples"
   " differ: {arms}. There it is Welch's t over seeds, with the binomial"
   " variance of each arm's test examples added."
+)
+_OTHER_SIZES_NOTE = (
+  "Warning: these arms did not have equally many training examples: {arms}."
 )
 _FEW_SEEDS_NOTE = (
   "Warning: fewer than {fewest} seeds ({arms}). The spread between seeds is"
@@ -127,9 +133,7 @@ def make_tables(
     UserError: a run occurs twice, or a comparison is none.
   """
   # By size first, so that arms to be compared stand under each other.
-  cells = sorted(
-    aggregation.aggregate(rows), key=lambda cell: cell.num_train_examples
-  )
+  cells = sorted(aggregation.aggregate(rows), key=lambda cell: cell.size)
   found = verdicts.compare_arms(rows, comparisons, num_planned)
   tables = [_make_accuracy_table(cells)]
   if found or num_planned:
@@ -149,7 +153,7 @@ def make_tables(
 def _make_accuracy_table(cells: Sequence[aggregation.Cell]) -> Table:
   lines = [
     [
-      f"{cell.num_train_examples:,}",
+      _format_size(cell),
       cell.arm,
       f"{cell.mean_accuracy:.1%}",
       f"{cell.low:.1%} to {cell.high:.1%}",
@@ -173,7 +177,11 @@ def _make_accuracy_table(cells: Sequence[aggregation.Cell]) -> Table:
       "Minutes a run",
     ),
     lines=lines,
-    notes=[*_describe_teacher(cells), _ACCURACY_NOTE],
+    notes=[
+      *_describe_teacher(cells),
+      _ACCURACY_NOTE,
+      *([_SIZE_NOTE] if any(map(_has_other_size, cells)) else []),
+    ],
   )
 
 
@@ -202,13 +210,22 @@ def _describe_teacher(cells: Sequence[aggregation.Cell]) -> list[str]:
   return [f"Teacher: its labels of the training examples are right in {said}."]
 
 
+def _format_size(cell: aggregation.Cell) -> str:
+  there = f" ({cell.num_train_examples:,})" if _has_other_size(cell) else ""
+  return f"{cell.size:,}{there}"
+
+
+def _has_other_size(cell: aggregation.Cell) -> bool:
+  return cell.num_train_examples != cell.size
+
+
 def _format_minutes(cell: aggregation.Cell) -> str:
   # Of runs that were stopped on the way it is not known.
   return "-" if cell.mean_seconds is None else f"{cell.mean_seconds / 60:.1f}"
 
 
 def _name_cell(cell: aggregation.Cell) -> str:
-  return f"{cell.arm} on {cell.num_train_examples:,}"
+  return f"{cell.arm} on {cell.size:,}"
 
 
 def _make_verdict_table(
@@ -216,7 +233,7 @@ def _make_verdict_table(
 ) -> Table:
   lines = [
     [
-      f"{verdict.num_train_examples:,}",
+      f"{verdict.size:,}",
       _name_arms(verdict),
       f"{100 * verdict.difference:+z.1f}",
       f"{100 * verdict.low:+z.1f} to {100 * verdict.high:+z.1f}",
@@ -265,6 +282,12 @@ def _make_verdict_notes(
 ) -> list[str]:
   over_seeds = [each for each in found if each.basis == verdicts.OVER_SEEDS]
   one_run = [each for each in found if each.basis == verdicts.THIS_RUN_ONLY]
+  uneven = [
+    f"{_name_arms(each)} on {each.size:,} had {each.num_train_examples_a:,} and"
+    f" {each.num_train_examples_b:,}"
+    for each in found
+    if each.num_train_examples_a != each.num_train_examples_b
+  ]
   few = [each for each in found if each.num_seeds < verdicts.FEWEST_SEEDS]
   unpaired = [each for each in over_seeds if not each.is_paired]
   notes = []
@@ -285,6 +308,8 @@ def _make_verdict_notes(
     notes.append(_BORROWED_NOTE)
   if unpaired:
     notes.append(_UNPAIRED_NOTE.format(arms=_list_arms(unpaired)))
+  if uneven:
+    notes.append(_OTHER_SIZES_NOTE.format(arms="; ".join(uneven)))
   if few:
     notes.append(
       _FEW_SEEDS_NOTE.format(fewest=verdicts.FEWEST_SEEDS, arms=_list_arms(few))
@@ -293,9 +318,7 @@ def _make_verdict_notes(
 
 
 def _list_arms(found: Sequence[verdicts.Verdict]) -> str:
-  return "; ".join(
-    f"{_name_arms(each)} on {each.num_train_examples:,}" for each in found
-  )
+  return "; ".join(f"{_name_arms(each)} on {each.size:,}" for each in found)
 
 
 def _make_run_table(
@@ -303,7 +326,7 @@ def _make_run_table(
 ) -> Table:
   lines = [
     [
-      f"{cell.num_train_examples:,}",
+      _format_size(cell),
       cell.arm,
       *(
         column.format(cell.mean_metrics[column.metric])

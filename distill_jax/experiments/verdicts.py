@@ -25,7 +25,9 @@ class Verdict:
   Attributes:
     arm_a: the arm whose lead is positive.
     arm_b: the other arm.
-    num_train_examples: training examples of each run.
+    size: training examples asked for.
+    num_train_examples_a: those that runs of the first arm had.
+    num_train_examples_b: those that runs of the second had.
     num_seeds_a: runs of the first arm.
     num_seeds_b: runs of the second.
     num_examples: test examples of a run; the fewer of the two arms'.
@@ -50,7 +52,9 @@ class Verdict:
 
   arm_a: str
   arm_b: str
-  num_train_examples: int
+  size: int
+  num_train_examples_a: int
+  num_train_examples_b: int
   num_seeds_a: int
   num_seeds_b: int
   num_examples: int
@@ -110,7 +114,7 @@ def compare_arms(
   check_comparisons(comparisons)
   compared = [
     (groups[arm_a, size], groups[arm_b, size])
-    for size in sorted({row.num_train_examples for row in rows})
+    for size in sorted({row.size for row in rows})
     for arm_a, arm_b in comparisons
     if (arm_a, size) in groups and (arm_b, size) in groups
   ]
@@ -254,7 +258,9 @@ def _make_verdict(
   return Verdict(
     arm_a=runs_a[0].arm,
     arm_b=runs_b[0].arm,
-    num_train_examples=runs_a[0].num_train_examples,
+    size=runs_a[0].size,
+    num_train_examples_a=runs_a[0].num_train_examples,
+    num_train_examples_b=runs_b[0].num_train_examples,
     num_seeds_a=len(runs_a),
     num_seeds_b=len(runs_b),
     num_examples=min(run.num_examples for run in (*runs_a, *runs_b)),

@@ -32,6 +32,7 @@ def test_aggregate_by_hand():
   )
   assert cells[0] == aggregation.Cell(
     arm="finetune",
+    size=100,
     num_train_examples=100,
     num_seeds=2,
     num_examples=8,

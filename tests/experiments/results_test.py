@@ -93,3 +93,8 @@ def test_files_of_earlier_versions_call_the_arm_method(tmp_path):
   entry["method"] = entry.pop("arm")
   path.write_text(json.dumps([entry]))
   assert results.read_results(path) == [RUN]
+
+
+def test_a_result_without_a_size_has_that_of_its_examples():
+  row = dataclasses.replace(RUN, size=0)
+  assert row.size == row.num_train_examples

@@ -1,7 +1,7 @@
 """Tests of experiments/tables.py."""
 
 import pytest
-from run_results import make_run_of_200
+from run_results import make_run, make_run_of_200
 
 from distill_jax.experiments import tables
 from distill_jax.experiments.results import RunFailure
@@ -127,3 +127,28 @@ def test_comparisons_that_cannot_be_made_are_said():
   assert table.lines == []
   (note,) = table.notes
   assert note.startswith("1 of 1 comparisons cannot be made")
+
+
+def test_arms_with_other_rows_than_asked_for_are_compared_with_a_warning():
+  rows = [
+    make_run(arm, 250, 0, [1, 0, 1], num_train_examples=rows)
+    for arm, rows in (("a", 249), ("b", 250))
+  ]
+  accuracy = _find(rows, "Accuracy")
+  assert [line[0] for line in accuracy.lines] == ["250 (249)", "250"]
+  assert "in brackets" in accuracy.notes[-1]
+  differences = _find(rows, "Differences between arms")
+  assert [line[0] for line in differences.lines] == ["250"]
+  assert any(
+    "b minus a on 250 had 250 and 249" in note for note in differences.notes
+  )
+
+
+def test_two_sizes_that_come_to_the_same_rows_are_two_lines():
+  rows = [
+    make_run("a", size, 0, [1, 0, 1], num_train_examples=5) for size in (4, 6)
+  ]
+  assert [line[0] for line in _find(rows, "Accuracy").lines] == [
+    "4 (5)",
+    "6 (5)",
+  ]

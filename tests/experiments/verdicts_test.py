@@ -28,7 +28,9 @@ def test_a_verdict_is_the_estimate_of_its_runs():
   assert verdict == verdicts.Verdict(
     arm_a="a",
     arm_b="b",
-    num_train_examples=100,
+    size=100,
+    num_train_examples_a=100,
+    num_train_examples_b=100,
     num_seeds_a=4,
     num_seeds_b=3,
     num_examples=400,
@@ -66,9 +68,7 @@ def test_every_pair_once_at_every_size_the_baseline_last():
     for size in (200, 100)
   ]
   found = verdicts.compare_arms(rows)
-  assert [
-    (each.num_train_examples, each.arm_a, each.arm_b) for each in found
-  ] == [
+  assert [(each.size, each.arm_a, each.arm_b) for each in found] == [
     (size, later, earlier)
     for size in (100, 200)
     for later, earlier in (

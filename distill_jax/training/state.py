@@ -6,6 +6,7 @@ attaches as Flax metadata, live apart, so that optimizers never meet boxed
 leaves.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -64,6 +65,17 @@ def abstract_params(model: nn.Module) -> tuple[PyTree, PyTree]:
   Raises:
     ValueError: a parameter has no names.
   """
+  # New trees each time, lest one caller change another's.
+  shapes, logical_axes = _trace_params(model)
+  is_names = lambda leaf: isinstance(leaf, tuple)
+  return (
+    jax.tree.map(lambda leaf: leaf, shapes),
+    jax.tree.map(lambda leaf: leaf, logical_axes, is_leaf=is_names),
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _trace_params(model: nn.Module) -> tuple[PyTree, PyTree]:
   boxed = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
   is_boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
 

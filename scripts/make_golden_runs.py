@@ -41,17 +41,19 @@ from typing import Any
 TRAIN_STEPS = 20
 RELATIVE_TOLERANCE = 2e-4
 # Loaded once, before a process for each command is forked. No backend starts.
-PRELOADED = ("jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "seqio")
+PRELOADED = (
+  *("jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "seqio"),
+  "openai",
+)
 # Compiles sooner; the programs are the same before XLA optimizes them.
 XLA_FLAGS = "--xla_backend_optimization_level=0"
-# Clock and machine decide these.
+# Clock and machine decide these, and of the token cache the source files.
 UNREPEATABLE = re.compile(
-  r"examples_per_second|tokens_per_second|steps_per_second|.*seconds|time|"
-  r".*_at|started|ended|version|host.*|mfu"
+  r".*_per_second|.*seconds.*|latency.*|checkpoint|token_cache"
 )
 # One letter that a student decodes otherwise changes these.
 FROM_DECODED_TEXT = re.compile(
-  r"label_accuracy.*|num_correct|num_unparsed|num_cut|.*_share_of_texts"
+  r"label_accuracy.*|num_correct|num_unparsed|num_rationales_right"
 )
 WORD_PROBLEMS = {
   "num_train_examples": 96,
@@ -94,14 +96,16 @@ SETTINGS = {
     "word_problems_distill",
     {"EVAL_PERIOD": 10},
     evaluations=({}, {"NUM_BEAMS": 3}),
-    inferences=({"WITH_RATIONALE": True}, {"INFER_MODE": "score"}),
+    inferences=(
+      {"WITH_RATIONALE": True, "DECODING": "sample", "SEED": 1},
+      {"INFER_MODE": "score"},
+    ),
   ),
   "t5_1_0_padded_mixed_adamw": Setting(
     "t5_1_0",
     "animal_legs_distill",
     {"PACKED": False, "PAIRING": "mixed", "WEIGHT_DECAY": 0.01},
     optimizer="adamw",
-    evaluations=({"EVAL_PREDICTION": "rank"},),
     inferences=({"INFER_MODE": "score"},),
   ),
   "umt5_joint_dropout": Setting(
@@ -332,15 +336,13 @@ def write_state(checkpoint: str, path: str) -> None:
   import numpy as np
   import orbax.checkpoint as ocp
 
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(open(os.devnull, "w"))
-    reader = ocp.PyTreeCheckpointer()
-    folder = pathlib.Path(checkpoint) / "state"
-    tree = reader.metadata(folder).item_metadata.tree
-    arguments = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-    )
-    state = reader.restore(folder, restore_args=arguments)
+  reader = ocp.PyTreeCheckpointer()
+  folder = pathlib.Path(checkpoint) / "state"
+  tree = reader.metadata(folder).item_metadata.tree
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  state = reader.restore(
+    folder, restore_args=jax.tree.map(lambda _: as_numpy, tree)
+  )
   arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
   described = [
     f"{array.dtype} {array.shape} {hash_bytes(array.tobytes())}"
@@ -456,15 +458,15 @@ def _write_questions(path: pathlib.Path) -> None:
 # --- A teacher ---------------------------------------------------------------
 
 
-def answer_question(prompt: str) -> str:
-  """Returns what the teacher says, of all sorts that students meet."""
-  first, second = re.findall(r"amy has (\d+) .* finds (\d+) more", prompt)[-1]
-  number = int(first)
+def answer_question(prompt: str, seed: int) -> str:
+  """Returns what the teacher says: right, wrong, bare or no answer."""
+  first, second = re.findall(r"amy has (\d+) [^?]* (\d+) more", prompt)[-1]
+  number = int(first) + seed
   if number % 4 == 0:
     return "amy has pens and i do not know"
   if number % 4 == 1:
     return f"the answer is {first} + {second} ."
-  sign = "-" if number == 6 else "+"
+  sign = "-" if number % 4 == 2 else "+"
   return (
     f"amy starts with {first} pens . amy gets {second} more . {first} {sign}"
     f" {second} . the answer is {first} {sign} {second} ."
@@ -481,7 +483,7 @@ class _Teacher(http.server.BaseHTTPRequestHandler):
     asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
     is_chat = "messages" in asked
     prompt = json.dumps(asked["messages"]) if is_chat else asked["prompt"]
-    text = answer_question(prompt)
+    text = answer_question(prompt, asked.get("seed", 0))
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
     if is_chat:
       choice["message"] = {"role": "assistant", "content": text}
@@ -578,9 +580,11 @@ def run_label(workplace: Workplace) -> Any:
         if path.suffix == ".jsonl"
         else keep_repeatable(json.loads(path.read_text()))
         for path in sorted(output.glob("*.json*"))
-        if path.name in ("records.jsonl", "summary.json")
+        if path.name in ("records.jsonl", "summary.json", "evaluation.json")
       }
-      made = {"asked": sorted(asked), "output": said, "files": files}
+      made = {"asked": sorted(asked), "files": files}
+      if name != "evaluate":  # It prints how long the answers took.
+        made["said"] = said
       asked.clear()
       text = json.dumps(made).replace(address, "ADDRESS")
       found[name] = json.loads(text.replace(str(workplace.folder), "FOLDER"))
@@ -711,6 +715,7 @@ def main(arguments: Sequence[str]) -> int:
     return compare(*given.compare)
   if not given.output and not given.portable:
     parser.error("give --output, --portable or --compare")
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
   start = time.monotonic()
   found = make(given.only, given.jobs, given.xla_flags)
   print(f"{len(found)} settings: {time.monotonic() - start:.0f} s")

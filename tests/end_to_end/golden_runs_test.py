@@ -35,8 +35,11 @@ def _make(names, path):
 def _check(names, path):
   made = _make(names, path)
   assert list(made) == sorted(names)
-  expected = {name: _GOLDEN[name] for name in names}
-  lines = _script.find_differences(expected, made, _script.RELATIVE_TOLERANCE)
+  lines = []
+  for name in names:
+    lines += _script.find_differences(
+      _GOLDEN[name], made[name], _script.TOLERANCES[name], f"/{name}"
+    )
   assert not lines, "\n".join(lines[:20])
 
 

@@ -40,7 +40,8 @@ from typing import Any
 
 TRAIN_STEPS = 20
 RELATIVE_TOLERANCE = 2e-4
-# In bfloat16 another order of summation moves a number by more.
+# Without AVX-512 and at another level of XLA's optimization, losses moved by
+# 7e-5 at most, gradient norms by 4e-4 and bfloat16's losses by 1e-3.
 BFLOAT16_TOLERANCE = 1e-2
 # Loaded once, before a process for each command is forked. No backend starts.
 PRELOADED = (
@@ -680,6 +681,8 @@ def find_differences(
       lines += find_differences(one, other, tolerance, f"{where}[{index}]")
     return lines
   if isinstance(first, float) and isinstance(second, float) and tolerance:
+    if where.endswith("gradient_norm"):
+      tolerance *= 10  # It moves more than losses do.
     if not first.is_integer() and math.isclose(
       first, second, rel_tol=tolerance
     ):

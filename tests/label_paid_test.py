@@ -1,8 +1,6 @@
 """What a labelling run says it paid, beside what the server billed."""
 
-import collections
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -11,6 +9,7 @@ import sys
 import threading
 import time
 
+import billing_teacher
 import fault_server
 import pytest
 
@@ -19,7 +18,6 @@ from distill_jax.data import records
 from distill_jax.errors import UserError
 from distill_jax.teacher import client
 from distill_jax.teacher.batch_api import BatchConfig
-from distill_jax.teacher.config import TeacherConfig
 from distill_jax.teacher.filters import FilterConfig
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -41,63 +39,6 @@ def fixture_no_waits(monkeypatch):
   monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789abcdef")
 
 
-class Bill:
-  """Answers sums and bills each answer, as a provider does."""
-
-  def __init__(self, prompt_tokens=50, completion_tokens=30):
-    self.tokens = collections.Counter()
-    self._lock = threading.Lock()
-    self._prompt_tokens = prompt_tokens
-    self._completion_tokens = completion_tokens
-
-  @property
-  def total(self):
-    return sum(self.tokens.values())
-
-  def answer(self, received, **fields):
-    first = get_number(received)
-    text = f"Add both. The answer is ({first} + {first + 1})."
-    usage = {
-      "prompt_tokens": self._prompt_tokens + first % 7,
-      "completion_tokens": self._completion_tokens + first % 3,
-    }
-    with self._lock:
-      self.tokens.update(usage)
-    body = fault_server.make_answer(received, text) | {"usage": usage}
-    return fault_server.json_body(body | fields)
-
-
-def get_number(received):
-  return int(received.prompt.split("Ann has ")[-1].split(" and ")[0])
-
-
-def write_sums(folder, numbers, name="questions.jsonl"):
-  lines = [
-    {"id": f"q{i}", "input": f"Ann has {number} and {number + 1}\nHow many?"}
-    for i, number in enumerate(numbers)
-  ]
-  (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def make_settings(server, folder, **fields):
-  base_url = server if isinstance(server, str) else server.base_url
-  client_fields = {
-    "base_url": base_url,
-    "max_concurrency": 3,
-    "timeout_seconds": 5.0,
-    "max_attempts": 3,
-  } | fields.pop("client", {})
-  defaults = {
-    "input_path": str(folder / "questions.jsonl"),
-    "output_path": str(folder / "out"),
-    "teacher_model": "m",
-    "prompt": "svamp",
-  }
-  return label.LabelRun(
-    client=TeacherConfig(**client_fields), **(defaults | fields)
-  )
-
-
 def write_prices(folder, models=("m",)):
   path = folder / "prices.toml"
   lines = ['currency = "EUR"\n']
@@ -108,10 +49,6 @@ def write_prices(folder, models=("m",)):
   return str(path)
 
 
-def read_paid(folder):
-  return json.loads((folder / "out" / "summary.json").read_text())["paid"]
-
-
 def count_tokens(paid):
   return paid["prompt_tokens"] + paid["completion_tokens"]
 
@@ -120,15 +57,15 @@ def count_tokens(paid):
 
 
 def test_equal_questions_are_paid_once(tmp_path, capsys):
-  bill = Bill()
-  write_sums(tmp_path, [7] * 10)
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, [7] * 10)
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server, tmp_path, price_table=write_prices(tmp_path)
     )
     assert label.run(settings) == 0
     assert len(server.received) == 1
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["num_responses"], count_tokens(paid)) == (1, bill.total)
   assert paid["cost"] == 50 + 2 * 31
   assert paid["cost_per_record"] == paid["cost"] / 10
@@ -137,36 +74,36 @@ def test_equal_questions_are_paid_once(tmp_path, capsys):
 
 
 def test_what_filters_drop_was_paid_as_well(tmp_path):
-  bill = Bill()
+  bill = billing_teacher.Bill()
 
   def reply(received):
-    if get_number(received) < 5:
+    if billing_teacher.get_number(received) < 5:
       return bill.answer(received)
     answered = bill.answer(received).body.replace(b"The answer is", b"Perhaps")
     return fault_server.Reply(body=answered)
 
-  write_sums(tmp_path, range(8))
+  billing_teacher.write_sums(tmp_path, range(8))
   with fault_server.FaultServer(answer=reply) as server:
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       price_table=write_prices(tmp_path),
       filters=FilterConfig(drop_label_not_parsed=True),
     )
     assert label.run(settings) == 0
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["num_responses"], paid["num_records"]) == (8, 5)
   assert count_tokens(paid) == bill.total
   assert paid["cost_per_record"] == paid["cost"] / 5
 
 
 def test_other_settings_of_the_folder_count(tmp_path, capsys):
-  bill = Bill()
-  write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
   with fault_server.FaultServer(answer=bill.answer) as server:
-    label.run(make_settings(server, tmp_path, temperature=0.5))
-    label.run(make_settings(server, tmp_path), overwrite=True)
-  paid = read_paid(tmp_path)
+    label.run(billing_teacher.make_settings(server, tmp_path, temperature=0.5))
+    label.run(billing_teacher.make_settings(server, tmp_path), overwrite=True)
+  paid = billing_teacher.read_paid(tmp_path)
   assert count_tokens(paid) == bill.total
   assert [
     (row["parameters"]["temperature"], row["num_responses"], row["prompt"])
@@ -176,42 +113,49 @@ def test_other_settings_of_the_folder_count(tmp_path, capsys):
 
 
 def test_answers_without_usage_are_named(tmp_path, capsys):
-  bill = Bill()
+  bill = billing_teacher.Bill()
 
   def reply(received):
-    is_odd = get_number(received) % 2
+    is_odd = billing_teacher.get_number(received) % 2
     return bill.answer(received, **({"usage": None} if is_odd else {}))
 
-  write_sums(tmp_path, range(4))
+  billing_teacher.write_sums(tmp_path, range(4))
   with fault_server.FaultServer(answer=reply) as server:
-    assert label.run(make_settings(server, tmp_path)) == 0
-  assert read_paid(tmp_path)["num_uncounted_responses"] == 2
+    assert label.run(billing_teacher.make_settings(server, tmp_path)) == 0
+  assert billing_teacher.read_paid(tmp_path)["num_uncounted_responses"] == 2
   assert "2 answers whose tokens the server did not" in capsys.readouterr().out
 
 
 def test_what_was_paid_is_said_before_an_error(tmp_path, capsys):
-  bill = Bill()
-  write_sums(tmp_path, range(20))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(20))
   with fault_server.FaultServer(
     [bill.answer] * 4, fault_server.status(401)
   ) as server:
-    settings = make_settings(server, tmp_path, client={"max_concurrency": 1})
+    settings = billing_teacher.make_settings(
+      server, tmp_path, client={"max_concurrency": 1}
+    )
     with pytest.raises(UserError, match="does not take the key"):
       label.run(settings)
   assert "paid in this folder so far: 4 answers" in capsys.readouterr().out
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert count_tokens(paid) == bill.total
   # The request that ended the run was refused, and not lost.
   assert paid["num_unknown"] == 0
 
 
 def test_an_evaluation_says_what_was_paid(tmp_path, capsys):
-  bill = Bill()
+  bill = billing_teacher.Bill()
   (tmp_path / "questions.jsonl").write_text(
     '{"id": "a", "input": "Ann has 1 and 2\\n?", "label": "(1 + 2)"}\n'
   )
   with fault_server.FaultServer(answer=bill.answer) as server:
-    assert label.run(make_settings(server, tmp_path), action="evaluate") == 0
+    assert (
+      label.run(
+        billing_teacher.make_settings(server, tmp_path), action="evaluate"
+      )
+      == 0
+    )
   assert "paid in this folder so far: 1 answers" in capsys.readouterr().out
 
 
@@ -222,25 +166,28 @@ def test_details_of_usage(tmp_path):
     "prompt_tokens_details": {"cached_tokens": 64},
     "completion_tokens_details": {"reasoning_tokens": 40},
   }
-  write_sums(tmp_path, range(2))
+  billing_teacher.write_sums(tmp_path, range(2))
   with fault_server.FaultServer(
-    answer=lambda received: Bill().answer(received, usage=usage)
+    answer=lambda received: billing_teacher.Bill().answer(received, usage=usage)
   ) as server:
-    assert label.run(make_settings(server, tmp_path)) == 0
-  paid = read_paid(tmp_path)
+    assert label.run(billing_teacher.make_settings(server, tmp_path)) == 0
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["cached_tokens"], paid["reasoning_tokens"]) == (128, 80)
 
 
 def test_a_model_other_than_the_one_asked(tmp_path, capsys):
-  bill = Bill()
-  write_sums(tmp_path, range(5))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(5))
   with fault_server.FaultServer(
     answer=lambda received: bill.answer(
-      received, model="m-mini" if get_number(received) < 2 else "m"
+      received,
+      model="m-mini" if billing_teacher.get_number(received) < 2 else "m",
     )
   ) as server:
-    assert label.run(make_settings(server, tmp_path)) == 0
-  assert read_paid(tmp_path)["served_models"] == {"m": {"m": 3, "m-mini": 2}}
+    assert label.run(billing_teacher.make_settings(server, tmp_path)) == 0
+  assert billing_teacher.read_paid(tmp_path)["served_models"] == {
+    "m": {"m": 3, "m-mini": 2}
+  }
   said = capsys.readouterr().out
   assert "model 'm' was asked, and the server says: 'm-mini' 2 times" in said
 
@@ -249,10 +196,12 @@ def test_a_model_other_than_the_one_asked(tmp_path, capsys):
 
 
 def test_tokens_are_never_exceeded_and_the_run_goes_on(tmp_path, capsys):
-  bill = Bill(600, 60)
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill(600, 60)
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = make_settings(server, tmp_path, max_total_tokens=12_000)
+    settings = billing_teacher.make_settings(
+      server, tmp_path, max_total_tokens=12_000
+    )
     assert label.run(settings) == 1
     said = capsys.readouterr()
     assert bill.total <= 12_000
@@ -266,17 +215,19 @@ def test_tokens_are_never_exceeded_and_the_run_goes_on(tmp_path, capsys):
     # The same budget sends nothing more.
     assert label.run(settings) == 1
     assert len(server.received) == num_received
-    more = make_settings(server, tmp_path, max_total_tokens=1_000_000)
+    more = billing_teacher.make_settings(
+      server, tmp_path, max_total_tokens=1_000_000
+    )
     assert label.run(more) == 0
     assert len(server.received) == 30
-  assert count_tokens(read_paid(tmp_path)) == bill.total
+  assert count_tokens(billing_teacher.read_paid(tmp_path)) == bill.total
 
 
 def test_costs_are_never_exceeded(tmp_path, capsys):
-  bill = Bill(600, 60)
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill(600, 60)
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       price_table=write_prices(tmp_path),
@@ -284,40 +235,47 @@ def test_costs_are_never_exceeded(tmp_path, capsys):
       client={"max_concurrency": 8},
     )
     assert label.run(settings) == 1
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert 6_000 < paid["cost"] <= 9_000
   assert "might exceed MAX_COST (9000.0)" in capsys.readouterr().err
 
 
 def test_a_budget_below_one_request_sends_nothing(tmp_path):
-  write_sums(tmp_path, range(3))
-  with fault_server.FaultServer(answer=Bill().answer) as server:
-    assert label.run(make_settings(server, tmp_path, max_total_tokens=9)) == 1
+  billing_teacher.write_sums(tmp_path, range(3))
+  with fault_server.FaultServer(answer=billing_teacher.Bill().answer) as server:
+    assert (
+      label.run(
+        billing_teacher.make_settings(server, tmp_path, max_total_tokens=9)
+      )
+      == 1
+    )
     assert server.received == []
 
 
 def test_answers_without_usage_count_in_a_budget(tmp_path):
-  write_sums(tmp_path, range(30))
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.FaultServer(
-    answer=lambda received: Bill().answer(received, usage=None)
+    answer=lambda received: billing_teacher.Bill().answer(received, usage=None)
   ) as server:
-    settings = make_settings(server, tmp_path, max_total_tokens=12_000)
+    settings = billing_teacher.make_settings(
+      server, tmp_path, max_total_tokens=12_000
+    )
     assert label.run(settings) == 1
     assert 0 < len(server.received) < 10
 
 
 def test_batches_stay_within_a_budget(tmp_path, capsys):
-  bill = Bill(600, 60)
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill(600, 60)
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.BatchServer(answer=bill.answer) as server:
     batch = dataclasses.replace(_BATCH, max_requests=40)
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server, tmp_path, transport="batch", batch=batch, max_total_tokens=12_000
     )
     assert label.run(settings) == 1
     assert 0 < len(server.custom_ids) < 30
     assert bill.total <= 12_000
-  assert count_tokens(read_paid(tmp_path)) == bill.total
+  assert count_tokens(billing_teacher.read_paid(tmp_path)) == bill.total
   assert "MAX_TOTAL_TOKENS (12000)" in capsys.readouterr().err
 
 
@@ -335,12 +293,14 @@ def test_batches_stay_within_a_budget(tmp_path, capsys):
 )
 def test_settings_that_cannot_be(tmp_path, fields, told):
   with pytest.raises(UserError, match=told):
-    make_settings("http://127.0.0.1:9/v1", tmp_path, **fields)
+    billing_teacher.make_settings("http://127.0.0.1:9/v1", tmp_path, **fields)
 
 
 def test_a_cost_without_prices(tmp_path):
-  write_sums(tmp_path, range(3))
-  settings = make_settings("http://127.0.0.1:9/v1", tmp_path, max_cost=3.0)
+  billing_teacher.write_sums(tmp_path, range(3))
+  settings = billing_teacher.make_settings(
+    "http://127.0.0.1:9/v1", tmp_path, max_cost=3.0
+  )
   with pytest.raises(UserError, match="MAX_COST is 3, and no prices are known"):
     label.run(settings)
 
@@ -355,20 +315,23 @@ def _break_off(reply):
 
 @pytest.mark.parametrize("max_concurrency", [1, 8])
 def test_attempts_that_broke_off_are_counted(tmp_path, max_concurrency):
-  bill, seen = Bill(), set()
+  bill, seen = billing_teacher.Bill(), set()
 
   def reply(received):
     answer = bill.answer(received)
-    if (number := get_number(received)) in seen:
+    if (number := billing_teacher.get_number(received)) in seen:
       return answer
     seen.add(number)
     return _break_off(answer)
 
-  write_sums(tmp_path, range(10))
+  billing_teacher.write_sums(tmp_path, range(10))
   with fault_server.FaultServer(answer=reply) as server:
     client = {"max_concurrency": max_concurrency}
-    assert label.run(make_settings(server, tmp_path, client=client)) == 0
-  paid = read_paid(tmp_path)
+    assert (
+      label.run(billing_teacher.make_settings(server, tmp_path, client=client))
+      == 0
+    )
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["num_responses"], paid["num_unknown"]) == (10, 10)
   assert paid["num_requests"] == len(server.received) == 20
 
@@ -378,16 +341,16 @@ def test_attempts_that_broke_off_are_counted(tmp_path, max_concurrency):
 def test_attempts_that_break_off_keep_to_the_budget(
   tmp_path, max_concurrency, num_whole
 ):
-  bill = Bill(prompt_tokens=600, completion_tokens=500)
+  bill = billing_teacher.Bill(prompt_tokens=600, completion_tokens=500)
 
   def reply(received):
     answer = bill.answer(received)
-    is_whole = get_number(received) < num_whole
+    is_whole = billing_teacher.get_number(received) < num_whole
     return answer if is_whole else _break_off(answer)
 
-  write_sums(tmp_path, range(60))
+  billing_teacher.write_sums(tmp_path, range(60))
   with fault_server.FaultServer(answer=reply) as server:
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       max_total_tokens=20_000,
@@ -398,18 +361,18 @@ def test_attempts_that_break_off_keep_to_the_budget(
     num_received = len(server.received)
     assert label.run(settings) == 1
     assert len(server.received) == num_received
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert paid["num_responses"] + paid["num_unknown"] == num_received
 
 
 @pytest.mark.parametrize("transport", ["direct", "batch"])
 def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
-  bill = Bill()
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(30))
   server = fault_server.BatchServer(answer=bill.answer)
 
   def reply(received):
-    if get_number(received) == 5:
+    if billing_teacher.get_number(received) == 5:
       server._loop.call_soon(server._stop.set)
     return bill.answer(received)
 
@@ -420,9 +383,9 @@ def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
     server._script = iter([fault_server.dropped()] * 3)
     fields["batch"] = _BATCH
   with server:
-    settings = make_settings(server, tmp_path, **fields)
+    settings = billing_teacher.make_settings(server, tmp_path, **fields)
     assert label.run(settings) == 1
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert paid["num_responses"] == (0 if transport == "batch" else 6)
   assert paid["num_failures"] == 30 - paid["num_responses"]
   assert paid["num_unknown"] == 0
@@ -433,8 +396,8 @@ def test_what_did_not_reach_the_server_costs_nothing(tmp_path, transport):
 
 @pytest.mark.parametrize("step", ["POST /v1/batches", "GET /v1/batches/"])
 def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
-  bill = Bill()
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.BatchServer(answer=bill.answer) as server:
     answer_fn, num_left = server._answer, [3]
 
@@ -449,24 +412,26 @@ def test_a_batch_that_is_lost_sight_of_is_counted_once(tmp_path, step):
       return reply
 
     server._answer = reply
-    settings = make_settings(server, tmp_path, transport="batch", batch=_BATCH)
+    settings = billing_teacher.make_settings(
+      server, tmp_path, transport="batch", batch=_BATCH
+    )
     assert label.run(settings) == 1
-    paid = read_paid(tmp_path)
+    paid = billing_teacher.read_paid(tmp_path)
     assert (paid["num_failures"], paid["num_unknown"]) == (30, 30)
     assert label.run(settings) == 0
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["num_requests"], paid["num_responses"]) == (30, 30)
   assert paid["num_unknown"] == 0
   assert count_tokens(paid) == bill.total
 
 
 def test_a_batch_that_outlives_a_run_is_counted_once(tmp_path):
-  bill = Bill()
-  write_sums(tmp_path, range(30))
+  bill = billing_teacher.Bill()
+  billing_teacher.write_sums(tmp_path, range(30))
   with fault_server.BatchServer(
     answer=bill.answer, polls_until_done=10**9
   ) as server:
-    settings = make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       transport="batch",
@@ -485,11 +450,11 @@ def test_a_batch_that_outlives_a_run_is_counted_once(tmp_path):
     thread.start()
     assert label.run(settings) == 130
     thread.join()
-    assert read_paid(tmp_path)["num_unknown"] == 30
+    assert billing_teacher.read_paid(tmp_path)["num_unknown"] == 30
     server._polls_until_done = 0
     assert label.run(settings) == 0
     assert len(server.custom_ids) == 30
-  paid = read_paid(tmp_path)
+  paid = billing_teacher.read_paid(tmp_path)
   assert (paid["num_requests"], paid["num_responses"]) == (30, 30)
   assert paid["num_unknown"] == 0
   assert count_tokens(paid) == bill.total
@@ -517,14 +482,14 @@ def _start(folder, base_url):
 
 def test_the_ledger_is_what_the_server_billed(tmp_path):
   """To the token: 200 questions, faults, two kills and equal questions."""
-  bill, num_held = Bill(), [70, 140, 10**9]
+  bill, num_held = billing_teacher.Bill(), [70, 140, 10**9]
   faults = {
     3: fault_server.status(500),
     5: fault_server.rate_limited(seconds=0),
   }
 
   def reply(received):
-    number = get_number(received)
+    number = billing_teacher.get_number(received)
     if (fault := faults.pop(number, None)) is not None:
       return fault
     if number % 50 == 11:
@@ -536,7 +501,7 @@ def test_the_ledger_is_what_the_server_billed(tmp_path):
     return bill.answer(received)
 
   bill_keys = set()
-  write_sums(tmp_path, [number % 180 for number in range(200)])
+  billing_teacher.write_sums(tmp_path, [number % 180 for number in range(200)])
   with fault_server.FaultServer(answer=reply) as server:
     for _ in range(2):
       process = _start(tmp_path, server.base_url)
@@ -551,8 +516,8 @@ def test_the_ledger_is_what_the_server_billed(tmp_path):
       process.send_signal(signal.SIGKILL)
       process.communicate(timeout=60)
       num_held.pop(0)
-    assert label.run(make_settings(server, tmp_path)) == 0
-  paid = read_paid(tmp_path)
+    assert label.run(billing_teacher.make_settings(server, tmp_path)) == 0
+  paid = billing_teacher.read_paid(tmp_path)
   assert paid["prompt_tokens"] == bill.tokens["prompt_tokens"]
   assert paid["completion_tokens"] == bill.tokens["completion_tokens"]
   assert paid["num_responses"] == len(bill_keys) == 176

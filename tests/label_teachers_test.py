@@ -4,8 +4,8 @@ import gzip
 import json
 import logging
 
+import billing_teacher
 import fault_server
-import label_paid_test as paid_test
 import pytest
 
 from distill_jax import label
@@ -104,7 +104,7 @@ def _reason(received):
   refused = _refuse(received, ("temperature", "stop", "max_tokens"))
   if refused is not None:
     return refused
-  first = paid_test.get_number(received)
+  first = billing_teacher.get_number(received)
   right = f"The answer is ({first} + {first + 1})."
   return fault_server.answer(
     f"{right}\nQ: 1 and 1?\nThe answer is (1 + 1).",
@@ -114,9 +114,9 @@ def _reason(received):
 
 @pytest.mark.parametrize("source", ["answer", "reasoning"])
 def test_a_reasoning_model(tmp_path, source):
-  paid_test.write_sums(tmp_path, range(3))
+  billing_teacher.write_sums(tmp_path, range(3))
   with fault_server.FaultServer(answer=_reason) as server:
-    settings = paid_test.make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       temperature=None,
@@ -151,7 +151,7 @@ def test_reasoning_inside_the_answer():
 def test_azure(tmp_path, monkeypatch):
   key = "azure-secret-0123456789"
   monkeypatch.setenv("AZURE_KEY", key)
-  bill = paid_test.Bill()
+  bill = billing_teacher.Bill()
 
   def reply(received):
     if received.headers.get("api-key") != key:
@@ -163,16 +163,16 @@ def test_azure(tmp_path, monkeypatch):
     ):
       return fault_server.status(404)
     # The key must get nowhere, even where the server repeats it.
-    if paid_test.get_number(received) == 1:
+    if billing_teacher.get_number(received) == 1:
       return fault_server.status(400, f"bad {key}")
-    if paid_test.get_number(received) == 2:
+    if billing_teacher.get_number(received) == 2:
       escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
       return fault_server.answer(f"{escaped} The answer is 3.")(received)
     return bill.answer(received)
 
-  paid_test.write_sums(tmp_path, range(3))
+  billing_teacher.write_sums(tmp_path, range(3))
   with fault_server.FaultServer(answer=reply) as server:
-    settings = paid_test.make_settings(
+    settings = billing_teacher.make_settings(
       server,
       tmp_path,
       client={
@@ -186,19 +186,19 @@ def test_azure(tmp_path, monkeypatch):
   for path in (tmp_path / "out").iterdir():
     assert "secret" not in path.read_text()
     assert f"u{ord('s'):04x}" not in path.read_text()
-  row = paid_test.read_paid(tmp_path)["settings"][0]
+  row = billing_teacher.read_paid(tmp_path)["settings"][0]
   assert row["address"] == f"{server.base_url}/openai/deployments/d"
 
 
 def test_two_providers_vote(tmp_path, monkeypatch):
   monkeypatch.setenv("OTHER_KEY", "other-secret-0123456789")
-  paid_test.write_sums(tmp_path, range(3))
-  bill = paid_test.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
   with (
     fault_server.FaultServer(answer=bill.answer) as one,
     fault_server.FaultServer(answer=_reason) as two,
   ):
-    settings = paid_test.make_settings(
+    settings = billing_teacher.make_settings(
       one,
       tmp_path,
       teacher_model=[
@@ -221,7 +221,7 @@ def test_two_providers_vote(tmp_path, monkeypatch):
     assert all("temperature" in r.json for r in one.received)
   written = list(records.read_records(tmp_path / "out" / "records.jsonl"))
   assert written[2].meta["teachers"] == {"a": ["(2 + 3)"], "b": ["(2 + 3)"]}
-  rows = paid_test.read_paid(tmp_path)["settings"]
+  rows = billing_teacher.read_paid(tmp_path)["settings"]
   assert {(row["model"], row["address"]) for row in rows} == {
     ("a", one.base_url),
     ("b", two.base_url),
@@ -229,9 +229,9 @@ def test_two_providers_vote(tmp_path, monkeypatch):
 
 
 def test_batches_go_to_one_address(tmp_path):
-  paid_test.write_sums(tmp_path, range(3))
+  billing_teacher.write_sums(tmp_path, range(3))
   other = {"model": "b", "base_url": "http://b/v1", "api_key_variable": None}
-  settings = paid_test.make_settings(
+  settings = billing_teacher.make_settings(
     "http://127.0.0.1:9/v1",
     tmp_path,
     teacher_model=["a", other],
@@ -245,18 +245,20 @@ def test_batches_go_to_one_address(tmp_path):
 
 
 def test_answers_of_another_address_are_not_taken_in_silence(tmp_path, caplog):
-  paid_test.write_sums(tmp_path, range(3))
-  bill = paid_test.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
   with fault_server.FaultServer(answer=bill.answer) as server:
-    label.run(paid_test.make_settings(server, tmp_path), "TEMPERATURE = 0\n")
+    label.run(
+      billing_teacher.make_settings(server, tmp_path), "TEMPERATURE = 0\n"
+    )
     old = server.base_url
-  paid_test.write_sums(tmp_path, range(5))
+  billing_teacher.write_sums(tmp_path, range(5))
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = paid_test.make_settings(server, tmp_path)
+    settings = billing_teacher.make_settings(server, tmp_path)
     with pytest.raises(UserError, match=f"3 came from {old}, and the settings"):
       label.run(settings, "NEW = 1\n")
     assert server.received == []
-    accepting = paid_test.make_settings(
+    accepting = billing_teacher.make_settings(
       server, tmp_path, accept_addresses=[f"{old}/"]
     )
     with caplog.at_level(logging.WARNING):
@@ -277,12 +279,12 @@ def test_answers_of_another_address_are_not_taken_in_silence(tmp_path, caplog):
 
 
 def test_an_answer_without_text_of_another_address(tmp_path):
-  paid_test.write_sums(tmp_path, range(1))
+  billing_teacher.write_sums(tmp_path, range(1))
   refused = fault_server.answer(None, refusal="no")
   with fault_server.FaultServer(answer=refused) as server:
-    label.run(paid_test.make_settings(server, tmp_path))
+    label.run(billing_teacher.make_settings(server, tmp_path))
     old = server.base_url
-  settings = paid_test.make_settings("http://127.0.0.1:9/v1", tmp_path)
+  settings = billing_teacher.make_settings("http://127.0.0.1:9/v1", tmp_path)
   with pytest.raises(UserError, match=f"1 came from {old}, and the settings"):
     label.run(settings)
 
@@ -290,17 +292,17 @@ def test_an_answer_without_text_of_another_address(tmp_path):
 def test_a_journal_of_an_older_version_is_taken_with_a_warning(
   tmp_path, caplog
 ):
-  paid_test.write_sums(tmp_path, range(3))
-  bill = paid_test.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
   with fault_server.FaultServer(answer=bill.answer) as server:
-    label.run(paid_test.make_settings(server, tmp_path))
+    label.run(billing_teacher.make_settings(server, tmp_path))
   path = tmp_path / "out" / "journal.jsonl"
   lines = [json.loads(line) for line in path.read_text().splitlines()]
   for line in lines:
     line.pop("address")
     line.pop("prompt_name", None)
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  settings = paid_test.make_settings("http://127.0.0.1:9/v1", tmp_path)
+  settings = billing_teacher.make_settings("http://127.0.0.1:9/v1", tmp_path)
   with caplog.at_level(logging.WARNING):
     assert label.run(settings) == 0
   assert "3 answers are of a journal that does not say which" in caplog.text
@@ -310,19 +312,21 @@ def test_a_journal_of_an_older_version_is_taken_with_a_warning(
 
 
 def test_a_copy_of_the_questions_is_the_same_run(tmp_path):
-  paid_test.write_sums(tmp_path, range(3))
-  bill = paid_test.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
   with fault_server.FaultServer(answer=bill.answer) as server:
-    assert label.run(paid_test.make_settings(server, tmp_path)) == 0
+    assert label.run(billing_teacher.make_settings(server, tmp_path)) == 0
     path = tmp_path / "questions.jsonl"
     packed = tmp_path / "renamed.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    settings = paid_test.make_settings(server, tmp_path, input_path=str(packed))
+    settings = billing_teacher.make_settings(
+      server, tmp_path, input_path=str(packed)
+    )
     assert label.run(settings) == 0
     assert len(server.received) == 3
-    paid_test.write_sums(tmp_path, range(4), "other.jsonl")
-    other = paid_test.make_settings(
+    billing_teacher.write_sums(tmp_path, range(4), "other.jsonl")
+    other = billing_teacher.make_settings(
       server, tmp_path, input_path=str(tmp_path / "other.jsonl")
     )
     with pytest.raises(UserError, match=r"other settings \(input_path\)"):
@@ -330,10 +334,10 @@ def test_a_copy_of_the_questions_is_the_same_run(tmp_path):
 
 
 def test_a_folder_of_an_older_version_is_known_by_its_path(tmp_path):
-  paid_test.write_sums(tmp_path, range(3))
-  bill = paid_test.Bill()
+  billing_teacher.write_sums(tmp_path, range(3))
+  bill = billing_teacher.Bill()
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = paid_test.make_settings(server, tmp_path)
+    settings = billing_teacher.make_settings(server, tmp_path)
     assert label.run(settings) == 0
     path = tmp_path / "out" / "summary.json"
     summary = json.loads(path.read_text())
@@ -346,9 +350,11 @@ def test_a_folder_of_an_older_version_is_known_by_its_path(tmp_path):
 def test_numbers_and_columns_of_a_table(tmp_path):
   path = tmp_path / "questions.csv"
   path.write_text('id,input,topic\n7,"Ann has 4 and 5\nHow many?",fruit\n')
-  bill = paid_test.Bill()
+  bill = billing_teacher.Bill()
   with fault_server.FaultServer(answer=bill.answer) as server:
-    settings = paid_test.make_settings(server, tmp_path, input_path=str(path))
+    settings = billing_teacher.make_settings(
+      server, tmp_path, input_path=str(path)
+    )
     assert label.run(settings) == 0
   (record,) = records.read_records(tmp_path / "out" / "records.jsonl")
   assert (record.id, record.teacher_label) == ("7", "(4 + 5)")
@@ -360,8 +366,8 @@ def test_an_empty_question_is_found_before_any_is_paid(tmp_path):
   path.write_text(
     '{"id": 1, "input": "Ann has 1 and 2"}\n{"id": 2, "input": " "}'
   )
-  with fault_server.FaultServer(answer=paid_test.Bill().answer) as server:
-    settings = paid_test.make_settings(server, tmp_path)
+  with fault_server.FaultServer(answer=billing_teacher.Bill().answer) as server:
+    settings = billing_teacher.make_settings(server, tmp_path)
     with pytest.raises(UserError, match="empty input: .*questions.jsonl:2"):
       label.run(settings)
     assert server.received == []

@@ -52,7 +52,7 @@ setuptools.setup(
   package_dir={"distill_jax.tasks": "tasks", **GIN_PACKAGES},
   package_data={
     "distill_jax.data": ["*.model"],
-    "distill_jax.teacher": ["prompt_files/*.toml"],
+    "distill_jax.teacher.prompting": ["prompt_files/*.toml"],
     "": ["*.gin"],
   },
   install_requires=[
@@ -120,7 +120,7 @@ setuptools.setup(
   entry_points={
     "console_scripts": [
       "distill-jax = distill_jax.main:run",
-      "distill-jax-convert = distill_jax.convert:run",
+      "distill-jax-convert = distill_jax.runs.convert:run",
     ],
   },
 )

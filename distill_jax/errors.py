@@ -1,8 +1,7 @@
 """The exceptions that mean "the user can fix this".
 
-Layer 0; imports nothing. `main` turns them into their message and exit code,
-without a stack trace; everything else that escapes is a bug and keeps its
-trace.
+`main` turns them into their message and exit code, without a stack trace;
+everything else that escapes is a bug and keeps its trace.
 """
 
 

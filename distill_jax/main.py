@@ -42,13 +42,13 @@ from distill_jax.errors import UserError
 _PACKAGE = pathlib.Path(__file__).parent
 # Run mode -> module with the class of its settings and its `run`.
 _RUN_MODES = {
-  "label": ("distill_jax.label", "LabelRun"),
-  "prepare": ("distill_jax.prepare", "PrepareRun"),
-  "train": ("distill_jax.train", "TrainRun"),
-  "eval": ("distill_jax.eval", "EvalRun"),
-  "infer": ("distill_jax.infer", "InferRun"),
-  "sweep": ("distill_jax.sweep", "SweepRun"),
-  "precompile": ("distill_jax.precompile", "PrecompileRun"),
+  "label": ("distill_jax.runs.label", "LabelRun"),
+  "prepare": ("distill_jax.runs.prepare", "PrepareRun"),
+  "train": ("distill_jax.runs.train", "TrainRun"),
+  "eval": ("distill_jax.runs.eval", "EvalRun"),
+  "infer": ("distill_jax.runs.infer", "InferRun"),
+  "sweep": ("distill_jax.runs.sweep", "SweepRun"),
+  "precompile": ("distill_jax.runs.precompile", "PrecompileRun"),
 }
 # Modes whose `run` returns an exit code.
 _WITH_EXIT_CODE = ("label", "precompile", "sweep")
@@ -217,8 +217,7 @@ def _joined_processes() -> Iterator[None]:
   if _RUN_MODE.value in ("label", "prepare", "precompile"):
     yield  # JAX is not needed, or not before the mode has set it up.
     return
-  from distill_jax.partitioning import distributed
-  from distill_jax.training import end_together
+  from distill_jax.hosts import distributed, end_together
 
   launch = distributed.read_launch(
     {

@@ -1,9 +1,7 @@
 """The paper's objective in upstream T5X: a model, a trainer, its data settings.
 
-Layer 3; imports distill, data.batch, data.settings, data.seqio_source,
-data.seqio_feature_converter, and T5X. Nothing else in the project imports it:
-T5X is in no package index, so it is no dependency. gin/t5x/finetune_distill.gin
-binds what is here:
+Nothing else in the project imports it: T5X is in no package index, so it is no
+dependency. gin/t5x/finetune_distill.gin binds what is here:
 
   python -m t5x.main --run_mode=train --gin_file=gin/t5x/t5_1_1_tiny.gin
     --gin_file=gin/t5x/finetune_distill.gin ...
@@ -16,11 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from distill_jax import distill
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import seqio_feature_converter, seqio_source
 from distill_jax.data import settings as settings_lib
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.tf import seqio_feature_converter, seqio_source
 from distill_jax.errors import UserError
+from distill_jax.objective import objective as objective_lib
 
 try:
   # Not installed where pyright runs.
@@ -54,7 +52,7 @@ class DistillModel(models.EncoderDecoderModel):
     input_vocabulary: Any,
     output_vocabulary: Any,
     optimizer_def: Any,
-    objective: distill.Objective | None = None,
+    objective: objective_lib.Objective | None = None,
     label_smoothing: float = 0.0,
     loss_normalizing_factor: float | str | None = None,
     decode_fn: Any = decoding.beam_search,
@@ -91,7 +89,7 @@ class DistillModel(models.EncoderDecoderModel):
         f" {input_vocabulary.vocab_size} ids. Bind VOCAB_PATH to the network's"
         " own vocabulary, or network.T5Config.vocab_size to that many or more."
       )
-    self._objective = objective or distill.Objective()
+    self._objective = objective or objective_lib.Objective()
     super().__init__(
       module=module,
       input_vocabulary=input_vocabulary,
@@ -112,9 +110,10 @@ class DistillModel(models.EncoderDecoderModel):
 
     Args:
       params: the network's parameters.
-      batch: keys of `data.batch`, [batch, length]; segment ids and positions
-        only where it is packed. With the counts of `add_token_counts` it is a
-        part of a larger batch, whose parts' losses sum to its loss.
+      batch: keys of `data.feed.batch`, [batch, length]; segment ids and
+        positions only where it is packed. With the counts of
+        `add_token_counts` it is a part of a larger batch, whose parts' losses
+        sum to its loss.
       dropout_rng: key; None: no dropout.
 
     Returns:
@@ -126,16 +125,18 @@ class DistillModel(models.EncoderDecoderModel):
     logits = logits.astype(jnp.float32)  # [batch, length, vocab]
     weights = batch[batch_lib.DECODER_LOSS_WEIGHTS].astype(jnp.float32)
     batch = {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
-    own_counts = distill.count_tokens(batch)
+    own_counts = objective_lib.count_tokens(batch)
     counts = {
       name: batch[name + _COUNT_SUFFIX][0]
       if name + _COUNT_SUFFIX in batch
       else count
       for name, count in own_counts.items()
     }
-    loss, parts = distill.compute_loss(logits, batch, counts, self._objective)
+    loss, parts = objective_lib.compute_loss(
+      logits, batch, counts, self._objective
+    )
     # T5X's metrics per token divide sums over all tokens, whatever their task.
-    cross_entropies, _ = distill.score_targets(logits, batch)
+    cross_entropies, _ = objective_lib.score_targets(logits, batch)
     z_loss_sum = parts["z_loss"] * jnp.maximum(counts["all"], 1)
     metrics = self._compute_metrics(
       logits=logits,
@@ -201,7 +202,7 @@ def add_token_counts(batch: Mapping[str, Array]) -> dict[str, Array]:
     `all_token_count`, [batch] float32: rows can then be cut off with them.
   """
   weights = batch[batch_lib.DECODER_LOSS_WEIGHTS].astype(jnp.float32)
-  counts = distill.count_tokens(
+  counts = objective_lib.count_tokens(
     {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
   )
   return {

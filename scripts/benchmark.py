@@ -71,15 +71,15 @@ import jax
 import optax
 from absl import flags
 
-from distill_jax import infer, train
 from distill_jax.config import command_line, console_logging, gin_bindings
 from distill_jax.data import token_cache, vocab
 from distill_jax.errors import UserError
-from distill_jax.model import flops
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5 import flops
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
+from distill_jax.runs import infer, train
 from distill_jax.training import fit_checks
 from distill_jax.training import state as state_lib
 

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.errors import UserError
-from distill_jax.model import dot_product, masks, shared_bias
-from distill_jax.model.config import T5Config
-from distill_jax.model.constraint import leave_free
+from distill_jax.model.layers import dot_product, masks, shared_bias
+from distill_jax.model.t5.config import T5Config
+from distill_jax.partitioning.constraint import leave_free
 
 _RESULTS = ("attended", "query", "key", "value", "positions")
 

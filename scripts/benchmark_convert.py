@@ -27,8 +27,8 @@ import gin
 from distill_jax.checkpoint import formats, hf
 from distill_jax.checkpoint.stored_model import LazyTensor, flatten_params
 from distill_jax.config import gin_bindings
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 from distill_jax.training import state as state_lib
 
 
@@ -89,7 +89,7 @@ def main() -> None:
       destination = folder / f"to_{there}"
       started = time.perf_counter()
       process = subprocess.Popen(
-        [sys.executable, "-m", "distill_jax.convert", f"--to={there}",
+        [sys.executable, "-m", "distill_jax.runs.convert", f"--to={there}",
          str(source), str(destination)]
       )  # fmt: skip
       _, status, usage = os.wait4(process.pid, 0)

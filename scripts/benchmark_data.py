@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, token_cache
-from distill_jax.data.pipeline import FeedConfig
-from distill_jax.model import flops
-from distill_jax.model.config import T5Config
+from distill_jax.data import token_cache
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import pipeline
+from distill_jax.data.feed.pipeline import FeedConfig
+from distill_jax.model.t5 import flops
+from distill_jax.model.t5.config import T5Config
 
 LAYOUTS = ("padded", "packed")
 _NUM_DRAWN = 512

@@ -21,7 +21,7 @@ from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.errors import UserError
 from distill_jax.evaluation import length_buckets
 from distill_jax.evaluation.evaluator import Evaluator
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import sharding
 
 _EOS_ID = 1

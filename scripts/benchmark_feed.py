@@ -30,8 +30,9 @@ from typing import Any
 
 import benchmark_data
 
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import batch_counts, pipeline, shards, token_cache
+from distill_jax.data import token_cache
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import batch_counts, pipeline, shards
 from distill_jax.errors import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.aot import chips
+from distill_jax.partitioning import chips
 
 # A product that takes so long is timed well; an accelerator's largest is less.
 _LONG_SECONDS = 0.1

@@ -27,8 +27,8 @@ import httpx2
 from absl import flags
 
 from distill_jax.config import command_line, console_logging
-from distill_jax.teacher import client
-from distill_jax.teacher.exchange import Request
+from distill_jax.teacher.asking.exchange import Request
+from distill_jax.teacher.transports import client
 
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "Requests of the client.")
 _CONCURRENCY = flags.DEFINE_integer("concurrency", 8, "Requests under way.")

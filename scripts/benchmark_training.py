@@ -11,11 +11,12 @@ import benchmark_data
 import benchmark_measures
 import jax
 
-from distill_jax import train
-from distill_jax.data import batch_counts, pipeline, token_cache
-from distill_jax.model import flops
-from distill_jax.model.t5 import T5
+from distill_jax.data import token_cache
+from distill_jax.data.feed import batch_counts, pipeline
+from distill_jax.model.t5 import flops
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import sharding
+from distill_jax.runs import train
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 

@@ -119,8 +119,8 @@ def add_flop_rates(reports: list[dict], sizes: dict) -> None:
     sizes: fields of `T5Config`.
   """
   # Only now: a child process begins with the memory peak of its parent.
-  from distill_jax.model import flops
-  from distill_jax.model.config import T5Config
+  from distill_jax.model.t5 import flops
+  from distill_jax.model.t5.config import T5Config
 
   config = T5Config(**sizes)
   for report in reports:

@@ -35,7 +35,7 @@ _TIMEOUT_SECONDS = 900.0
 # Few tensors, so that much of the time is not spent in making their files.
 _STUDENT = """
 from __gin__ import dynamic_registration
-from distill_jax.model import config
+from distill_jax.model.t5 import config
 include 'gin/models/t5_1_1/tiny.gin'
 config.T5Config:
   num_encoder_layers = 1
@@ -211,7 +211,7 @@ def _list_unfinished(model_dir: pathlib.Path) -> set[tuple[str, int]]:
 
 
 def _last_line(model_dir: pathlib.Path) -> int:
-  from distill_jax.training import metric_files
+  from distill_jax.run_folder import metric_files
 
   rows = metric_files.read_metrics(model_dir)
   return rows[-1]["step"] if rows else 0
@@ -252,7 +252,7 @@ def compare_runs(
 
 
 def _read_lines(model_dir: pathlib.Path) -> dict[int, list[dict]]:
-  from distill_jax.training import metric_files
+  from distill_jax.run_folder import metric_files
 
   lines: dict[int, list[dict]] = {}
   for row in metric_files.read_metrics(model_dir):

@@ -25,11 +25,11 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 import gin
 from distill_jax.config import gin_bindings
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.decoding import cache as decoding_cache
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import axes, sharding
 from distill_jax.partitioning import mesh as mesh_lib

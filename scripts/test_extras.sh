@@ -23,8 +23,8 @@ case $suite in
     "$uv" pip install -q --python .venv-beam/bin/python -e '.[beam]' \
       beartype hypothesis pytest
     .venv-beam/bin/python -m pytest -p no:cacheprovider "$@" \
-      tests/label_beam_test.py tests/label_pipeline_test.py \
-      tests/teacher/beam_*_test.py
+      tests/runs/label_beam_test.py tests/runs/label_pipeline_test.py \
+      tests/teacher/apache_beam_job
     ;;
   reference)
     [ -x .venv-torch/bin/python ] ||

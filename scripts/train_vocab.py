@@ -23,14 +23,8 @@ from collections.abc import Iterator, Sequence
 
 import sentencepiece
 
-from distill_jax.data import (
-  datasets,
-  records,
-  settings,
-  task_kinds,
-  vocab,
-  word_problems,
-)
+from distill_jax.data import datasets, records, settings, task_kinds, vocab
+from distill_jax.data.sources import word_problems
 from distill_jax.errors import UserError
 
 _DEFAULT_VOCAB_SIZE = 800

@@ -18,16 +18,11 @@ from typing import Any, cast
 
 import seqio
 
-from distill_jax.data import (
-  datasets,
-  seqio_preprocessors,
-  seqio_source,
-  task_kinds,
-  vocab,
-)
+from distill_jax.answers import text_metrics
+from distill_jax.data import datasets, task_kinds, vocab
 from distill_jax.data import settings as settings_lib
 from distill_jax.data.label_reader import LabelReader
-from distill_jax.evaluation import text_metrics
+from distill_jax.data.tf import seqio_preprocessors, seqio_source
 
 _VOCABULARY = seqio_source.ConfiguredVocabulary()
 _OUTPUT_FEATURES = {

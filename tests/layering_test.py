@@ -1,8 +1,8 @@
 """The project's shape: who imports whom, and what no module may hold."""
 
 import ast
+import graphlib
 import pathlib
-import re
 
 import pytest
 
@@ -10,106 +10,14 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _FILES = sorted(
   [*(_ROOT / "distill_jax").rglob("*.py"), *(_ROOT / "tasks").glob("*.py")]
 )
-# Below every layer: the package and its one exception.
-_BELOW = {"distill_jax", "distill_jax.errors"}
-# A module imports lower layers only; the same layer only inside its own folder.
-_LAYERS = {
-  0: """
-    free_name process_identity unfinished
-    answers.arithmetic answers.equality answers.numerals
-    aot.batch_search aot.chips aot.compilation aot.hlo_collectives aot.hlo_loops
-    config.fields
-    data.answer_choices data.batch data.generator_options data.load_code
-    data.records data.settings
-    data.shuffled_rationales data.splits data.task_kinds data.token_table
-    data.word_problem_templates
-    evaluation.length_buckets evaluation.result_summary evaluation.text_tokens
-    model.config model.constraint model.flops model.layer_stack
-    partitioning.axes
-    teacher.account_errors teacher.answer_markers teacher.exchange
-    teacher.markup teacher.nesting teacher.redaction teacher.reply_body
-    teacher.usage_counts
-    training.gpu_random training.stop_agreement
-  """,
-  1: """
-    aot.compile_report aot.topology
-    distill input_rows losses
-    checkpoint.checksums checkpoint.disk_space checkpoint.hf_config
-    checkpoint.hf_logits checkpoint.hf_names
-    checkpoint.shape_check checkpoint.stored_model
-    config.command_line config.console_logging config.gin_bindings
-    config.interrupts config.model_gin config.replaced_choices
-    data.animal_legs data.batch_counts data.label_reader data.packing
-    data.shards data.span_corruption data.token_cache data.vocab
-    data.word_problems
-    evaluation.text_metrics
-    model.attention model.decoder model.dot_product model.embedding
-    model.encoder model.linear
-    model.masks model.mlp model.norm model.parameter model.relative_bias
-    model.shared_bias model.t5
-    optim.factory optim.schedules
-    partitioning.distributed partitioning.mesh partitioning.rendezvous
-    partitioning.sharding
-    teacher.answer_forms teacher.append_file teacher.asking teacher.batch_api
-    teacher.batch_calls teacher.batch_replies teacher.batch_state teacher.brake
-    teacher.budget
-    teacher.class_balance teacher.client teacher.config teacher.connection
-    teacher.equation_answers
-    teacher.guarded_http teacher.journal teacher.journal_lines teacher.ledger
-    teacher.near_duplicates teacher.official_parsing teacher.parsing
-    teacher.prices teacher.provenance teacher.questions teacher.rate_limits
-    teacher.replies teacher.teachers teacher.voting
-    training.event_files training.metric_files training.progress
-    training.run_lock training.run_record
-  """,
-  2: """
-    checkpoint.damage checkpoint.formats checkpoint.hf checkpoint.hf_pickle
-    checkpoint.hf_tokenizer checkpoint.manager checkpoint.model_card
-    checkpoint.orbax_params checkpoint.stated_config checkpoint.t5x
-    checkpoint.tokenizer_proof checkpoint.zarr_arrays
-    data.datasets data.named_tasks data.official data.own_vocabulary
-    data.pipeline data.seqio_cache
-    data.seqio_feature_converter data.seqio_nli_gold data.seqio_preprocessors
-    data.seqio_source data.text_survey
-    decoding.beam decoding.cache decoding.greedy decoding.layout decoding.loop
-    decoding.sampling decoding.strategy
-    evaluation.choices
-    teacher.beam_asking teacher.beam_files teacher.beam_pipeline
-    teacher.comparison teacher.conclusion teacher.filters teacher.labelling
-    teacher.output_folder teacher.preview teacher.prompts teacher.record_file
-    teacher.sending teacher.session teacher.standings teacher.tally
-    teacher.template_files teacher.templates teacher.variants
-    training.accumulate training.data_guard training.end_together
-    training.model_dir training.nonfinite training.seeded_program training.state
-    training.step
-    training.validation_history
-  """,
-  3: """
-    aot.program_costs aot.programs aot.saved_activations
-    label_settings t5x_bridge
-    evaluation.evaluator evaluation.result_folder evaluation.validation
-    tasks tasks.animal_legs tasks.anli1 tasks.asdiv tasks.cqa tasks.esnli
-    tasks.register tasks.svamp tasks.word_problems
-    training.closing training.early_stopping training.fit_checks training.hooks
-    training.initial_params training.loop training.preemption training.run_hooks
-    training.run_identity
-  """,
-  4: """
-    convert eval infer label label_pipeline precompile prepare run_data
-    run_loading train
-    experiments.aggregation experiments.plots experiments.report
-    experiments.results experiments.statistics experiments.tables
-    experiments.verdicts
-  """,
-  5: """
-    label_beam main sweep sweep_cells sweep_progress sweep_report sweep_results
-  """,
-}
-_LAYER_OF = {
-  f"distill_jax.{name}": layer
-  for layer, names in _LAYERS.items()
-  for name in names.split()
-}
+# A folder's modules import those of their own folder and of the folders above
+# it in this list.
+_FOLDERS = """
+  files answers hosts config partitioning model optim data objective decoding
+  run_folder checkpoint training evaluation aot teacher experiments student runs
+""".split()
+# Stand at the top of the package, beside `errors`, which all import.
+_TOP = {"main", "t5x_bridge"}
 _TENSORFLOW = {
   "clu",
   "mesh_tensorflow",
@@ -174,34 +82,43 @@ def _imported(path):
   return names
 
 
-def _needs_layer(name):
-  is_package = _MODULES[name].name == "__init__.py"
-  return name not in _BELOW and (not is_package or name in _LAYER_OF)
+def _folder(name):
+  """Returns the folder of a module of the package; None: it has none."""
+  parts = name.split(".")
+  in_folder = len(parts) > 2 or parts[-1] in (*_FOLDERS, "tasks")
+  return parts[1] if in_folder else None
 
 
-def test_every_module_has_a_layer():
-  assert set(filter(_needs_layer, _MODULES)) == set(_LAYER_OF)
+def _find_place(name):
+  """Returns where a module stands in the order of imports."""
+  if name in ("distill_jax", "distill_jax.errors"):
+    return -1
+  folder = _folder(name)
+  return len(_FOLDERS) if folder in (None, "tasks") else _FOLDERS.index(folder)
 
 
-def test_docstrings_name_the_layer():
-  wrong = []
-  for name, layer in _LAYER_OF.items():
-    docstring = ast.get_docstring(_parse(_MODULES[name])) or ""
-    named = re.search(r"\bLayer (\d)", docstring)
-    if named and int(named[1]) != layer:
-      wrong.append(f"{name}: layer {layer}, its docstring says {named[1]}")
-  assert wrong == []
+def test_every_folder_has_a_place():
+  folders = {_folder(name) for name in _MODULES} - {None}
+  assert folders - {"tasks"} == set(_FOLDERS)
+  beside = {name for name in _MODULES if _folder(name) is None}
+  assert beside == {"distill_jax", "distill_jax.errors"} | {
+    f"distill_jax.{name}" for name in _TOP
+  }
 
 
-@pytest.mark.parametrize("name", _LAYER_OF)
-def test_a_module_imports_lower_layers_only(name):
-  path, layer = _MODULES[name], _LAYER_OF[name]
-  for imported in _imported(path) & _LAYER_OF.keys():
-    is_beside = _MODULES[imported].parent == path.parent
-    highest = layer if is_beside else layer - 1
-    assert _LAYER_OF[imported] <= highest, (
-      f"{name} (layer {layer}) imports {imported} ({_LAYER_OF[imported]})"
-    )
+@pytest.mark.parametrize("name", _MODULES)
+def test_a_module_imports_no_higher_folder(name):
+  for imported in _imported(_MODULES[name]) & _MODULES.keys():
+    assert _find_place(imported) <= _find_place(name), f"{name}: {imported}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+  imports = {
+    name: _imported(path) & _MODULES.keys() - {"distill_jax"}
+    for name, path in _MODULES.items()
+  }
+  # Raises CycleError with the modules of the circle.
+  graphlib.TopologicalSorter(imports).prepare()
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_relative)
@@ -216,9 +133,7 @@ def test_a_file_keeps_the_rules(path):
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
   }
   assert not calls & {"eval", "exec"}
-  may_use_tensorflow = path.parent.name == "tasks" or path.name.startswith(
-    "seqio_"
-  )
+  may_use_tensorflow = path.parent.name in ("tasks", "tf")
   packages = {name.partition(".")[0] for name in _imported(path)}
   if _relative(path) == _T5X_BRIDGE:
     packages -= {"t5x"}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-_PROGRAM = pathlib.Path(__file__).with_name("without_tensorflow.py")
+_PROGRAM = pathlib.Path(__file__).with_name("support") / "without_tensorflow.py"
 
 
 @pytest.fixture(name="run", scope="module")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import gin
-from distill_jax import distill
-from distill_jax.data import batch as batch_lib
 from distill_jax.data import settings as settings_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
+from distill_jax.objective import objective as objective_lib
 
 pytestmark = pytest.mark.tf
 
@@ -46,7 +46,7 @@ _VOCAB_SIZE = 11
 def test_without_t5x_its_absence_is_explained(monkeypatch):
   pytest.importorskip("seqio")
   # Imported first, as T5X would be: only T5X shall be missing.
-  from distill_jax.data import seqio_feature_converter  # noqa: F401
+  from distill_jax.data.tf import seqio_feature_converter  # noqa: F401
 
   monkeypatch.setitem(sys.modules, "t5x", None)
   monkeypatch.delitem(sys.modules, "distill_jax.t5x_bridge", raising=False)
@@ -124,7 +124,7 @@ def _compute_in_numpy(params, batch, objective):
 
 @_needs_t5x
 def test_the_loss_is_the_objective(bridge, batch, params):
-  objective = distill.Objective(rationale_loss_weight=0.3, z_loss=0.01)
+  objective = objective_lib.Objective(rationale_loss_weight=0.3, z_loss=0.01)
   model = _make_model(bridge, objective=objective)
   loss, metrics = model.loss_fn(params, batch, None)
   expected = _compute_in_numpy(params, batch, objective)
@@ -138,7 +138,7 @@ def test_the_loss_is_the_objective(bridge, batch, params):
 @pytest.mark.parametrize("num_microbatches", [None, 2, 4])
 def test_micro_batches_change_nothing(bridge, batch, params, num_microbatches):
   """The trainer's step with T5X's own accumulation, no optimizer, no mesh."""
-  objective = distill.Objective(rationale_loss_weight=0.3, z_loss=0.01)
+  objective = objective_lib.Objective(rationale_loss_weight=0.3, z_loss=0.01)
   trainer = bridge.DistillTrainer.__new__(bridge.DistillTrainer)
   trainer._model = _make_model(bridge, objective=objective)
   trainer._num_microbatches = num_microbatches
@@ -157,11 +157,13 @@ def test_micro_batches_change_nothing(bridge, batch, params, num_microbatches):
     apply_gradient=lambda gradient, learning_rate: gradient,
   )
   gradient, metrics = trainer._partitioned_train_step(state, batch)
-  counts = distill.count_tokens(batch)
+  counts = objective_lib.count_tokens(batch)
 
   def compute_loss(params):
     whole = {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
-    return distill.compute_loss(params["logits"], whole, counts, objective)[0]
+    return objective_lib.compute_loss(
+      params["logits"], whole, counts, objective
+    )[0]
 
   weights = batch[batch_lib.DECODER_LOSS_WEIGHTS].astype(np.float32)
   wanted = jax.grad(compute_loss)(params)["logits"]
@@ -226,7 +228,7 @@ def test_the_gin_files_bind_the_objective(bridge, parse):
   parse([_MODEL, _RUN], _REQUIRED | given | {"VOCAB_PATH": "'bytes'"})
   model = gin.query_parameter("%MODEL").scoped_configurable_fn()
   assert isinstance(model, bridge.DistillModel)
-  assert model._objective == distill.Objective(0.3, 0.01)
+  assert model._objective == objective_lib.Objective(0.3, 0.01)
   assert model.module.config.vocab_size == 1024
   assert settings_lib.current_settings().vocab_path == "bytes"
   assert model.output_vocabulary.encode("a") == [100]

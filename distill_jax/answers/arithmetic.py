@@ -1,8 +1,7 @@
 """Arithmetic on text nobody vouches for: the value of a written equation.
 
-Owns the grammar that decides what an SVAMP answer is worth. Layer 0; imports
-the standard library only and knows no data set. Python's own `eval` would
-read the same text and much else besides.
+Owns the grammar that decides what an SVAMP answer is worth. Python's own `eval`
+would read the same text and much else besides.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The one equality of labels: when two texts are the same answer.
 
 Scores, votes, filters, conflict checks and comparisons of teachers all ask
-here. Layer 0; imports arithmetic only; knows no model, file or teacher.
+here. knows no model, file or teacher.
 """
 
 import functools

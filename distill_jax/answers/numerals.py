@@ -1,6 +1,6 @@
 """Numbers as people write them: thousands marks and rounded values.
 
-Layer 0; imports the standard library only. Takes time linear in the text.
+Takes time linear in the text.
 """
 
 import re

@@ -1,7 +1,6 @@
 """The largest batch that fits, found with few measurements.
 
-Layer 0; imports nothing of the project. Measuring is an argument: compiling
-takes seconds to minutes.
+Measuring is an argument: compiling takes seconds to minutes.
 """
 
 from collections.abc import Callable

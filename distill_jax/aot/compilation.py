@@ -1,7 +1,7 @@
 """Compiles a program ahead of time, and measures that.
 
-Layer 0; imports errors. A program too large for the memory
-of the devices is an answer here, not an error.
+A program too large for the memory of the devices is an answer here, not an
+error.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """What a compiled program takes and how fast it can be, as numbers and as text.
 
-Layer 1; imports aot.chips, aot.hlo_collectives. Reports are plain JSON values:
-those just made and those stored print alike.
+Reports are plain JSON values: those just made and those stored print alike.
 
 Times are bounds from below, out of peak rates (a roofline): no program reaches
 them, and how near one comes only the device tells.
@@ -11,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill_jax.aot.chips import Chip
 from distill_jax.aot.hlo_collectives import ProgramTraffic
+from distill_jax.partitioning.chips import Chip
 
 _GIB = 2**30
 Json = dict[str, Any]

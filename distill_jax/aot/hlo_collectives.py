@@ -1,8 +1,8 @@
 """What the devices of a compiled program send each other, read from its text.
 
-Layer 0; imports aot.hlo_loops. XLA's cost analysis neither counts
-collectives nor weighs a loop's body by how often it runs. Both are done here,
-on the text of the optimized HLO (`jax.stages.Compiled.as_text`).
+XLA's cost analysis neither counts collectives nor weighs a loop's body by how
+often it runs. Both are done here, on the text of the optimized HLO
+(`jax.stages.Compiled.as_text`).
 """
 
 import dataclasses

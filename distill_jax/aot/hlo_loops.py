@@ -1,8 +1,7 @@
 """How often the loops of a compiled program run, read from its text.
 
-Layer 0; imports nothing of the project. Compilers for TPUs do not note it, and
-the step is not always one: a loop that passes parts of an array around a ring
-of devices is unrolled by two.
+Compilers for TPUs do not note it, and the step is not always one: a loop that
+passes parts of an array around a ring of devices is unrolled by two.
 """
 
 import re

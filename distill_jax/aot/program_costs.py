@@ -1,6 +1,5 @@
 """What the programs are given and what they do, worked out from shapes.
 
-Layer 3; imports aot.programs, aot.compile_report, decoding.layout, model.flops.
 Nothing is compiled.
 """
 
@@ -9,7 +8,7 @@ from collections.abc import Mapping
 from distill_jax.aot import programs
 from distill_jax.aot.compile_report import Work
 from distill_jax.decoding.layout import DecoderLayout
-from distill_jax.model import flops
+from distill_jax.model.t5 import flops
 
 
 def measure_training(

@@ -1,7 +1,6 @@
 """The programs that training and decoding compile, lowered from shapes alone.
 
-Layer 3; imports training.step, training.state, decoding. Nothing is allocated,
-on the host or elsewhere.
+Nothing is allocated, on the host or elsewhere.
 """
 
 import dataclasses
@@ -14,13 +13,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
-from distill_jax.distill import Objective
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
+from distill_jax.objective.objective import Objective
 from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib

@@ -1,6 +1,6 @@
 """What the forward pass of a train step saves for the backward pass.
 
-Layer 3; imports training.step and aot.programs. Only shapes are computed.
+Only shapes are computed.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax import distill
 from distill_jax.aot import programs
-from distill_jax.data import batch as batch_lib
-from distill_jax.model.t5 import T5
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.model.t5.t5 import T5
+from distill_jax.objective import objective as objective_lib
 from distill_jax.partitioning import axes, sharding
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
@@ -25,7 +25,7 @@ def count_saved_bytes(
   student: programs.Student,
   batch_rows: int,
   feature_lengths: Mapping[str, int],
-  objective: distill.Objective,
+  objective: objective_lib.Objective,
   num_microbatches: int,
   loss_chunk_tokens: int | None,
 ) -> int:
@@ -79,7 +79,7 @@ def count_saved_bytes(
         microbatch=batch,
         dropout_rng=rng,
         model=model,
-        token_counts=distill.count_tokens(batch),
+        token_counts=objective_lib.count_tokens(batch),
         objective=objective,
         loss_chunk_tokens=chunk,
       )

@@ -1,8 +1,8 @@
 """Devices that are not here, by the names people know them by.
 
-Layer 1; imports aot.chips and errors. JAX compiles for TPUs and GPUs that the
-machine does not have, given the vendor's compiler: libtpu for TPUs, JAX's CUDA
-plugin and nvcc's assembler for GPUs.
+JAX compiles for TPUs and GPUs that the machine does not have, given the
+vendor's compiler: libtpu for TPUs, JAX's CUDA plugin and nvcc's assembler for
+GPUs.
 """
 
 import dataclasses

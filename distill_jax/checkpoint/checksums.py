@@ -1,9 +1,9 @@
 """Checksums of a checkpoint's files, to notice bytes that changed on the disk.
 
-Layer 1; imports nothing of ours. Orbax verifies nothing of an array's
-bytes: a flipped bit is decoded into another number. `checksums.json` in the
-checkpoint's folder holds size and CRC-32 of every file. A CRC finds damage, not
-forgery; SHA-256 would take three times as long and find no more of it.
+Orbax verifies nothing of an array's bytes: a flipped bit is decoded into
+another number. `checksums.json` in the checkpoint's folder holds size and
+CRC-32 of every file. A CRC finds damage, not forgery; SHA-256 would take three
+times as long and find no more of it.
 
 The names in that file are compared with those of the folder and never opened.
 """

@@ -1,7 +1,6 @@
 """Checkpoints that cannot be read: damaged, or just not readable here.
 
-Layer 2; imports checksums, partitioning.distributed, errors and free_name. Only
-what is damaged may be set aside, and nothing is ever deleted.
+Only what is damaged may be set aside, and nothing is ever deleted.
 """
 
 import contextlib
@@ -12,10 +11,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from distill_jax import free_name
 from distill_jax.checkpoint import checksums
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.files import free_name
+from distill_jax.hosts import distributed
 
 _log = logging.getLogger(__name__)
 

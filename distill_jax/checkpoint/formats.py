@@ -1,7 +1,6 @@
 """Any checkpoint, whatever program wrote it: found, opened, loaded.
 
-Layer 2; imports the formats beside it and manager. `INITIAL_CHECKPOINT_PATH`,
-`eval`, `infer` and `distill-jax-convert` start here.
+`INITIAL_CHECKPOINT_PATH`, `eval`, `infer` and `distill-jax-convert` start here.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ from distill_jax.checkpoint.stored_model import (
   stack_layers,
 )
 from distill_jax.errors import UserError
-from distill_jax.model import layer_stack
+from distill_jax.model.layers import layer_stack
 
 PyTree = Any
 _FORMAT_NAMES = {

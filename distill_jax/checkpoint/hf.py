@@ -1,8 +1,7 @@
 """Hugging Face's T5 folders: `config.json`, safetensors, `spiece.model`.
 
-Layer 2; imports hf_config, hf_logits, hf_names, hf_pickle, hf_tokenizer,
-stored_model. Nothing in a folder is executed or trusted: sizes are checked, an
-index may only name files beside it, and pickles are left to `hf_pickle`.
+Nothing in a folder is executed or trusted: sizes are checked, an index may only
+name files beside it, and pickles are left to `hf_pickle`.
 """
 
 import json
@@ -37,7 +36,7 @@ from distill_jax.checkpoint.stored_model import (
   StoredModel,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 
 CONFIG = "config.json"
 _GENERATION_CONFIG = "generation_config.json"

@@ -1,8 +1,7 @@
 """What a Hugging Face `config.json` says, each field counted or refused.
 
-Layer 1; imports errors and the model's config. Whatever changes what a T5
-computes is read, or refused by name where it is not as we compute; the rest is
-known to change nothing, or is named in a warning.
+Whatever changes what a T5 computes is read, or refused by name where it is not
+as we compute; the rest is known to change nothing, or is named in a warning.
 """
 
 import logging
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 
 # Each type's `feed_forward_proj` where a configuration does not say.
 _MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}

@@ -1,9 +1,9 @@
 """What a Hugging Face T5 makes its logits with.
 
-Layer 1; imports hf_config, hf_names, stored_model. Our T5 has two ways: from
-the embedding and divided by sqrt(d_model), or from a kernel of their own and
-not divided. transformers has all four, and says which in two fields that have
-changed their meaning; a kernel takes the division, or the copying, with it.
+Our T5 has two ways: from the embedding and divided by sqrt(d_model), or from a
+kernel of their own and not divided. transformers has all four, and says which
+in two fields that have changed their meaning; a kernel takes the division, or
+the copying, with it.
 """
 
 import pathlib

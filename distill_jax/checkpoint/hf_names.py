@@ -1,13 +1,13 @@
 """Which Hugging Face tensor is which parameter of ours.
 
-Layer 1; imports the model's config. A table made from the architecture, so
-that both directions, and whatever is missing or too much, follow from it.
+A table made from the architecture, so that both directions, and whatever is
+missing or too much, follow from it.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 
 EMBEDDING = "shared.weight"
 LOGITS = "lm_head.weight"

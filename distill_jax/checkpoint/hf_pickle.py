@@ -1,7 +1,6 @@
 """Old `pytorch_model.bin` files, read by torch's weights-only loader.
 
-Layer 2; imports stored_model; torch only when there is such a file. A pickle is
-a program; that loader runs none of it but what makes tensors.
+A pickle is a program; that loader runs none of it but what makes tensors.
 """
 
 import pathlib

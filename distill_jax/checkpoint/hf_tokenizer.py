@@ -1,9 +1,9 @@
 """A sentencepiece model as `tokenizer.json`, which transformers loads as it is.
 
-Layer 2; imports tokenizer_proof, data.vocab. transformers' own T5Tokenizer
-takes every `spiece.model` for a unigram model without byte pieces, as T5's is;
-with the small BPE models of `scripts/train_vocab.py` it would split words
-otherwise than the student learned, and say nothing.
+transformers' own T5Tokenizer takes every `spiece.model` for a unigram model
+without byte pieces, as T5's is; with the small BPE models of
+`scripts/train_vocab.py` it would split words otherwise than the student
+learned, and say nothing.
 """
 
 import base64

@@ -1,11 +1,10 @@
 """Checkpoints of a run, on Orbax, with five decisions and no more options.
 
-Layer 2; imports checksums, damage, disk_space, shape_check, errors and
-partitioning.distributed. Knows no gin, no data and no model: what
-to restore into is given as shapes with shardings; `formats` reads parameters
-alone. A checkpoint is a folder `checkpoints/<step>` with `state`,
-`data_iterator`, `metrics` and `checksums.json`; Orbax writes it aside and
-renames it, so a folder with a number for a name is complete.
+Knows no gin, no data and no model: what to restore into is given as shapes with
+shardings; `formats` reads parameters alone. A checkpoint is a folder
+`checkpoints/<step>` with `state`, `data_iterator`, `metrics` and
+`checksums.json`; Orbax writes it aside and renames it, so a folder with a
+number for a name is complete.
 
 Decided: saves are asynchronous; the last `keep_last` and the best are kept;
 the best is the highest `best_metric`; a full disk ends the run, with every
@@ -30,9 +29,10 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint import checkpoint_managers
 
-from distill_jax.checkpoint import checksums, damage, disk_space, shape_check
+from distill_jax.checkpoint import checksums, damage, shape_check
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.files import disk_space
+from distill_jax.hosts import distributed
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
 """What a Hugging Face folder says of itself: README.md, generation settings.
 
-Layer 2; imports stored_model, training.run_record. Names and prefixes come from
-data: they are quoted, so that none of them ends its line, its code or its
-Markdown.
+Names and prefixes come from data: they are quoted, so that none of them ends
+its line, its code or its Markdown.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_jax.checkpoint.stored_model import StoredModel, describe_sizes
-from distill_jax.training import run_record
+from distill_jax.run_folder import run_record
 
 FILE = "README.md"
 _GENERATION = "generation_config.json"

@@ -1,6 +1,5 @@
 """Parameters in Orbax's form, ours and T5X's, read and written by the tensor.
 
-Layer 2; imports stated_config, stored_model, t5x, zarr_arrays, run_record.
 Whole training states are `manager`'s. Both programs keep one Orbax tree in the
 folder `state`; ours has the parameters under `params`, T5X under `target`.
 """
@@ -30,8 +29,8 @@ from distill_jax.checkpoint.stored_model import (
   unstack_layers,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
-from distill_jax.training import run_record
+from distill_jax.model.t5.config import T5Config
+from distill_jax.run_folder import run_record
 
 STATE = "state"
 _OURS, _T5X = "params.", "target."

@@ -1,7 +1,4 @@
-"""The shapes of a stored state against those of the model, before it is read.
-
-Layer 1; imports errors.
-"""
+"""Compares the shapes of a stored state with those of the model."""
 
 import contextlib
 import pathlib

@@ -1,7 +1,7 @@
 """The architecture as a file beside weights that do not state it.
 
-Layer 2; imports zarr_arrays and the model's config. Orbax's and T5X's arrays
-hold shapes alone; activations, dropout and the like stand in this file.
+Orbax's and T5X's arrays hold shapes alone; activations, dropout and the like
+stand in this file.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import pathlib
 
 from distill_jax.checkpoint import zarr_arrays
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 
 MODEL_CONFIG = "model_config.json"
 # How a program ran is no property of what it saved: the same weights give the

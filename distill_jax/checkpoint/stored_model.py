@@ -1,11 +1,10 @@
 """A model as some file format keeps it: tensors by name, not yet read.
 
-Layer 1; imports errors, the model's config and layer_stack. What the formats
-share: names are our parameters' paths, "encoder/layers_0/mlp/wo/kernel",
-layouts are ours, and a tensor is read when asked, a slice at a time if need be,
-so that converting or sharding an 11B model needs memory for a few tensors only.
-Whether the layers of a stack are scanned is no property of a stored model: it
-always has every layer's tensors apart.
+What the formats share: names are our parameters' paths,
+"encoder/layers_0/mlp/wo/kernel", layouts are ours, and a tensor is read when
+asked, a slice at a time if need be, so that converting or sharding an 11B model
+needs memory for a few tensors only. Whether the layers of a stack are scanned
+is no property of a stored model: it always has every layer's tensors apart.
 """
 
 import dataclasses
@@ -20,8 +19,8 @@ import numpy as np
 from flax import traverse_util
 
 from distill_jax.errors import UserError
-from distill_jax.model import layer_stack
-from distill_jax.model.config import MAX_LAYERS, T5Config
+from distill_jax.model.layers import layer_stack
+from distill_jax.model.t5.config import MAX_LAYERS, T5Config
 
 # What indexes a whole tensor, or the part of it a device holds.
 Index = tuple[slice, ...]

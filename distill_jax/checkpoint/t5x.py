@@ -1,9 +1,9 @@
 """T5X's checkpoints: both older forms, and the parameters in its Orbax form.
 
-Layer 2; imports stated_config, stored_model, zarr_arrays. The older form, in
-which all public T5X checkpoints are, is a msgpack file `checkpoint` whose large
-leaves stand for zarr folders beside it; a small model may be that one file
-alone. Parameters lie under `target`, optimizer state is left alone.
+The older form, in which all public T5X checkpoints are, is a msgpack file
+`checkpoint` whose large leaves stand for zarr folders beside it; a small model
+may be that one file alone. Parameters lie under `target`, optimizer state is
+left alone.
 
 A msgpack leaf names its folder itself. That name is not followed: the folder's
 name follows from the parameter's.
@@ -25,7 +25,7 @@ from distill_jax.checkpoint.stored_model import (
   unstack_layers,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 
 INDEX = "checkpoint"
 FOLDER = "checkpoint_"

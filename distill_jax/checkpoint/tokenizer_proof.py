@@ -1,7 +1,7 @@
 """Whether `tokenizers` splits texts as a sentencepiece model does.
 
-Layer 2; imports data.vocab. Text on which tokenizers of the two libraries are
-known to differ, and every piece of the vocabulary, goes through both.
+Text on which tokenizers of the two libraries are known to differ, and every
+piece of the vocabulary, goes through both.
 """
 
 import json

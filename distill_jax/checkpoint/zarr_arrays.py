@@ -1,8 +1,8 @@
 """Zarr arrays of a checkpoint folder, local or gs://, through TensorStore.
 
-Layer 2; imports stored_model, errors. T5X's older checkpoints are a folder of
-zarr arrays, and Orbax keeps the same arrays in one OCDBT store; TensorStore
-reads both, from a disk or from Google Cloud Storage, with its own drivers.
+T5X's older checkpoints are a folder of zarr arrays, and Orbax keeps the same
+arrays in one OCDBT store; TensorStore reads both, from a disk or from Google
+Cloud Storage, with its own drivers.
 """
 
 import contextlib

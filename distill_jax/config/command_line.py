@@ -1,6 +1,6 @@
 """How a command starts: --help ends with 0, a user's mistake with its code.
 
-Layer 1; imports errors. absl by itself ends with 1 after either.
+absl by itself ends with 1 after either.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""What a command shows on the screen.
-
-Layer 1; imports no module of ours.
-"""
+"""What a command shows on the screen."""
 
 import contextlib
 import importlib.abc

@@ -1,8 +1,7 @@
 """Whether a setting's value is of its field's type, and what it must be.
 
-Layer 0; imports nothing of ours. The type is the annotation of the dataclass
-field or argument that the setting is bound to; what it says beyond these forms
-is not looked at.
+The type is the annotation of the dataclass field or argument that the setting
+is bound to; what it says beyond these forms is not looked at.
 """
 
 import collections.abc

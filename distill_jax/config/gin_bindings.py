@@ -1,9 +1,9 @@
 """Reads gin files and bindings, and refuses what nobody reads.
 
-Layer 1; imports config.fields, config.replaced_choices and errors. Of the
-settings it knows by name MODEL_CONFIG, which a file of its own must give, those
-that are paths, and those that are gone. gin keeps what it parsed and what was
-read in two private dictionaries; both are touched here and nowhere else.
+Of the settings it knows by name MODEL_CONFIG, which a file of its own must
+give, those that are paths, and those that are gone. gin keeps what it parsed
+and what was read in two private dictionaries; both are touched here and nowhere
+else.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: one line, what is half-built removed, 130 or 143.
 
-Layer 1; imports no module of ours. `train` and `label` save what they have and
-take the signals themselves while they do.
+`train` and `label` save what they have and take the signals themselves while
+they do.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Which settings are unread only because a choice was replaced.
 
-Layer 1; imports nothing of ours. A run's file binds an object, such as a
-schedule, and the settings it reads. Whoever includes the file, or gives a file
-or binding after it, may bind another object; then nothing reads those settings,
-and that is no mistake of theirs. What they have set themselves must be read.
+A run's file binds an object, such as a schedule, and the settings it reads.
+Whoever includes the file, or gives a file or binding after it, may bind another
+object; then nothing reads those settings, and that is no mistake of theirs.
+What they have set themselves must be read.
 """
 
 import contextlib

@@ -2,9 +2,8 @@
 
 Owns the registry and what happens to records between source and task: the
 subsample, the validation split, rationales that contradict the gold label.
-Layer 2; imports records, splits, answers, official, shuffled_rationales and the
-generators. Knows no SeqIO task and, until gold rows of an NLI train set must be
-fetched, no TensorFlow.
+Knows no SeqIO task and, until gold rows of an NLI train set must be fetched, no
+TensorFlow.
 """
 
 import collections
@@ -16,15 +15,15 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from distill_jax.answers.equality import METRICS, LabelMetric, labels_equal
-from distill_jax.data import (
+from distill_jax.data import splits
+from distill_jax.data.records import Record, read_records
+from distill_jax.data.settings import DataSettings
+from distill_jax.data.sources import (
   animal_legs,
   official,
   shuffled_rationales,
-  splits,
   word_problems,
 )
-from distill_jax.data.records import Record, read_records
-from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -420,7 +419,7 @@ def _load_nli(name: str, split: str, settings: DataSettings) -> list[Record]:
   if split != "train" or official.has_rows(settings.data_dir, name, split):
     return _load_official(name, split, settings)
   # The TensorFlow island, entered only where nothing else will do.
-  from distill_jax.data import seqio_nli_gold
+  from distill_jax.data.tf import seqio_nli_gold
 
   outputs = official.read_teacher_outputs(settings.data_dir, name, split)
   rows = seqio_nli_gold.read_gold_rows(name, split)

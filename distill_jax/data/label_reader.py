@@ -1,8 +1,8 @@
 """Texts read as the labels of a task: what gold labels and predictions share.
 
-Layer 1; imports answers.equality, vocab. A vocabulary rewrites what it encodes
-("½" is "1⁄2" once decoded), so the label set, the gold label and the prediction
-go the same way here before the one equality compares them.
+A vocabulary rewrites what it encodes ("½" is "1⁄2" once decoded), so the label
+set, the gold label and the prediction go the same way here before the one
+equality compares them.
 """
 
 from collections.abc import Hashable, Iterable, Sequence

@@ -1,6 +1,6 @@
 """Which code loads a user's records: a hash for the cache's identity.
 
-Layer 0; imports data.records, for its type alone. Knows no data set.
+Knows no data set.
 """
 
 import functools

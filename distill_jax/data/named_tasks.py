@@ -1,7 +1,6 @@
 """What a task's name tells of it, without SeqIO and without its examples.
 
-Layer 2; imports data.datasets, data.settings, data.task_kinds,
-data.token_cache. Enough to predict with a checkpoint that lies in no run.
+Enough to predict with a checkpoint that lies in no run.
 """
 
 from typing import Any, cast

@@ -1,7 +1,4 @@
-"""Which vocabulary a task has where VOCAB_PATH names none.
-
-Layer 2; imports data.datasets, data.settings and data.task_kinds.
-"""
+"""Which vocabulary a task has where VOCAB_PATH names none."""
 
 import dataclasses
 import pathlib

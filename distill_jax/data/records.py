@@ -1,8 +1,8 @@
 """The record: one example with its teacher's answer, and its JSONL file.
 
-Layer 0; imports only `errors`. Every producer of data (official files,
-generated problems, the label stage) makes records and every consumer reads
-them; which data set a record belongs to is unknown here.
+Every producer of data (official files, generated problems, the label stage)
+makes records and every consumer reads them; which data set a record belongs to
+is unknown here.
 """
 
 import dataclasses

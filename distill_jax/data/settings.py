@@ -1,9 +1,8 @@
 """What shapes the data: one frozen object that prepare, train and tasks read.
 
-Layer 0; imports errors and data.task_kinds. SeqIO registers tasks at import,
-before any setting is known, so the tasks ask `current_settings` each time a
-data set is made. Without gin the defaults hold and `DISTILL_JAX_DATA_DIR` names
-the data.
+SeqIO registers tasks at import, before any setting is known, so the tasks ask
+`current_settings` each time a data set is made. Without gin the defaults hold
+and `DISTILL_JAX_DATA_DIR` names the data.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Span corruption, T5's own pretraining, over texts without any label.
 
-Layer 1; imports data.records, data.vocab. Plain numpy; SeqIO's part of it is in
-`seqio_source`. Spans of a text are dropped and each is marked by a sentinel;
-the target is the sentinels, each before what was dropped there, and one more
-where the text goes on behind the last span:
+Plain numpy; SeqIO's part of it is in `seqio_source`. Spans of a text are
+dropped and each is marked by a sentinel; the target is the sentinels, each
+before what was dropped there, and one more where the text goes on behind the
+last span:
 
   inputs   Thank you <extra_id_0> me to your party <extra_id_1> week .
   targets  <extra_id_0> for inviting <extra_id_1> last <extra_id_2>

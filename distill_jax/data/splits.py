@@ -1,8 +1,8 @@
 """Which examples train, validate or are left out: index arithmetic only.
 
-Layer 0; imports numpy and `errors`. Knows no data set. The draws are those of
-the authors' code, which calls `train_test_split` of Hugging Face datasets, so
-that a split made here is theirs, row by row and in their order.
+Knows no data set. The draws are those of the authors' code, which calls
+`train_test_split` of Hugging Face datasets, so that a split made here is
+theirs, row by row and in their order.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The kinds of tasks a data set has: which text goes in, which comes out.
 
-Layer 0; imports nothing. Plain text and no SeqIO: `tasks/` registers from this
-table, and hosts without SeqIO read names and labels by it.
+Plain text and no SeqIO: `tasks/` registers from this table, and hosts without
+SeqIO read names and labels by it.
 
 Source: Distilling Step-by-Step, section 3.2 (label and rationale tasks) and
 its single-task ablation (joint); the authors' run.py for prefixes and for the

@@ -1,10 +1,9 @@
 """What the texts of a token cache hold that no score would show.
 
-Layer 2; imports answers.equality, answer_choices, label_reader, task_kinds,
-token_cache, vocab. Counts what the vocabulary cannot spell, labels that are no
-answer or that share their ids, and inputs that several splits share. The counts
-lie beside the tokens in `survey.json`; a cache of an earlier version, which has
-none, is counted when it is next opened.
+Counts what the vocabulary cannot spell, labels that are no answer or that share
+their ids, and inputs that several splits share. The counts lie beside the
+tokens in `survey.json`; a cache of an earlier version, which has none, is
+counted when it is next opened.
 """
 
 import collections
@@ -21,8 +20,8 @@ import numpy as np
 import tqdm
 
 from distill_jax.answers import equality
+from distill_jax.answers.answer_choices import read_choices
 from distill_jax.data import label_reader, task_kinds
-from distill_jax.data.answer_choices import read_choices
 from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
 from distill_jax.data.vocab import (
   BYTES,

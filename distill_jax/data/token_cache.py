@@ -1,8 +1,7 @@
 """The token cache: what `prepare` writes and everything after it reads.
 
-Layer 1; imports unfinished, data.token_table, errors. Knows no TensorFlow and
-no SeqIO, so that a host without them can be handed the folder. One folder holds
-one task or mixture:
+Knows no TensorFlow and no SeqIO, so that a host without them can be handed the
+folder. One folder holds one task or mixture:
 
   <cache_dir>/<name>-<fingerprint>/
     cache.json                    manifest; written last, so it marks the end
@@ -34,10 +33,10 @@ from array_record.python import (
 from grain import sources as grain_sources
 
 import distill_jax
-from distill_jax import unfinished
 from distill_jax.data import task_kinds
 from distill_jax.data.token_table import TokenTable
 from distill_jax.errors import UserError
+from distill_jax.files import unfinished
 
 FORMAT = 2
 _MANIFEST = "cache.json"

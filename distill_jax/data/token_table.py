@@ -1,8 +1,7 @@
 """A split's tokens in memory, for training to draw from in any order.
 
-Layer 0; imports nothing of this project. An example's tokens are a slice of one
-array: reading a record of its own for every step cost the host more time than
-packing it.
+An example's tokens are a slice of one array: reading a record of its own for
+every step cost the host more time than packing it.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """Token ids of a text and back: a sentencepiece model, or ByT5's bytes.
 
-Owns everything the project knows about sentencepiece at run time. Layer 1;
-imports errors. Knows no SeqIO and no TensorFlow, yet gives the same ids as
+Owns everything the project knows about sentencepiece at run time. Knows no
+SeqIO and no TensorFlow, yet gives the same ids as
 `seqio.SentencePieceVocabulary` and `seqio.ByteVocabulary`.
 """
 

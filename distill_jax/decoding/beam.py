@@ -1,7 +1,7 @@
 """Beam search with T5X's length penalty and stopping rule.
 
-Layer 2; imports the decoding cache. Finished sequences are kept apart from
-live ones, so a finished one neither takes a live beam's place nor is extended.
+Finished sequences are kept apart from live ones, so a finished one neither
+takes a live beam's place nor is extended.
 
 Coming from Hugging Face's `generate` (transformers 5.23, `_beam_search`):
 

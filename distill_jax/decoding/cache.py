@@ -1,7 +1,7 @@
 """What decoding starts from, and how its rows are repeated and reordered.
 
-Layer 2; imports the model. The strategies beside it see a step function and a
-cache, never the model or its parameters.
+The strategies beside it see a step function and a cache, never the model or its
+parameters.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from distill_jax.model.decoder import DecodeCache
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.decoder import DecodeCache
+from distill_jax.model.t5.t5 import T5
 
 # (tokens [batch] int32, step int32, cache) -> (logits [batch, vocab] float32
 # of the token at index `step`, cache). `tokens` are those chosen last.

@@ -1,7 +1,4 @@
-"""Greedy decoding: the likeliest token, every time.
-
-Layer 2; imports the decoding loop.
-"""
+"""Greedy decoding: the likeliest token, every time."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree

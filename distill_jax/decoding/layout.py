@@ -1,9 +1,8 @@
 """Where the decoder's parameters lie while it decodes.
 
-Layer 2; imports model.t5, partitioning.sharding and aot.chips. Training divides
-parameters over `fsdp` and gathers each layer's when it needs them. Decoding
-needs all of the decoder at every token, so the decoder is laid out otherwise
-first, once for each set of parameters:
+Training divides parameters over `fsdp` and gathers each layer's when it needs
+them. Decoding needs all of the decoder at every token, so the decoder is laid
+out otherwise first, once for each set of parameters:
 
 - "replicated": along `fsdp` every device has a copy. Rows are divided as in
   training, and each device computes what it did with gathered parameters. A
@@ -26,10 +25,9 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from distill_jax.aot import chips
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
-from distill_jax.partitioning import axes, sharding
+from distill_jax.model.t5.t5 import T5
+from distill_jax.partitioning import axes, chips, sharding
 
 _log = logging.getLogger(__name__)
 

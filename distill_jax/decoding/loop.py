@@ -1,7 +1,7 @@
 """One token after another until every row has ended.
 
-Layer 2; imports the step function's type only. How a token is chosen is an
-argument; search over several continuations is `beam`.
+How a token is chosen is an argument; search over several continuations is
+`beam`.
 """
 
 from collections.abc import Callable

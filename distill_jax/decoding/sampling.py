@@ -1,7 +1,4 @@
-"""Random decoding: temperature, top-k and top-p (nucleus) sampling.
-
-Layer 2; imports the decoding loop.
-"""
+"""Random decoding: temperature, top-k and top-p (nucleus) sampling."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Which decoding is done, as one checked object, and the call that does it.
 
-Layer 2; imports the strategies beside it. What drives a model holds a
-`DecodingConfig` and calls `decode`; it knows no strategy by name.
+What drives a model holds a `DecodingConfig` and calls `decode`; it knows no
+strategy by name.
 """
 
 import dataclasses

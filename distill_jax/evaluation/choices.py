@@ -1,7 +1,6 @@
 """The answer choices of an example, for tasks that have any.
 
-Layer 2; imports the token cache's types. Which choice a student prefers is the
-evaluator's business.
+Which choice a student prefers is the evaluator's business.
 
 A token cache holds text and ids, not what a data set knew besides. A closed
 label set is recorded with the task; choices that differ from example to example
@@ -10,7 +9,7 @@ are read out of the input, where the student reads them too.
 
 from collections.abc import Sequence
 
-from distill_jax.data.answer_choices import read_choices
+from distill_jax.answers.answer_choices import read_choices
 from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.errors import UserError
 

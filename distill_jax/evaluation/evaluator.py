@@ -1,7 +1,6 @@
 """Decodes and scores the examples of a task with one set of parameters.
 
-Layer 3; imports data.pipeline, data.label_reader, decoding, training.state,
-training.step, length_buckets and text_metrics. Knows no gin and writes no file.
+Knows no gin and writes no file.
 """
 
 import dataclasses
@@ -12,16 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, task_kinds
+from distill_jax.answers import text_metrics
+from distill_jax.data import task_kinds
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import pipeline
 from distill_jax.data.label_reader import LabelReader
 from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.data.vocab import Vocabulary
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
-from distill_jax.evaluation import length_buckets, text_metrics
-from distill_jax.model.t5 import T5
+from distill_jax.evaluation import length_buckets
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import sharding
 from distill_jax.training import seeded_program
 from distill_jax.training import state as state_lib
@@ -72,7 +73,7 @@ class Evaluator:
     """Prepares the compiled functions.
 
     Args:
-      model: a `model.t5.T5`.
+      model: a `model.t5.t5.T5`.
       mesh: where the parameters lie.
       vocabulary: turns ids into text.
       feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.

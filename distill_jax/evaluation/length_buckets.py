@@ -1,9 +1,8 @@
 """Which examples are evaluated together, and in arrays of which shape.
 
-Layer 0; imports nothing of the project. Every shape is compiled once, so there
-must be few; and a short example costs as much as the longest beside it, so it
-should be short. Both hold if examples are taken by length and shapes are halves
-of the largest.
+Every shape is compiled once, so there must be few; and a short example costs as
+much as the longest beside it, so it should be short. Both hold if examples are
+taken by length and shapes are halves of the largest.
 """
 
 from collections.abc import Sequence

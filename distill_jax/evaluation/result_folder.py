@@ -1,6 +1,6 @@
 """Where an evaluation's results lie: a folder for each way to measure.
 
-Layer 3; imports decoding.strategy, errors. Below `eval/`:
+Below `eval/`:
 
   <task>/<split>/<step>/<key>/metrics.json, predictions.jsonl
 

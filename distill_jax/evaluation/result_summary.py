@@ -1,7 +1,4 @@
-"""The metrics of one evaluation, as the lines that the console shows.
-
-Layer 0; imports nothing of ours.
-"""
+"""The metrics of one evaluation, as the lines that the console shows."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,12 +1,9 @@
-"""Validation while a run trains: metrics of each task by its kind.
-
-Layer 3; imports evaluation.evaluator, data.pipeline.
-"""
+"""Validation while a run trains: metrics of each task by its kind."""
 
 from collections.abc import Callable
 from typing import Any
 
-from distill_jax.data import pipeline
+from distill_jax.data.feed import pipeline
 from distill_jax.data.token_cache import TokenCache
 from distill_jax.evaluation.evaluator import Evaluator
 

@@ -1,7 +1,6 @@
 """Several runs taken together: the accuracy of an arm at a training-set size.
 
-Layer 4; imports `results`, `statistics` and `evaluation.text_metrics`. Knows
-nothing of comparisons, plots or pages.
+Knows nothing of comparisons, plots or pages.
 """
 
 import dataclasses
@@ -10,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from distill_jax.answers import text_metrics
 from distill_jax.errors import UserError
-from distill_jax.evaluation import text_metrics
 from distill_jax.experiments import statistics
 from distill_jax.experiments.results import RESUMED, RunResult
 

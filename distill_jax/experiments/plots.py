@@ -1,8 +1,4 @@
-"""Figures of a sweep, as PNG files.
-
-Layer 4; imports `aggregation`, `results` and the objects of matplotlib, not its
-pyplot, whose global state and windows have no place in a training job.
-"""
+"""Figures of a sweep, as PNG files."""
 
 import dataclasses
 import io

@@ -1,8 +1,8 @@
 """The report of a sweep: one HTML page, and the same tables as plain text.
 
-Layer 4; imports `results` and `tables`. The page holds its style and
-figures, asks nothing of the network and runs nothing. Every text is escaped:
-predictions are a model's, and may hold anything.
+The page holds its style and figures, asks nothing of the network and runs
+nothing. Every text is escaped: predictions are a model's, and may hold
+anything.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """The result of a training run, and the files that hold results.
 
-Layer 4; imports `errors` only. Knows nothing of training, plots or pages: a
-sweep writes these files, `aggregation` and reports read them.
+Knows nothing of training, plots or pages: a sweep writes these files,
+`aggregation` and reports read them.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """Statistics of two arms whose accuracy differs between seeds.
 
-Layer 4; imports numpy and scipy only. Arrays and counts in, numbers out: it
-knows nothing of runs, tables or words.
+Arrays and counts in, numbers out: it knows nothing of runs, tables or words.
 
 The model. A run's accuracy on a test set has two sources of chance: its seed
 (initial weights, order of examples, dropout) and the test examples. A

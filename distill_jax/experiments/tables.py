@@ -1,14 +1,13 @@
 """The tables of a sweep's report: accuracies, verdicts, runs and failures.
 
-Layer 4; imports `aggregation`, `results`, `verdicts` and, for text that may
-hold anything, `teacher.preview`. Cells are plain text; `report` draws them.
+Cells are plain text; `report` draws them.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from distill_jax.experiments import aggregation, results, verdicts
-from distill_jax.teacher import preview
+from distill_jax.teacher.reporting import preview
 
 _ACCURACY_NOTE = (
   "Trained on: number of training examples. Accuracy: mean over seeds. Its"

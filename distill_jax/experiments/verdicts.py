@@ -1,7 +1,6 @@
 """Whether one arm of a sweep is better than another, in numbers and in words.
 
-Layer 4; imports `aggregation`, `results` and `statistics`. Knows nothing of
-tables or pages.
+Knows nothing of tables or pages.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """Optimizers, on optax, with the settings of T5X and of the authors' code.
 
-Layer 1; imports model.layer_stack, and optim.schedules through its arguments
-only. Parameters that hold all layers of a scan are treated as those of each
-layer by itself, so that a scanned model trains as one that is not.
+Parameters that hold all layers of a scan are treated as those of each layer by
+itself, so that a scanned model trains as one that is not.
 """
 
 import math
@@ -11,7 +10,7 @@ import jax
 import optax
 
 from distill_jax.errors import UserError
-from distill_jax.model import layer_stack
+from distill_jax.model.layers import layer_stack
 
 _MU_DTYPES = ("float32", "bfloat16")
 

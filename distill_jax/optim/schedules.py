@@ -1,7 +1,6 @@
 """Learning rate schedules, on optax.
 
-Layer 1. Each returns a function of the step, 0 for the first update. All start
-with a linear warm-up from 0 to the highest rate.
+All start with a linear warm-up from 0 to the highest rate.
 """
 
 import logging

@@ -1,10 +1,10 @@
 """Logical axis names and the tables that map them to mesh axes.
 
-Layer 0; imports jax only. Parameters and activations use the same names under
-two tables, so that fully sharded parameters (`embed` over `fsdp`) leave
-activations alone. While it decodes, the decoder has tables of its own, see
-`decoding.layout`. Names are T5X's; the mapping is strict, unlike Flax's, which
-replicates unknown axes in silence.
+Parameters and activations use the same names under two tables, so that fully
+sharded parameters (`embed` over `fsdp`) leave activations alone. While it
+decodes, the decoder has tables of its own, see `decoding.layout`. Names are
+T5X's; the mapping is strict, unlike Flax's, which replicates unknown axes in
+silence.
 """
 
 from collections.abc import Mapping, Sequence

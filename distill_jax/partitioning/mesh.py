@@ -1,9 +1,9 @@
 """The device mesh, within one slice of devices or over several.
 
-Layer 1; imports partitioning.axes. One device is a mesh too. A slice is what
-its own fast network connects: a TPU slice, a host of GPUs. Slices are joined by
-the data center's network (DCN), over which only the sums of gradients should
-travel, so the data axis takes them unless it is told otherwise.
+One device is a mesh too. A slice is what its own fast network connects: a TPU
+slice, a host of GPUs. Slices are joined by the data center's network (DCN),
+over which only the sums of gradients should travel, so the data axis takes them
+unless it is told otherwise.
 """
 
 import logging

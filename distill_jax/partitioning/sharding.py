@@ -1,7 +1,6 @@
 """Shardings of parameters, optimizer state, batches and activations.
 
-Layer 1; imports partitioning.axes. jax.jit with NamedSharding is what pjit is
-today.
+jax.jit with NamedSharding is what pjit is today.
 """
 
 import math
@@ -14,8 +13,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from distill_jax.errors import UserError
-from distill_jax.model.constraint import AxisNames, ConstrainFn
 from distill_jax.partitioning import axes
+from distill_jax.partitioning.constraint import AxisNames, ConstrainFn
 
 PyTree = Any
 
@@ -50,7 +49,7 @@ def make_constrain_fn(
 
 
 class _MeshConstraint:
-  """See `model.constraint.ConstrainFn`."""
+  """See `partitioning.constraint.ConstrainFn`."""
 
   def __init__(self, mesh: Mesh | AbstractMesh, rules: axes.Rules):
     self._mesh, self._rules = mesh, rules
@@ -220,7 +219,7 @@ def find_holders(
 
   Args:
     mesh: the mesh.
-    num_shards: equal parts of the rows, in order; see `data.shards`.
+    num_shards: equal parts of the rows, in order; see `data.feed.shards`.
     batch_rows: rows of a batch.
 
   Returns:

@@ -1,7 +1,4 @@
-"""The last lines of a run: its best step, where that is, how to evaluate it.
-
-Layer 3; imports checkpoint.manager, partitioning.distributed.
-"""
+"""The last lines of a run: its best step, where that is, how to evaluate it."""
 
 import logging
 import pathlib
@@ -9,7 +6,7 @@ import re
 import shlex
 
 from distill_jax.checkpoint import manager
-from distill_jax.partitioning import distributed
+from distill_jax.hosts import distributed
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Ends a run whose validation score gets no better.
 
-Layer 3; imports training.loop, training.validation_history. What it decides
-depends on the scores alone, so a run that was killed and resumed stops where it
-would have stopped, and one that has stopped does not go on.
+What it decides depends on the scores alone, so a run that was killed and
+resumed stops where it would have stopped, and one that has stopped does not go
+on.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distill_jax.run_folder.validation_history import ValidationHistory
 from distill_jax.training import loop
-from distill_jax.training.validation_history import ValidationHistory
 
 _log = logging.getLogger(__name__)
 

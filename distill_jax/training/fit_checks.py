@@ -1,18 +1,15 @@
-"""Settings that must fit each other: vocabulary, model, rows, mesh, lengths.
-
-Layer 3; imports data.pipeline, data.token_cache, data.vocab, model.config,
-partitioning.sharding.
-"""
+"""Settings that must fit each other: vocabulary, model, rows, mesh, lengths."""
 
 import logging
 from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
-from distill_jax.data import pipeline, vocab
+from distill_jax.data import vocab
+from distill_jax.data.feed import pipeline
 from distill_jax.data.token_cache import TokenCache
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 from distill_jax.partitioning import sharding
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,4 @@
-"""How GPUs draw random numbers: by a kernel, or as XLA compiles the generator.
-
-Layer 0; imports nothing of the project.
-"""
+"""Chooses how GPUs draw random numbers: by a kernel, or as XLA compiles it."""
 
 import os
 

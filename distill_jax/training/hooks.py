@@ -1,11 +1,8 @@
 """What happens between steps: logging, evaluation, checkpoints.
 
-Layer 3; imports checkpoint.manager, data.batch, data.batch_counts,
-partitioning.distributed, training.metric_files, training.nonfinite,
-training.progress and training.validation_history. Signals are
-`training.preemption`'s. Each hook is given callables and knows neither gin nor
-a file format. Order matters: evaluation comes before the checkpoint that stores
-its metrics.
+Signals are `hosts.preemption`'s. Each hook is given callables and knows neither
+gin nor a file format. Order matters: evaluation comes before the checkpoint
+that stores its metrics.
 """
 
 import contextlib
@@ -18,17 +15,17 @@ import jax
 import numpy as np
 
 from distill_jax.checkpoint.manager import Checkpoints
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import batch_counts
-from distill_jax.partitioning import distributed
-from distill_jax.training.metric_files import MetricFiles
-from distill_jax.training.nonfinite import NonfiniteHook
-from distill_jax.training.progress import ProgressReporter, format_number
-from distill_jax.training.validation_history import (
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import batch_counts
+from distill_jax.hosts import distributed
+from distill_jax.run_folder.metric_files import MetricFiles
+from distill_jax.run_folder.validation_history import (
   SCORE,
   ValidationHistory,
   find_score,
 )
+from distill_jax.training.nonfinite import NonfiniteHook
+from distill_jax.training.progress import ProgressReporter, format_number
 
 PyTree = Any
 # Given the metrics of a step, a context whose time the rates leave out.

@@ -1,7 +1,7 @@
 """INITIAL_CHECKPOINT_PATH: the parameters that a run starts from.
 
-Layer 3; imports checkpoint.formats, data.vocab. Every process opens the
-checkpoint and reads the parts that its own devices hold.
+Every process opens the checkpoint and reads the parts that its own devices
+hold.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 from distill_jax.checkpoint import formats
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
 from distill_jax.partitioning import sharding
 
 _log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The training loop: for each batch a step, then the hooks.
 
-Layer 3; imports nothing of ours but types. Logging, evaluation, checkpoints
-and stopping are hooks (`training.hooks`); the loop knows none of them.
+Logging, evaluation, checkpoints and stopping are hooks (`training.hooks`); the
+loop knows none of them.
 """
 
 import contextlib

@@ -1,6 +1,5 @@
 """Losses that are no number: told of, with the batch they came from.
 
-Layer 2; imports data.batch, errors, free_name and partitioning.distributed.
 Nothing waits for a device because of it: losses are looked at when they have
 arrived, at the latest when anything is logged, evaluated or saved, so that no
 checkpoint comes after a loss not looked at.
@@ -27,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from distill_jax import free_name
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.files import free_name
+from distill_jax.hosts import distributed
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Where a run stands: a bar on a terminal, a line now and then in a log.
 
-Layer 1; imports tqdm only. Metrics arrive as named numbers; what they mean, and
-which process of several should speak, is the caller's.
+Metrics arrive as named numbers; what they mean, and which process of several
+should speak, is the caller's.
 """
 
 import math

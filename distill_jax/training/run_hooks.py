@@ -1,23 +1,21 @@
-"""The hooks of a training run, in their order.
-
-Layer 3; imports the hooks and partitioning.distributed.
-"""
+"""The hooks of a training run, in their order."""
 
 import contextlib
 import logging
 
-from distill_jax.partitioning import distributed
+from distill_jax.hosts import (
+  distributed,
+  end_together,
+  preemption,
+  stop_agreement,
+)
+from distill_jax.run_folder import metric_files, run_lock
 from distill_jax.training import (
   early_stopping,
-  end_together,
   hooks,
   loop,
-  metric_files,
   nonfinite,
-  preemption,
   progress,
-  run_lock,
-  stop_agreement,
 )
 
 _log = logging.getLogger(__name__)

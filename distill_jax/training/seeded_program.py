@@ -1,7 +1,7 @@
 """Programs that draw: compiled once, for whatever seed.
 
-Layer 2; imports nothing of ours. A seed that is written into a program makes it
-another one, which is compiled again for each seed.
+A seed that is written into a program makes it another one, which is compiled
+again for each seed.
 """
 
 import dataclasses

@@ -1,6 +1,5 @@
 """The training state: what a step changes and a checkpoint holds.
 
-Layer 2; imports partitioning.sharding, gpu_random and seeded_program.
 Parameters are plain arrays here; their logical axis names, which the model
 attaches as Flax metadata, live apart, so that optimizers never meet boxed
 leaves.
@@ -41,7 +40,7 @@ def init_params(model: nn.Module, rng: Array) -> PyTree:
   """Initializes parameters, with their logical axes as Flax metadata.
 
   Args:
-    model: a `model.t5.T5`.
+    model: a `model.t5.t5.T5`.
     rng: key.
 
   Returns:
@@ -57,7 +56,7 @@ def abstract_params(model: nn.Module) -> tuple[PyTree, PyTree]:
   """Returns shapes and logical axes of the parameters; allocates nothing.
 
   Args:
-    model: a `model.t5.T5`.
+    model: a `model.t5.t5.T5`.
 
   Returns:
     A tree of `jax.ShapeDtypeStruct` and a tree of tuples of axis names.
@@ -102,7 +101,7 @@ def shard_state(
   """Returns shapes and shardings of the state of a model on a mesh.
 
   Args:
-    model: a `model.t5.T5`.
+    model: a `model.t5.t5.T5`.
     optimizer: the optimizer.
     mesh: the mesh.
 
@@ -167,7 +166,7 @@ def init_state(
   Sets how GPUs draw, see `jit_init`.
 
   Args:
-    model: a `model.t5.T5`.
+    model: a `model.t5.t5.T5`.
     optimizer: the optimizer.
     shardings: see `shard_state`.
     seed: decides the parameters, whatever the mesh.

@@ -1,8 +1,6 @@
 """The train step and the evaluation step: pure functions of state and batch.
 
-Layer 2; imports distill, training.state, training.accumulate,
-training.gpu_random and training.seeded_program. Compile them with
-`compile_train_step`; what they cost is seen in one screen.
+Compile them with `compile_train_step`; what they cost is seen in one screen.
 """
 
 import functools
@@ -16,8 +14,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from distill_jax import distill
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.objective import objective as objective_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import accumulate, gpu_random, seeded_program
 from distill_jax.training.state import TrainState
@@ -31,7 +29,7 @@ def train_step(
   *,
   model: nn.Module,
   optimizer: optax.GradientTransformation,
-  objective: distill.Objective,
+  objective: objective_lib.Objective,
   num_microbatches: int,
   seed: int | Array,
   loss_chunk_tokens: int | None = None,
@@ -40,9 +38,9 @@ def train_step(
 
   Args:
     state: the state before.
-    batch: a global batch, keys of `data.batch`, [batch, length] each; label
-      and rationale rows together.
-    model: a `model.t5.T5`.
+    batch: a global batch, keys of `data.feed.batch`, [batch, length] each;
+      label and rationale rows together.
+    model: a `model.t5.t5.T5`.
     optimizer: the optimizer.
     objective: weights of the terms of the loss.
     num_microbatches: parts the batch is cut into to save memory; without
@@ -57,7 +55,7 @@ def train_step(
     `distill.compute_loss`), `gradient_norm` before clipping, and
     `label_tokens` and `rationale_tokens`, see `distill.count_tokens`.
   """
-  token_counts = distill.count_tokens(batch)
+  token_counts = objective_lib.count_tokens(batch)
   key = jax.random.key(seed) if isinstance(seed, int) else seed
   dropout_rng = jax.random.fold_in(key, state.step)
 
@@ -90,7 +88,7 @@ def compute_loss(
   *,
   model: nn.Module,
   token_counts: Mapping[str, Float[Array, ""]],
-  objective: distill.Objective,
+  objective: objective_lib.Objective,
   loss_chunk_tokens: int | None,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Runs the model with dropout, and scores what it says.
@@ -119,7 +117,7 @@ def compute_loss(
     rngs={"dropout": dropout_rng},
     method="compute_hidden",
   )
-  return distill.compute_chunked_loss(
+  return objective_lib.compute_chunked_loss(
     hidden,
     compute_logits,
     microbatch,
@@ -133,9 +131,9 @@ def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l d"]:
   """Runs the model on the keys of a batch that it reads.
 
   Args:
-    model: a `model.t5.T5`.
+    model: a `model.t5.t5.T5`.
     params: its parameters.
-    batch: keys of `data.batch`, [batch, length] each.
+    batch: keys of `data.feed.batch`, [batch, length] each.
     **kwargs: `enable_dropout`, `rngs` where it is set, and `method`, if not
       the whole model.
 
@@ -165,8 +163,8 @@ def eval_step(
 
   Args:
     params: parameters.
-    batch: keys of `data.batch`, [batch, length] each, one example a row.
-    model: a `model.t5.T5`.
+    batch: keys of `data.feed.batch`, [batch, length] each, one example a row.
+    model: a `model.t5.t5.T5`.
     loss_chunk_tokens: target tokens whose logits are in memory at once; None:
       those of the whole batch. With no backward pass it costs nothing.
 
@@ -181,7 +179,7 @@ def eval_step(
   hidden = apply_model(
     model, params, batch, enable_dropout=False, method="compute_hidden"
   )
-  return distill.score_targets_in_chunks(
+  return objective_lib.score_targets_in_chunks(
     hidden, compute_logits, batch, loss_chunk_tokens
   )
 

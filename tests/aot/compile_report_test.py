@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from distill_jax.aot import compile_report
-from distill_jax.aot.chips import Chip
 from distill_jax.aot.hlo_collectives import ProgramTraffic, Traffic
+from distill_jax.partitioning.chips import Chip
 
 _GIB = 2**30
 _CHIP = Chip(

@@ -6,7 +6,7 @@ import pytest
 import tiny_student
 
 from distill_jax.aot import program_costs, programs
-from distill_jax.model import flops
+from distill_jax.model.t5 import flops
 from distill_jax.partitioning import mesh as mesh_lib
 
 _LENGTHS = {"inputs": 16, "targets": 12}

@@ -7,8 +7,9 @@ import jax
 import pytest
 from tpu_compiler import needs_libtpu
 
-from distill_jax.aot import chips, topology
+from distill_jax.aot import topology
 from distill_jax.errors import UserError
+from distill_jax.partitioning import chips
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from distill_jax.checkpoint import checksums, damage
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.hosts import distributed
 
 
 @pytest.fixture(name="folder")

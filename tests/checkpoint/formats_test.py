@@ -12,7 +12,7 @@ from tiny_run import fixture_model_dir as fixture_model_dir
 from distill_jax.checkpoint import formats, hf, orbax_params, t5x, zarr_arrays
 from distill_jax.checkpoint.stored_model import flatten_params, stack_layers
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib

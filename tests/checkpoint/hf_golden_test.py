@@ -15,7 +15,7 @@ from distill_jax.checkpoint import hf
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 
 
 @pytest.fixture(params=hf_golden.VARIANTS)

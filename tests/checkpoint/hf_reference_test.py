@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from tiny_run import fixture_model_dir as fixture_model_dir
 
-from distill_jax import convert
 from distill_jax.checkpoint import formats, hf
 from distill_jax.data.vocab import ByteVocabulary
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.greedy import greedy_decode
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
+from distill_jax.runs import convert
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

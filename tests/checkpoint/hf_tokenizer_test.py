@@ -11,7 +11,8 @@ import sentencepiece
 import tokenizers
 
 from distill_jax.checkpoint import hf_tokenizer
-from distill_jax.data import vocab, word_problems
+from distill_jax.data import vocab
+from distill_jax.data.sources import word_problems
 from distill_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]

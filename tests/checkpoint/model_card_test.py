@@ -15,10 +15,10 @@ import stored_models
 from tiny_run import fixture_model_dir as fixture_model_dir
 from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 
-from distill_jax import convert
 from distill_jax.checkpoint import hf, model_card
 from distill_jax.checkpoint.stored_model import StoredModel
 from distill_jax.data import vocab
+from distill_jax.runs import convert
 
 HOSTILE = "```\n\"; import os # '` \\ \u2028 | <b> \udc80"
 

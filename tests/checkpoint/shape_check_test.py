@@ -9,7 +9,7 @@ import tiny_student
 
 from distill_jax.checkpoint import shape_check
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.training import state as state_lib
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import stored_models
 
-from distill_jax import convert
 from distill_jax.checkpoint import formats, hf, orbax_params, stated_config, t5x
 from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5.config import T5Config
+from distill_jax.runs import convert
 
 FLOAT32 = np.dtype(np.float32)
 # Another value of each field, and what else must change with it.

@@ -9,7 +9,7 @@ import logging
 from absl import logging as absl_logging
 from distill_jax.config import console_logging
 console_logging.set_up()
-logging.getLogger("distill_jax.train").info("ours")
+logging.getLogger("distill_jax.runs.train").info("ours")
 absl_logging.info("chatter")
 absl_logging.warning("warned")
 """
@@ -20,8 +20,8 @@ import logging, sys
 from distill_jax.config import console_logging
 console_logging.set_up()
 console_logging.speak_as(int(sys.argv[1]))
-logging.getLogger("distill_jax.train").info("told")
-logging.getLogger("distill_jax.train").warning("warned")
+logging.getLogger("distill_jax.runs.train").info("told")
+logging.getLogger("distill_jax.runs.train").warning("warned")
 """
 
 

@@ -5,9 +5,10 @@ import pathlib
 import pytest
 
 import gin
-from distill_jax import distill, infer, train
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
+from distill_jax.objective import objective as objective_lib
+from distill_jax.runs import infer, train
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _FILES = ("gin/models/t5_1_1/tiny.gin", "gin/runs/train.gin")
@@ -186,7 +187,7 @@ def test_what_is_read_under_another_name_is_unread(tmp_path):
   path = _write(
     tmp_path,
     "from __gin__ import dynamic_registration\n"
-    "from distill_jax import train\n"
+    "from distill_jax.runs import train\n"
     "elsewhere/train.TrainRun.seed = 1\n",
   )
   with pytest.raises(UserError, match="reads these settings: .*TrainRun.seed"):
@@ -319,7 +320,7 @@ def test_a_file_of_the_last_folder_is_found_silently(tmp_path, caplog):
     ("A = 1\nimport absent_module\n", "mine.gin cannot be read: No module"),
     (
       "from __gin__ import dynamic_registration\n"
-      "from distill_jax import distill\n"
+      "from distill_jax.objective import objective as distill\n"
       "distill.Objective.z_los = 1\n",
       r"(?s)mine.gin cannot be read: .*parameter named 'z_los'.*line 3",
     ),
@@ -363,7 +364,7 @@ def test_operative_configuration_builds_the_same_again(tmp_path, run):
   assert second.data.label_prefix == "it's:\n"
   assert second.data.shuffle_rationales
   assert second.data.animal_legs == {"num_train_examples": 125}
-  assert second.objective == distill.Objective(rationale_loss_weight=1e-5)
+  assert second.objective == objective_lib.Objective(rationale_loss_weight=1e-5)
   assert second.learning_rate(0) == first.learning_rate(0) == 0.25
   assert gin_bindings.operative_config() == text
 

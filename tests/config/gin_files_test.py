@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 import gin
-from distill_jax import eval as eval_mode
-from distill_jax import (
+from distill_jax.config import gin_bindings
+from distill_jax.data import datasets
+from distill_jax.errors import UserError
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
+from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.partitioning import sharding
+from distill_jax.runs import eval as eval_mode
+from distill_jax.runs import (
   infer,
   label,
   precompile,
@@ -19,13 +26,6 @@ from distill_jax import (
   sweep_cells,
   train,
 )
-from distill_jax.config import gin_bindings
-from distill_jax.data import datasets
-from distill_jax.errors import UserError
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
-from distill_jax.partitioning import mesh as mesh_lib
-from distill_jax.partitioning import sharding
 from distill_jax.training import state
 
 _ROOT = pathlib.Path(__file__).parents[2]

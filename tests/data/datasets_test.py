@@ -8,9 +8,11 @@ from unittest import mock
 import official_release
 import pytest
 
-from distill_jax.data import datasets, official, seqio_nli_gold, splits
+from distill_jax.data import datasets, splits
 from distill_jax.data.records import Record, write_records
 from distill_jax.data.settings import DataSettings
+from distill_jax.data.sources import official
+from distill_jax.data.tf import seqio_nli_gold
 from distill_jax.errors import UserError
 
 _SETTINGS = DataSettings()

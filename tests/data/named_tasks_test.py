@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 import distill_jax.tasks  # noqa: F401  registers the tasks
-from distill_jax.data import named_tasks, seqio_cache
+from distill_jax.data import named_tasks
 from distill_jax.data.settings import DataSettings
+from distill_jax.data.tf import seqio_cache
 from distill_jax.errors import UserError
 
 

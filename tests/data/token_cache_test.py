@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from synthetic_cache import make_cache, make_example, make_task_info
 
-from distill_jax import process_identity
 from distill_jax.data import token_cache
 from distill_jax.errors import UserError
+from distill_jax.files import process_identity
 
 _INFO = dataclasses.replace(
   make_task_info("label", rate=0.5, prefix="predict: "),

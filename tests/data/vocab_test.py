@@ -9,7 +9,8 @@ import pytest
 import sentencepiece
 from small_vocabulary import make_model, make_vocabulary
 
-from distill_jax.data import vocab, word_problems
+from distill_jax.data import vocab
+from distill_jax.data.sources import word_problems
 from distill_jax.errors import UserError
 
 _SHIPPED = pathlib.Path(vocab.__file__).with_name("word_problems.model")

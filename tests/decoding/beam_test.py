@@ -8,8 +8,8 @@ import pytest
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.errors import UserError
-from distill_jax.model.attention import KeyValue
-from distill_jax.model.decoder import DecodeCache
+from distill_jax.model.layers.attention import KeyValue
+from distill_jax.model.t5.decoder import DecodeCache
 
 EOS_ID = 1
 MAX_DECODE_LENGTH = 4

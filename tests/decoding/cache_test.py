@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from distill_jax.decoding.cache import reorder_rows, repeat_rows
-from distill_jax.model.attention import KeyValue
-from distill_jax.model.decoder import DecodeCache
+from distill_jax.model.layers.attention import KeyValue
+from distill_jax.model.t5.decoder import DecodeCache
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.decoding.sampling import sample_decode
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 
 pytestmark = t5x_fixtures.MARKS
 

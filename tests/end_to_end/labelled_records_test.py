@@ -7,16 +7,16 @@ import pytest
 import tiny_run
 import toy_template
 
-from distill_jax import eval as eval_mode
-from distill_jax import label, prepare, train
 from distill_jax.data import datasets, records, task_kinds, token_cache
-from distill_jax.data.pipeline import FeedConfig
+from distill_jax.data.feed.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
-from distill_jax.distill import Objective
 from distill_jax.errors import UserError
+from distill_jax.objective.objective import Objective
 from distill_jax.optim import factory, schedules
-from distill_jax.teacher.config import TeacherConfig
-from distill_jax.teacher.filters import FilterConfig
+from distill_jax.runs import eval as eval_mode
+from distill_jax.runs import label, prepare, train
+from distill_jax.teacher.filtering.filters import FilterConfig
+from distill_jax.teacher.transports.config import TeacherConfig
 
 pytestmark = pytest.mark.tf
 

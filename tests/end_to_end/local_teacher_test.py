@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from distill_jax import label
 from distill_jax.data import records
-from distill_jax.teacher.config import TeacherConfig
+from distill_jax.runs import label
+from distill_jax.teacher.transports.config import TeacherConfig
 
 _URL = os.environ.get("LOCAL_TEACHER_URL")
 pytestmark = [

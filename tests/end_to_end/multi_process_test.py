@@ -25,19 +25,20 @@ import pytest
 import toy_run
 from synthetic_cache import make_cache
 
-from distill_jax import prepare, train
 from distill_jax.checkpoint import manager
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, token_cache
+from distill_jax.data import token_cache
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import pipeline
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
-from distill_jax.training import metric_files
+from distill_jax.run_folder import metric_files
+from distill_jax.runs import prepare, train
 from distill_jax.training import state as state_lib
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = pathlib.Path(__file__).parents[1] / "multi_process_run.py"
+PROGRAM = pathlib.Path(__file__).parents[1] / "support" / "multi_process_run.py"
 TRAIN_STEPS = 16
 # Nothing is saved or evaluated at the steps where signals come.
 EVAL_PERIOD = 8

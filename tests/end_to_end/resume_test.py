@@ -11,9 +11,9 @@ import pytest
 from synthetic_cache import make_cache
 
 from distill_jax.checkpoint import manager
-from distill_jax.training import metric_files
+from distill_jax.run_folder import metric_files
 
-PROGRAM = pathlib.Path(__file__).parents[1] / "toy_run.py"
+PROGRAM = pathlib.Path(__file__).parents[1] / "support" / "toy_run.py"
 TRAIN_STEPS = 24
 DETERMINISTIC = (
   "loss",

@@ -11,15 +11,16 @@ from small_vocabulary import make_vocabulary
 from synthetic_cache import make_task_info
 
 from distill_jax.answers import arithmetic
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import pipeline, token_cache, vocab
+from distill_jax.data import token_cache, vocab
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import pipeline
 from distill_jax.decoding import strategy
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation import evaluator as evaluator_lib
 from distill_jax.evaluation import length_buckets
 from distill_jax.evaluation.evaluator import Evaluator
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import step as step_lib

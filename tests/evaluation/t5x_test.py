@@ -8,7 +8,7 @@ from synthetic_cache import make_task_info
 from distill_jax.data import vocab
 from distill_jax.data.token_cache import Example
 from distill_jax.evaluation.evaluator import Evaluator
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 
 pytestmark = t5x_fixtures.MARKS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from run_results import make_run
 
+from distill_jax.answers import text_metrics
 from distill_jax.errors import UserError
-from distill_jax.evaluation import text_metrics
 from distill_jax.experiments import aggregation, results, statistics
 from distill_jax.experiments.results import RunResult
 

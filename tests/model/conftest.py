@@ -8,8 +8,8 @@ import hf_golden
 import jax
 import pytest
 
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 import gin
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = ("tiny", "small", "base", "large", "xl", "xxl")

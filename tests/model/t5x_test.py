@@ -7,7 +7,7 @@ import pytest
 import t5x_fixtures
 from flax import traverse_util
 
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 
 pytestmark = t5x_fixtures.MARKS
 

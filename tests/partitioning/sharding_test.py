@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from distill_jax.decoding import cache as decoding_cache
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import axes, sharding
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import state as state_lib

@@ -5,8 +5,8 @@ import json
 import pytest
 from script_import import import_script
 
-from distill_jax.model import config as config_lib
-from distill_jax.model import dot_product
+from distill_jax.model.layers import dot_product
+from distill_jax.model.t5 import config as config_lib
 
 benchmark_attention = import_script("benchmark_attention")
 

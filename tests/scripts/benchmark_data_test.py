@@ -8,10 +8,10 @@ import pytest
 from script_import import import_script
 from synthetic_cache import make_cache
 
-from distill_jax.data import batch as batch_lib
-from distill_jax.data import batch_counts, pipeline
-from distill_jax.model import flops
-from distill_jax.model.config import T5Config
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import batch_counts, pipeline
+from distill_jax.model.t5 import flops
+from distill_jax.model.t5.config import T5Config
 
 benchmark_data = import_script("benchmark_data")
 

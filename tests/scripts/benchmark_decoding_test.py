@@ -11,7 +11,7 @@ from synthetic_cache import make_cache
 
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.evaluation.evaluator import CUT_MARK
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 
 benchmark_decoding = import_script("benchmark_decoding")

@@ -13,7 +13,7 @@ benchmark_data = import_script("benchmark_data")
 
 _MODEL = """
 from __gin__ import dynamic_registration
-from distill_jax.model import config
+from distill_jax.model.t5 import config
 include 'gin/models/t5_1_1/tiny.gin'
 config.T5Config:
   num_encoder_layers = 1

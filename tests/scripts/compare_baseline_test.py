@@ -7,8 +7,8 @@ import sys
 import pytest
 from script_import import import_script
 
-from distill_jax.model import flops
-from distill_jax.model.config import T5Config
+from distill_jax.model.t5 import flops
+from distill_jax.model.t5.config import T5Config
 
 compare_baseline = import_script("compare_baseline")
 

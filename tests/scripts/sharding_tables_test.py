@@ -14,12 +14,12 @@ import pytest
 from script_import import import_script
 
 import gin
-from distill_jax import precompile
 from distill_jax.aot import topology
 from distill_jax.config import gin_bindings
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import axes, sharding
 from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.runs import precompile
 from distill_jax.training import state as state_lib
 
 _ROOT = pathlib.Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import torch
 from script_import import import_script
 from synthetic_cache import make_cache
 
-from distill_jax.model.config import T5Config
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.config import T5Config
+from distill_jax.model.t5.t5 import T5
 from distill_jax.training import state as state_lib
 
 torch_baseline = import_script("torch_baseline")

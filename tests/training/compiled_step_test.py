@@ -14,7 +14,7 @@ import optax
 import pytest
 import tiny_student
 
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib

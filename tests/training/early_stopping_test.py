@@ -2,9 +2,9 @@
 
 import pytest
 
+from distill_jax.run_folder.validation_history import ValidationHistory
 from distill_jax.training import loop
 from distill_jax.training.early_stopping import EarlyStopping, EarlyStoppingHook
-from distill_jax.training.validation_history import ValidationHistory
 
 _SCORES = {10: 0.1, 20: 0.3, 30: 0.2, 40: 0.3, 50: 0.4, 60: 0.4, 70: 0.4}
 

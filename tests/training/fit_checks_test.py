@@ -8,7 +8,7 @@ from synthetic_cache import VOCABULARY, make_cache, make_span_cache
 from tiny_run import CONFIG
 
 from distill_jax.data import vocab
-from distill_jax.data.pipeline import FeedConfig
+from distill_jax.data.feed.pipeline import FeedConfig
 from distill_jax.errors import UserError
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.training import fit_checks

@@ -6,7 +6,7 @@ import jax
 import pytest
 import tiny_student
 
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import gpu_random

@@ -9,11 +9,11 @@ import numpy as np
 import process_fakes
 import pytest
 
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.hosts import distributed
+from distill_jax.run_folder.validation_history import ValidationHistory
 from distill_jax.training import hooks
-from distill_jax.training.validation_history import ValidationHistory
 
 _METRICS = {"loss": 3.0, "label_loss": 1.0, "rationale_loss": 2.0}
 

@@ -17,7 +17,7 @@ from distill_jax.checkpoint import formats
 from distill_jax.checkpoint.stored_model import flatten_params
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import initial_params

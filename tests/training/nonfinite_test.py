@@ -10,9 +10,9 @@ import numpy as np
 import process_fakes
 import pytest
 
-from distill_jax.data import batch as batch_lib
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
-from distill_jax.partitioning import distributed
+from distill_jax.hosts import distributed
 from distill_jax.training import nonfinite
 
 

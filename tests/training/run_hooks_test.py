@@ -7,16 +7,10 @@ import types
 import pytest
 import toy_run
 
-from distill_jax.partitioning import distributed
-from distill_jax.training import (
-  early_stopping,
-  hooks,
-  nonfinite,
-  preemption,
-  run_hooks,
-  run_lock,
-)
-from distill_jax.training.validation_history import ValidationHistory
+from distill_jax.hosts import distributed, preemption
+from distill_jax.run_folder import run_lock
+from distill_jax.run_folder.validation_history import ValidationHistory
+from distill_jax.training import early_stopping, hooks, nonfinite, run_hooks
 
 
 def make_hooks(folder, **changes):

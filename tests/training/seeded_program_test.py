@@ -8,7 +8,7 @@ import pytest
 import tiny_student
 from jax.sharding import SingleDeviceSharding
 
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import seeded_program

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny_student
 
-from distill_jax import distill
-from distill_jax.model.t5 import T5
+from distill_jax.model.t5.t5 import T5
+from distill_jax.objective import objective as objective_lib
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import accumulate
@@ -86,7 +86,7 @@ def compute_gradients(
     loss_fn = functools.partial(
       step_lib.compute_loss,
       model=model,
-      token_counts=distill.count_tokens(batch),
+      token_counts=objective_lib.count_tokens(batch),
       objective=tiny_student.OBJECTIVE,
       loss_chunk_tokens=loss_chunk_tokens,
     )

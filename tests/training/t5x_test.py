@@ -9,9 +9,9 @@ import pytest
 import t5x_fixtures
 from flax import traverse_util
 
-from distill_jax.data import batch as batch_lib
-from distill_jax.distill import Objective
-from distill_jax.model.t5 import T5
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.model.t5.t5 import T5
+from distill_jax.objective.objective import Objective
 from distill_jax.optim import factory, schedules
 from distill_jax.training.state import TrainState
 from distill_jax.training.step import train_step

@@ -13,12 +13,12 @@ import pytest
 import tiny_run
 from synthetic_cache import make_cache
 
-from distill_jax import prepare, train
-from distill_jax.data.pipeline import FeedConfig
+from distill_jax.data.feed.pipeline import FeedConfig
 from distill_jax.data.settings import DataSettings
-from distill_jax.distill import Objective
+from distill_jax.objective.objective import Objective
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.runs import prepare, train
 from distill_jax.training import loop
 
 

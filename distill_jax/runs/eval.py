@@ -1,0 +1,483 @@
+"""`--run_mode=eval`: metrics and predictions of checkpoints.
+
+Model, task, lengths and vocabulary are those of the run, unless others are
+given; of a checkpoint that lies in no run they are given.
+"""
+
+import collections
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from distill_jax.data import vocab
+from distill_jax.data.feed import pipeline
+from distill_jax.data.settings import DataSettings
+from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
+from distill_jax.decoding import layout as layout_lib
+from distill_jax.decoding.strategy import DecodingConfig
+from distill_jax.errors import UserError
+from distill_jax.evaluation import result_folder, result_summary
+from distill_jax.evaluation.choices import find_choices
+from distill_jax.evaluation.evaluator import Evaluator
+from distill_jax.model.t5.config import T5Config
+from distill_jax.run_folder import run_record
+from distill_jax.runs import prepare, run_data
+from distill_jax.student import loading
+from distill_jax.training import fit_checks
+
+_log = logging.getLogger(__name__)
+
+_GENERATE, _RANK = "generate", result_folder.RANK
+# They say where files lie or when a run refuses, and shape no example.
+_NOT_SHAPING = ("data_dir", "max_not_ok_share")
+# Of a fingerprint; enough for the few caches that a checkpoint is tried on.
+_SHOWN_DIGITS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalRun:
+  """Settings of `--run_mode=eval`.
+
+  Attributes:
+    model_dir: folder of a training run; with a checkpoint that lies in no run,
+      folder for its results.
+    checkpoint_path: a checkpoint in any form that `checkpoint.formats` opens;
+      None: of the run in `model_dir`.
+    checkpoints: which of a run: "best" on validation, "last", "all" that are
+      kept, or steps. Results go to `eval/` in the checkpoint's run.
+    mixture_or_task_name: one or several; None: what the run was trained on.
+    splits: which splits to evaluate; a string is one split.
+    data: what shapes the examples, where another task is given; else it must
+      agree with the run's.
+    feature_lengths: tokens of a row; None: the run's.
+    model_config: None: the run's, or what the checkpoint says.
+    mesh: devices of a slice along each axis, see `partitioning.mesh`.
+    dcn_mesh: slices along each axis; None: all along the data axis.
+    batch_rows: rows a batch.
+    decoding: how predictions are decoded.
+    decode_layout: where the decoder's parameters lie meanwhile, one of
+      `decoding.layout.LAYOUTS`.
+    prediction: "generate" decodes every prediction; "rank" predicts labels by
+      the likeliest of the task's answer choices, and decodes rationales.
+    max_examples: of each task and split; None: all.
+    task_module: module that registers the task.
+    cache_dir: folder of token caches.
+  """
+
+  data: DataSettings
+  model_dir: str | None = None
+  checkpoint_path: str | None = None
+  checkpoints: str | int | Sequence[int] = "best"
+  mixture_or_task_name: str | Sequence[str] | None = None
+  splits: Sequence[str] | str = ("test",)
+  feature_lengths: Mapping[str, int] | None = None
+  model_config: T5Config | None = None
+  mesh: Mapping[str, int] = dataclasses.field(
+    default_factory=lambda: {"data": -1}
+  )
+  dcn_mesh: Mapping[str, int] | None = None
+  batch_rows: int = 32
+  decoding: DecodingConfig = DecodingConfig()
+  decode_layout: str = layout_lib.AUTO
+  prediction: Literal["generate", "rank"] = _GENERATE
+  max_examples: int | None = None
+  task_module: str = prepare.DEFAULT_TASK_MODULE
+  cache_dir: str | None = None
+
+  def __post_init__(self):
+    for macro, value in (
+      ("BATCH_SIZE", self.batch_rows),
+      ("MAX_EVAL_EXAMPLES", self.max_examples),
+    ):
+      if value is None and macro == "MAX_EVAL_EXAMPLES":
+        continue
+      if not isinstance(value, int) or value < 1:
+        raise UserError(
+          f"{macro} is {value!r}; it must be a whole number >= 1."
+        )
+    layout_lib.check(self.decode_layout)
+    if self.prediction not in (_GENERATE, _RANK):
+      raise UserError(
+        f"EVAL_PREDICTION is {self.prediction!r}; it must be {_GENERATE!r} or"
+        f" {_RANK!r}."
+      )
+    if self.decoding.num_samples != 1:
+      raise UserError(
+        f"{self.decoding.num_samples} samples of each input were asked for;"
+        " eval takes one. --run_mode=infer writes several."
+      )
+    names = self.task_names
+    if names is not None and (
+      not names or not all(isinstance(name, str) and name for name in names)
+    ):
+      raise UserError(
+        f"MIXTURE_OR_TASK_NAME is {self.mixture_or_task_name!r}; it must be a"
+        " name or a list of names."
+      )
+
+  @property
+  def task_names(self) -> list[str] | None:
+    """The tasks and mixtures asked for; None: the run's."""
+    given = self.mixture_or_task_name
+    if given is None:
+      return None
+    if isinstance(given, str) or not isinstance(given, Sequence):
+      return [given]
+    return list(given)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """One task and split to evaluate.
+
+  Attributes:
+    task: its name.
+    split: of it.
+    cache: has its examples.
+    examples: of them, as many as asked for.
+    choices: the answers that each chooses from; None: it is decoded.
+  """
+
+  task: str
+  split: str
+  cache: TokenCache
+  examples: Sequence[Example]
+  choices: list[tuple[str, ...]] | None = None
+
+  @property
+  def name(self) -> str:
+    return f"{self.task}/{self.split}"
+
+  @property
+  def info(self) -> TaskInfo:
+    return self.cache.tasks[self.task]
+
+
+def run(
+  settings: EvalRun, operative_config: str = "", overwrite: bool = False
+) -> dict[str, dict[str, Any]]:
+  """Evaluates checkpoints and writes what it finds.
+
+  Args:
+    settings: see `EvalRun`.
+    operative_config: unused; every run mode is called alike.
+    overwrite: replace results of the same checkpoint, task, split and way to
+      measure.
+
+  Returns:
+    Metrics by "<task>/<split>", of several checkpoints by
+    "<task>/<split>/<step>", with what they are of: `checkpoint`, `prediction`,
+    `decoding` (None for ranked answers), `max_examples`, `token_cache`,
+    `feature_lengths` and `settings` (others that change the numbers). Also
+    written to `eval/<task>/<split>/<step>/<key>/metrics.json`, see
+    `evaluation.result_folder`, with the examples in `predictions.jsonl` beside
+    it. A checkpoint of no run has its name in place of a step.
+
+  Raises:
+    UserError: no checkpoint, no data, data settings that are not the run's, no
+      choices to rank, or results are there already or cannot be written.
+  """
+  del operative_config
+  opened = loading.open_model(
+    loading.ModelChoice(
+      settings.model_dir,
+      settings.checkpoint_path,
+      settings.checkpoints,
+      settings.model_config,
+      settings.data.vocab_path,
+      settings.feature_lengths,
+      settings.mesh,
+      settings.dcn_mesh,
+    ),
+    {
+      "MIXTURE_OR_TASK_NAME": settings.task_names,
+      "MODEL_DIR": settings.model_dir,
+    },
+  )
+  root = _find_root(settings, opened)
+  caches = _open_caches(settings, opened)
+  for cache in caches:
+    fit_checks.check_sentinels(cache, opened.vocabulary, opened.model.config)
+  parts = _list_parts(settings, caches)
+  parts = _add_choices(settings, parts)
+  folders = {
+    (checkpoint.path, part.name): root
+    / part.task
+    / part.split
+    / loading.name_checkpoint(checkpoint)
+    / _make_key(settings, opened, part)
+    for checkpoint in opened.checkpoints
+    for part in parts
+  }
+  for (checkpoint_path, _), folder in folders.items():
+    other = result_folder.read_checkpoint(folder)
+    if opened.record is None and other not in (None, checkpoint_path):
+      raise UserError(
+        f"{folder} holds the results of {other}, another checkpoint of the same"
+        f" name as {checkpoint_path}. Give another MODEL_DIR."
+      )
+    if folder.exists() and not overwrite:
+      raise UserError(f"{folder} exists. Add --overwrite to replace it.")
+  for folder in folders.values():
+    result_folder.check_writable(folder)
+  evaluator = Evaluator(
+    opened.model,
+    opened.mesh,
+    opened.vocabulary,
+    opened.feature_lengths,
+    settings.batch_rows,
+    settings.decoding,
+    settings.decode_layout,
+  )
+  results, params = {}, None
+  for checkpoint in opened.checkpoints:
+    # The last one's go before there are others.
+    del params
+    params = opened.load_params(checkpoint)
+    name = loading.name_checkpoint(checkpoint)
+    for part in parts:
+      metrics, rows = evaluator.evaluate(
+        params, part.examples, part.info, part.choices
+      )
+      _warn_of_gold_outside(part, metrics, rows)
+      metrics |= _describe(settings, opened, part, checkpoint.path)
+      folder = folders[checkpoint.path, part.name]
+      result_folder.write_results(folder, metrics, rows)
+      is_one = len(opened.checkpoints) == 1
+      results[part.name if is_one else f"{part.name}/{name}"] = metrics
+      where = f"at step {name}" if opened.record else f"of {name}"
+      how = ", choices ranked" if part.choices is not None else ""
+      title = f"{part.name} {where}{how}"
+      print(result_summary.summarize(title, metrics))
+      _log.info("Wrote %s", folder)
+  return results
+
+
+def _warn_of_gold_outside(part: _Part, metrics, rows) -> None:
+  num_outside = metrics.get("num_gold_outside_label_set")
+  if num_outside:
+    _log.warning(
+      "%d of the %d gold labels of %s are no answer of the task, the first"
+      " %r; they are left out of the accuracy. Mend them, or the data set's"
+      " label_set or metric.",
+      num_outside,
+      len(rows),
+      part.name,
+      next(row["target"] for row in rows if row["correct"] is None),
+    )
+
+
+def _find_root(settings: EvalRun, opened: loading.OpenedModel) -> pathlib.Path:
+  """Returns the folder of results: in the run, else in MODEL_DIR."""
+  if opened.model_dir is not None:
+    return opened.model_dir / "eval"
+  assert settings.model_dir is not None  # `open_model` needs it.
+  folder = pathlib.Path(settings.model_dir).expanduser().absolute()
+  if run_record.read_record(folder) is not None:
+    raise UserError(
+      f"MODEL_DIR {folder} holds a run, and {opened.origin} is none of it. Give"
+      " another MODEL_DIR for its results."
+    )
+  return folder / "eval"
+
+
+def _open_caches(
+  settings: EvalRun, opened: loading.OpenedModel
+) -> list[TokenCache]:
+  """Opens what there is to evaluate on, in the model's vocabulary.
+
+  Raises:
+    UserError: there is none, it is of another vocabulary, or settings were
+      given that are not the run's.
+  """
+  vocabulary = opened.vocabulary
+  if settings.task_names is None:
+    assert opened.record is not None  # `open_model` needs names else.
+    is_there = pathlib.Path(opened.record.token_cache_path).exists()
+    cache = run_data.open_cache(
+      opened.record,
+      vocabulary,
+      settings.data,
+      settings.task_module,
+      settings.cache_dir,
+    )
+    _check_agreement(settings, cache, is_there)
+    caches = [cache]
+  else:
+    data = settings.data
+    if data.vocab_path is None:
+      data = dataclasses.replace(
+        data, vocab_path=vocabulary.path or vocab.BYTES
+      )
+    caches = [
+      prepare.find_or_prepare(
+        name, data, settings.task_module, settings.cache_dir
+      )
+      for name in settings.task_names
+    ]
+  for cache in caches:
+    if cache.identity["vocabulary_sha256"] != vocabulary.sha256:
+      raise UserError(
+        f"The tokens in {cache.path} are of another vocabulary than that of"
+        f" {opened.origin}, {vocabulary.path or vocab.BYTES}."
+      )
+  return caches
+
+
+def _check_agreement(
+  settings: EvalRun, cache: TokenCache, is_there: bool
+) -> None:
+  """Refuses data settings other than the run's, whose examples are taken.
+
+  A setting that is at its default was not given; one that cannot be compared is
+  named in the log, unless the cache was missing and has been made by it.
+  """
+  given = {
+    field.name: value
+    for field in dataclasses.fields(DataSettings)
+    if (value := getattr(settings.data, field.name))
+    != getattr(DataSettings(), field.name)
+  }
+  different, unread = [], []
+  for name, value in given.items():
+    if name == "vocab_path":
+      continue  # `open_model` has compared it.
+    if name in _NOT_SHAPING:
+      unread.append(name.upper())
+      continue
+    # As JSON has it: the cache knows no tuples.
+    plain = json.loads(json.dumps(value))
+    if cache.identity["settings"].get(name) != plain:
+      different.append(f"{name.upper()} = {value!r}")
+  if different:
+    raise UserError(
+      f"The run was not trained with {', '.join(different)}. Without"
+      " MIXTURE_OR_TASK_NAME the examples are those it was trained on, from"
+      f" {cache.path}. Add MIXTURE_OR_TASK_NAME, or leave the settings out."
+    )
+  cache_dir = settings.cache_dir
+  if cache_dir is not None and not cache.path.resolve().is_relative_to(
+    pathlib.Path(cache_dir).expanduser().resolve()
+  ):
+    unread.append("CACHE_DIR")
+  if settings.task_module != prepare.DEFAULT_TASK_MODULE:
+    unread.append("MIXTURE_OR_TASK_MODULE")
+  if unread and is_there:
+    _log.warning(
+      "Without MIXTURE_OR_TASK_NAME nothing reads %s: the examples are those of"
+      " the run, from %s.",
+      ", ".join(unread),
+      cache.path,
+    )
+
+
+def _list_parts(settings: EvalRun, caches: Sequence[TokenCache]) -> list[_Part]:
+  """Returns the tasks and splits asked for; a task may lack a split.
+
+  Raises:
+    UserError: no task has the split, or one is named twice.
+  """
+  given = settings.splits
+  splits = [given] if isinstance(given, str) else list(given)
+  tasks = [(task, cache) for cache in caches for task in cache.tasks]
+  known = {split for task, cache in tasks for split in cache.tasks[task].splits}
+  if not splits or set(splits) - known:
+    where = ", ".join(str(cache.path) for cache in caches)
+    raise UserError(
+      f"EVAL_SPLITS is {splits}; the splits in {where} are {sorted(known)}."
+    )
+  counts = collections.Counter(task for task, _ in tasks)
+  if twice := [task for task, count in counts.items() if count > 1]:
+    raise UserError(
+      f"MIXTURE_OR_TASK_NAME names {', '.join(twice)} more than once, by itself"
+      " or in a mixture. Leave one of them out."
+    )
+  return [
+    _Part(
+      task,
+      split,
+      cache,
+      pipeline.take(cache.open_split(task, split), settings.max_examples),
+    )
+    for task, cache in tasks
+    for split in dict.fromkeys(splits)
+    if split in cache.tasks[task].splits
+  ]
+
+
+def _add_choices(settings: EvalRun, parts: Sequence[_Part]) -> list[_Part]:
+  """Adds the answer choices to what is ranked.
+
+  Raises:
+    UserError: there are none to rank, or nothing is left to decode with the
+      settings given for it.
+  """
+  if settings.prediction == _GENERATE:
+    return list(parts)
+  chosen = [
+    part
+    if not part.info.has_labels
+    else dataclasses.replace(
+      part, choices=find_choices(part.task, part.info, part.examples)
+    )
+    for part in parts
+  ]
+  is_ranked = [part.choices is not None for part in chosen]
+  if not any(is_ranked):
+    raise UserError(
+      f"EVAL_PREDICTION is {_RANK!r}, and there are no labels to evaluate in"
+      f" {parts[0].cache.path}. Leave it at {_GENERATE!r}."
+    )
+  if all(is_ranked) and settings.decoding != DecodingConfig():
+    raise UserError(
+      f"EVAL_PREDICTION is {_RANK!r}, which decodes nothing here: nothing reads"
+      f" the settings of decoding, {settings.decoding.describe()}. Leave them"
+      " out."
+    )
+  return chosen
+
+
+def _find_changes(
+  settings: EvalRun, opened: loading.OpenedModel, part: _Part
+) -> dict[str, Any]:
+  """Returns what else than decoding may change the numbers, by short names."""
+  changes = dict(opened.changes)
+  record, fingerprint = opened.record, part.cache.fingerprint
+  is_of_run = record is not None and (
+    settings.task_names is None or fingerprint == record.identity["token_cache"]
+  )
+  if not is_of_run:
+    changes["data"] = fingerprint[:_SHOWN_DIGITS]
+  return changes
+
+
+def _make_key(
+  settings: EvalRun, opened: loading.OpenedModel, part: _Part
+) -> str:
+  return result_folder.make_key(
+    settings.decoding if part.choices is None else None,
+    settings.max_examples,
+    _find_changes(settings, opened, part),
+  )
+
+
+def _describe(
+  settings: EvalRun,
+  opened: loading.OpenedModel,
+  part: _Part,
+  checkpoint: str,
+) -> dict[str, Any]:
+  """Says what metrics are of."""
+  is_ranked = part.choices is not None
+  return {
+    "checkpoint": checkpoint,
+    "prediction": _RANK if is_ranked else _GENERATE,
+    "decoding": None if is_ranked else settings.decoding.describe(),
+    "max_examples": settings.max_examples,
+    "token_cache": part.cache.fingerprint,
+    "feature_lengths": dict(opened.feature_lengths),
+    "settings": _find_changes(settings, opened, part),
+  }

@@ -65,7 +65,7 @@ class DistillModel(models.EncoderDecoderModel):
       input_vocabulary: a SeqIO vocabulary; see `configure_data`.
       output_vocabulary: likewise.
       optimizer_def: T5X's optimizer.
-      objective: weights of the terms of the loss; None: the defaults.
+      objective: terms of the loss; None: the paper's.
       label_smoothing: 0; the paper's objective has none.
       loss_normalizing_factor: None; each term is divided by its own tokens.
       decode_fn: for predictions.
@@ -89,14 +89,19 @@ class DistillModel(models.EncoderDecoderModel):
         f" {input_vocabulary.vocab_size} ids. Bind VOCAB_PATH to the network's"
         " own vocabulary, or network.T5Config.vocab_size to that many or more."
       )
-    self._objective = objective or objective_lib.Objective()
+    self.objective = objective or objective_lib.Objective()
+    if any(callable(term.weight) for term in self.objective.terms):
+      raise UserError(
+        "OBJECTIVE_TERMS has a weight that is a schedule, and T5X tells its"
+        " model no step. Give a number."
+      )
     super().__init__(
       module=module,
       input_vocabulary=input_vocabulary,
       output_vocabulary=output_vocabulary,
       optimizer_def=optimizer_def,
       decode_fn=decode_fn,
-      z_loss=self._objective.z_loss,
+      z_loss=0.0,
       default_decoder_params=default_decoder_params,
     )
 
@@ -125,19 +130,24 @@ class DistillModel(models.EncoderDecoderModel):
     logits = logits.astype(jnp.float32)  # [batch, length, vocab]
     weights = batch[batch_lib.DECODER_LOSS_WEIGHTS].astype(jnp.float32)
     batch = {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
-    own_counts = objective_lib.count_tokens(batch)
+    objective = self.objective
+    own_counts = objective_lib.count_tokens(batch, objective)
     counts = {
       name: batch[name + _COUNT_SUFFIX][0]
       if name + _COUNT_SUFFIX in batch
       else count
       for name, count in own_counts.items()
     }
+    # T5X gives no step: a weight that changes with it is refused above.
+    term_weights = objective.find_weights(0)
+    scored = (logits, _keep, batch)
     loss, parts = objective_lib.compute_loss(
-      logits, batch, counts, self._objective
+      *scored, counts, objective, term_weights
     )
     # T5X's metrics per token divide sums over all tokens, whatever their task.
-    cross_entropies, _ = objective_lib.score_targets(logits, batch)
-    z_loss_sum = parts["z_loss"] * jnp.maximum(counts["all"], 1)
+    cross_entropies, _ = objective_lib.score_targets(*scored)
+    z_loss = parts.get("z_loss", jnp.zeros(()))
+    z_loss_sum = z_loss * jnp.maximum(counts.get("z", jnp.zeros(())), 1)
     metrics = self._compute_metrics(
       logits=logits,
       targets=batch[batch_lib.DECODER_TARGET_TOKENS],
@@ -148,10 +158,11 @@ class DistillModel(models.EncoderDecoderModel):
     )
     terms = {
       **parts,
-      "cross_ent_loss": loss - parts["z_loss"],
-      "label_tokens": own_counts["label"],
-      "rationale_tokens": own_counts["rationale"],
+      "cross_ent_loss": loss - z_loss,
     }
+    for term in objective.terms:
+      name = term.name
+      terms |= term.name_count(own_counts[name], term_weights[name])
     metrics |= {
       name: t5x_metrics.AveragePerStep(total=value)
       for name, value in terms.items()
@@ -174,7 +185,7 @@ class DistillTrainer(trainer.Trainer):
     def train_step(train_state, batch):
       return trainer.train_with_lr(
         train_state,
-        add_token_counts(batch),
+        add_token_counts(batch, self._model.objective),
         learning_rate=self._learning_rate_fn(train_state.step),
         dropout_rng=self._get_step_rng(train_state.step),
         model=self._model,
@@ -191,19 +202,26 @@ class DistillTrainer(trainer.Trainer):
     )
 
 
-def add_token_counts(batch: Mapping[str, Array]) -> dict[str, Array]:
+def _keep(logits: Array) -> Array:
+  return logits
+
+
+def add_token_counts(
+  batch: Mapping[str, Array], objective: objective_lib.Objective
+) -> dict[str, Array]:
   """Writes each term's number of tokens into every row of a batch.
 
   Args:
     batch: `decoder_loss_weights` and `decoder_task_ids`, [batch, length].
+    objective: whose terms.
 
   Returns:
-    The batch, and `label_token_count`, `rationale_token_count` and
-    `all_token_count`, [batch] float32: rows can then be cut off with them.
+    The batch, and `<term>_token_count`, [batch] float32: rows can then be cut
+    off with them.
   """
   weights = batch[batch_lib.DECODER_LOSS_WEIGHTS].astype(jnp.float32)
   counts = objective_lib.count_tokens(
-    {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
+    {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}, objective
   )
   return {
     **batch,

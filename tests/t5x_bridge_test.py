@@ -124,7 +124,9 @@ def _compute_in_numpy(params, batch, objective):
 
 @_needs_t5x
 def test_the_loss_is_the_objective(bridge, batch, params):
-  objective = objective_lib.Objective(rationale_loss_weight=0.3, z_loss=0.01)
+  objective = objective_lib.make_step_by_step(
+    rationale_loss_weight=0.3, z_loss=0.01
+  )
   model = _make_model(bridge, objective=objective)
   loss, metrics = model.loss_fn(params, batch, None)
   expected = _compute_in_numpy(params, batch, objective)
@@ -138,7 +140,9 @@ def test_the_loss_is_the_objective(bridge, batch, params):
 @pytest.mark.parametrize("num_microbatches", [None, 2, 4])
 def test_micro_batches_change_nothing(bridge, batch, params, num_microbatches):
   """The trainer's step with T5X's own accumulation, no optimizer, no mesh."""
-  objective = objective_lib.Objective(rationale_loss_weight=0.3, z_loss=0.01)
+  objective = objective_lib.make_step_by_step(
+    rationale_loss_weight=0.3, z_loss=0.01
+  )
   trainer = bridge.DistillTrainer.__new__(bridge.DistillTrainer)
   trainer._model = _make_model(bridge, objective=objective)
   trainer._num_microbatches = num_microbatches
@@ -157,7 +161,7 @@ def test_micro_batches_change_nothing(bridge, batch, params, num_microbatches):
     apply_gradient=lambda gradient, learning_rate: gradient,
   )
   gradient, metrics = trainer._partitioned_train_step(state, batch)
-  counts = objective_lib.count_tokens(batch)
+  counts = objective_lib.count_tokens(batch, objective)
 
   def compute_loss(params):
     whole = {**batch, batch_lib.DECODER_LOSS_WEIGHTS: weights}
@@ -228,7 +232,7 @@ def test_the_gin_files_bind_the_objective(bridge, parse):
   parse([_MODEL, _RUN], _REQUIRED | given | {"VOCAB_PATH": "'bytes'"})
   model = gin.query_parameter("%MODEL").scoped_configurable_fn()
   assert isinstance(model, bridge.DistillModel)
-  assert model._objective == objective_lib.Objective(0.3, 0.01)
+  assert model._objective == objective_lib.make_step_by_step(0.3, 0.01)
   assert model.module.config.vocab_size == 1024
   assert settings_lib.current_settings().vocab_path == "bytes"
   assert model.output_vocabulary.encode("a") == [100]

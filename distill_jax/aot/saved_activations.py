@@ -45,8 +45,8 @@ def count_saved_bytes(
       micro-batches.
     feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
     objective: as for `training.step.train_step`, like those that follow.
-    num_microbatches: likewise.
-    loss_chunk_tokens: likewise.
+    num_microbatches: parts of a batch.
+    loss_chunk_tokens: tokens whose logits are in memory at once.
   """
   mesh = student.mesh
   rows = batch_rows // (sharding.count_batch_shards(mesh) * num_microbatches)
@@ -79,8 +79,9 @@ def count_saved_bytes(
         microbatch=batch,
         dropout_rng=rng,
         model=model,
-        token_counts=objective_lib.count_tokens(batch),
+        token_counts=objective_lib.count_tokens(batch, objective),
         objective=objective,
+        term_weights=objective.find_weights(jnp.zeros((), jnp.int32)),
         loss_chunk_tokens=chunk,
       )
       _, backward, _ = jax.vjp(compute_loss, params, has_aux=True)

@@ -18,7 +18,7 @@ import pathlib
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorboardX import summary
@@ -28,20 +28,25 @@ from tensorboardX.record_writer import RecordWriter
 from distill_jax.data import task_kinds
 
 TRAIN = "train"
-# Where TensorBoard's table of hyper-parameters takes its results from.
-_RESULTS = ("loss", "label_loss", "rationale_loss")
 
 
 class EventFiles:
   """Writes events of steps."""
 
-  def __init__(self, model_dir: pathlib.Path, start_step: int, gin_text: str):
+  def __init__(
+    self,
+    model_dir: pathlib.Path,
+    start_step: int,
+    gin_text: str,
+    results: Sequence[str] = ("loss",),
+  ):
     """Opens training's file and writes the settings into it.
 
     Args:
       model_dir: folder of the run.
       start_step: TensorBoard drops what earlier files have after it.
       gin_text: the settings; "" for none.
+      results: training's metrics that TensorBoard's table of settings shows.
     """
     self._folder, self._start_step = model_dir, start_step
     self._writers: dict[str, RecordWriter] = {}
@@ -50,7 +55,7 @@ class EventFiles:
       # A block of code in Markdown.
       shown = "".join(f"    {line}\n" for line in gin_text.splitlines())
       experiment, session, _ = summary.hparams(
-        read_macros(gin_text), dict.fromkeys(_RESULTS, 0.0)
+        read_macros(gin_text), dict.fromkeys(results, 0.0)
       )
       for part in (summary.text("config.gin", shown), experiment, session):
         _write(writer, step=start_step, summary=part)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from distill_jax.errors import UserError
 from distill_jax.run_folder.event_files import EventFiles
@@ -26,6 +26,7 @@ class MetricFiles:
     model_dir: str | pathlib.Path,
     start_step: int = 0,
     gin_text: str = "",
+    results: Sequence[str] = ("loss",),
   ):
     """Opens the files.
 
@@ -33,6 +34,7 @@ class MetricFiles:
       model_dir: folder of the run.
       start_step: lines of later steps are moved aside.
       gin_text: the settings, for TensorBoard to show.
+      results: training's metrics beside them in its table.
 
     Raises:
       UserError: the folder cannot be written.
@@ -41,7 +43,7 @@ class MetricFiles:
     with _explain_unwritable(folder):
       _move_later_lines(folder, start_step)
       self._file = open(folder / _METRICS, "a", encoding="utf-8")
-      self._events = EventFiles(folder, start_step, gin_text)
+      self._events = EventFiles(folder, start_step, gin_text, results)
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes one line and the same scalars as events.

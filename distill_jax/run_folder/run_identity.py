@@ -80,7 +80,7 @@ def make_identity(
       if name not in COMPUTATION_FIELDS
     },
     "feed": dataclasses.asdict(settings.feed),
-    "objective": dataclasses.asdict(settings.objective),
+    "objective": _describe_objective(settings.objective),
     "num_microbatches": settings.num_microbatches,
     "loss_chunk_tokens": settings.loss_chunk_tokens,
     "seed": settings.seed,
@@ -93,6 +93,19 @@ def make_identity(
     "vocabulary_sha256": cache.identity["vocabulary_sha256"],
   }
   return json.loads(json.dumps(identity))
+
+
+def _describe_objective(objective: Any) -> dict[str, Any]:
+  """Describes terms; schedules of their weights by what they give."""
+
+  def describe(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {name: describe(each) for name, each in value.items()}
+    if callable(value):
+      return _probe_schedule(value, (*_PROBED_STEPS, *_LATER_STEPS))
+    return value
+
+  return describe(objective.describe())
 
 
 def _describe_task(info: token_cache.TaskInfo) -> dict[str, Any]:

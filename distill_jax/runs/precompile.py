@@ -245,7 +245,10 @@ class _Compiler:
         "num_microbatches": settings.num_microbatches,
         "loss_chunk_tokens": settings.loss_chunk_tokens,
         "on_nonfinite_loss": settings.on_nonfinite_loss,
-        "objective": dataclasses.asdict(settings.objective),
+        "objective": {
+          name: "a schedule" if callable(value) else value
+          for name, value in settings.objective.describe().items()
+        },
       },
       "programs": reports,
       "search": search,

@@ -412,8 +412,22 @@ def _describe(settings: TrainRun, folder, record, holders) -> str:
     f"{folder}: {record.num_params:,} parameters on {record.mesh};"
     f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
     f" ({feed.pairing}, {layout}, {microbatches} micro-batch"
-    f"{'es' * (microbatches > 1)}); lambda"
-    f" {settings.objective.rationale_loss_weight:g}"
+    f"{'es' * (microbatches > 1)}); "
+    f" {_describe_weights(settings.objective)}"
+  )
+
+
+def _describe_weights(objective: Objective) -> str:
+  """Returns words such as "lambda 1", or the weights of other terms."""
+  described = objective.describe()
+  weight = described.pop("rationale_loss_weight", None)
+  if isinstance(weight, (int, float)) and described.keys() <= {"z_loss"}:
+    return f"lambda {weight:g}"
+  return "loss " + " + ".join(
+    f"{'(schedule)' if callable(term.weight) else f'{term.weight:g}'}"
+    f" {term.name}"
+    for term in objective.terms
+    if term.weight != 0
   )
 
 

@@ -1,8 +1,8 @@
 """Gradients over micro-batches, exact for any number of tokens in each.
 
 Losses are divided by the token counts of the whole batch before they get here
-(`distill.count_tokens`), so micro-batches add up; averaging their means would
-weigh tokens of short micro-batches more.
+(`objective.objective.count_tokens`), so micro-batches add up; averaging their
+means would weigh tokens of short micro-batches more.
 """
 
 from collections.abc import Callable, Mapping

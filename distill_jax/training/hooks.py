@@ -8,7 +8,7 @@ that stores its metrics.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ class LogHook:
     train_steps: int,
     nonfinite: NonfiniteHook,
     told_rows: np.ndarray | None = None,
+    shown_losses: Sequence[str] = (),
   ):
     """Starts the clock.
 
@@ -61,8 +62,10 @@ class LogHook:
         that was logged must.
       told_rows: [num_rows] the rows of a batch that are this process's to
         count; None: all, and nobody else counts.
+      shown_losses: metrics that are shown besides the loss.
     """
     self._told_rows = told_rows
+    self._shown_losses = shown_losses
     self._nonfinite = nonfinite
     self._files, self._progress = files, progress
     self._learning_rate = learning_rate
@@ -122,8 +125,8 @@ class LogHook:
     }
     if self._files is not None:
       self._files.write(step, "train", values)
-    shown = ("loss", "label_loss", "rationale_loss", "examples_per_second",
-             "tokens_per_second")  # fmt: skip
+    rates = ("examples_per_second", "tokens_per_second")
+    shown = ("loss", *self._shown_losses, *rates)
     if self._progress is not None:
       self._progress.update(step, {name: values[name] for name in shown})
 

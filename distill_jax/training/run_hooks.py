@@ -47,7 +47,9 @@ def make_hooks(
   )
   files = reporter = log = None
   if is_primary:
-    files = metric_files.MetricFiles(folder, start_step, gin_text)
+    files = metric_files.MetricFiles(
+      folder, start_step, gin_text, ("loss", *settings.objective.shown_losses)
+    )
     reporter = progress.ProgressReporter(train_steps, start_step)
   if is_primary or told_rows is not None:
     log = hooks.LogHook(
@@ -58,6 +60,7 @@ def make_hooks(
       train_steps,
       watch,
       told_rows,
+      settings.objective.shown_losses,
     )
   paused_fn = log.paused if log is not None else contextlib.nullcontext
   evaluation = hooks.EvalHook(

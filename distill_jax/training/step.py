@@ -42,7 +42,7 @@ def train_step(
       label and rationale rows together.
     model: a `model.t5.t5.T5`.
     optimizer: the optimizer.
-    objective: weights of the terms of the loss.
+    objective: terms of the loss.
     num_microbatches: parts the batch is cut into to save memory; without
       dropout the update is the same for any number, whatever tokens each part
       holds.
@@ -51,11 +51,12 @@ def train_step(
       those of the whole micro-batch.
 
   Returns:
-    The state after, and float32 scalars: the parts of the loss (see
-    `distill.compute_loss`), `gradient_norm` before clipping, and
-    `label_tokens` and `rationale_tokens`, see `distill.count_tokens`.
+    The state after, and float32 scalars: the loss and its terms, see
+    `objective.objective.compute_loss`; `gradient_norm` before clipping; the
+    terms' tokens and scheduled weights, see `Term.name_count`.
   """
-  token_counts = objective_lib.count_tokens(batch)
+  token_counts = objective_lib.count_tokens(batch, objective)
+  term_weights = objective.find_weights(state.step)
   key = jax.random.key(seed) if isinstance(seed, int) else seed
   dropout_rng = jax.random.fold_in(key, state.step)
 
@@ -64,6 +65,7 @@ def train_step(
     model=model,
     token_counts=token_counts,
     objective=objective,
+    term_weights=term_weights,
     loss_chunk_tokens=loss_chunk_tokens,
   )
   gradients, metrics = accumulate.sum_gradients(
@@ -73,11 +75,10 @@ def train_step(
     gradients, state.opt_state, state.params
   )
   params = optax.apply_updates(state.params, updates)
-  metrics |= {
-    "gradient_norm": optax.tree.norm(gradients),
-    "label_tokens": token_counts["label"],
-    "rationale_tokens": token_counts["rationale"],
-  }
+  metrics["gradient_norm"] = optax.tree.norm(gradients)
+  for term in objective.terms:
+    name = term.name
+    metrics |= term.name_count(token_counts[name], term_weights[name])
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
@@ -89,6 +90,7 @@ def compute_loss(
   model: nn.Module,
   token_counts: Mapping[str, Float[Array, ""]],
   objective: objective_lib.Objective,
+  term_weights: Mapping[str, Any],
   loss_chunk_tokens: int | None,
 ) -> tuple[Float[Array, ""], Metrics]:
   """Runs the model with dropout, and scores what it says.
@@ -98,12 +100,13 @@ def compute_loss(
     microbatch: some rows of a batch.
     dropout_rng: key.
     model: as for `train_step`.
-    token_counts: of the whole batch, see `distill.count_tokens`.
+    token_counts: of the whole batch, see `objective.objective.count_tokens`.
     objective: as for `train_step`.
-    loss_chunk_tokens: likewise.
+    term_weights: see `Objective.find_weights`.
+    loss_chunk_tokens: as for `train_step`.
 
   Returns:
-    The loss and its parts, see `distill.compute_loss`.
+    The loss and its parts, see `objective.objective.compute_loss`.
   """
 
   def compute_logits(x: Array) -> Any:
@@ -117,12 +120,13 @@ def compute_loss(
     rngs={"dropout": dropout_rng},
     method="compute_hidden",
   )
-  return objective_lib.compute_chunked_loss(
+  return objective_lib.compute_loss(
     hidden,
     compute_logits,
     microbatch,
     token_counts,
     objective,
+    term_weights,
     loss_chunk_tokens,
   )
 
@@ -179,7 +183,7 @@ def eval_step(
   hidden = apply_model(
     model, params, batch, enable_dropout=False, method="compute_hidden"
   )
-  return objective_lib.score_targets_in_chunks(
+  return objective_lib.score_targets(
     hidden, compute_logits, batch, loss_chunk_tokens
   )
 

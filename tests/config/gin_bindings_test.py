@@ -364,7 +364,9 @@ def test_operative_configuration_builds_the_same_again(tmp_path, run):
   assert second.data.label_prefix == "it's:\n"
   assert second.data.shuffle_rationales
   assert second.data.animal_legs == {"num_train_examples": 125}
-  assert second.objective == objective_lib.Objective(rationale_loss_weight=1e-5)
+  assert second.objective == objective_lib.make_step_by_step(
+    rationale_loss_weight=1e-5
+  )
   assert second.learning_rate(0) == first.learning_rate(0) == 0.25
   assert gin_bindings.operative_config() == text
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_student
 
@@ -13,6 +14,7 @@ from distill_jax.data.feed import packing
 from distill_jax.errors import UserError
 from distill_jax.model.t5.t5 import T5
 from distill_jax.objective import objective as objective_lib
+from distill_jax.objective import terms
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib
@@ -34,8 +36,15 @@ def logits(batch):
 
 def compute_loss(logits, batch, objective):
   logits, batch = jax.tree.map(jnp.asarray, (logits, dict(batch)))
-  counts = objective_lib.count_tokens(batch)
-  return objective_lib.compute_loss(logits, batch, counts, objective)
+  counts = objective_lib.count_tokens(batch, objective)
+  return objective_lib.compute_loss(
+    logits, lambda x: x, batch, counts, objective, objective.find_weights(0)
+  )
+
+
+def count_tokens(batch):
+  objective = objective_lib.Objective()
+  return objective_lib.count_tokens(jax.tree.map(jnp.asarray, batch), objective)
 
 
 def compute_numpy_parts(logits, batch):
@@ -52,7 +61,9 @@ def compute_numpy_parts(logits, batch):
 
 
 def test_every_part_against_numpy(logits, batch):
-  loss, parts = compute_loss(logits, batch, objective_lib.Objective(0.7, 1e-2))
+  loss, parts = compute_loss(
+    logits, batch, objective_lib.make_step_by_step(0.7, 1e-2)
+  )
   label, rationale, squared = compute_numpy_parts(logits, batch)
   expected = {
     "label_loss": label,
@@ -71,7 +82,7 @@ def test_the_authors_formula(logits, batch, alpha):
   loss, _ = compute_loss(
     logits,
     batch,
-    objective_lib.Objective(rationale_loss_weight=(1 - alpha) / alpha),
+    objective_lib.make_step_by_step(rationale_loss_weight=(1 - alpha) / alpha),
   )
   label, rationale, _ = compute_numpy_parts(logits, batch)
   authors = alpha * label + (1 - alpha) * rationale
@@ -79,17 +90,19 @@ def test_the_authors_formula(logits, batch, alpha):
 
 
 def test_tokens_are_counted_by_task(batch):
-  counts = objective_lib.count_tokens(jax.tree.map(jnp.asarray, batch))
+  counts = count_tokens(batch)
   task_ids = batch[batch_lib.DECODER_TASK_IDS]
   assert counts["label"] == np.sum(task_ids == LABEL)
   assert counts["rationale"] == np.sum(task_ids == RATIONALE)
-  assert counts["all"] == np.sum(task_ids > 0)
+  assert counts["z"] == np.sum(task_ids > 0)
 
 
 def test_zero_weights_give_zero_loss_and_gradient(logits, batch):
   batch[batch_lib.DECODER_LOSS_WEIGHTS][:] = 0
   loss, gradient = jax.value_and_grad(
-    lambda x: compute_loss(x, batch, objective_lib.Objective(1.0, 1e-2))[0]
+    lambda x: compute_loss(
+      x, batch, objective_lib.make_step_by_step(1.0, 1e-2)
+    )[0]
   )(logits)
   assert loss == 0
   assert not np.any(gradient)
@@ -99,7 +112,7 @@ def test_lambda_zero_equals_label_only(logits, batch):
   """No rationale loss is the same as no rationale tokens, gradient included."""
   compute = jax.value_and_grad(
     lambda x, batch, weight: compute_loss(
-      x, batch, objective_lib.Objective(weight)
+      x, batch, objective_lib.make_step_by_step(weight)
     ),
     has_aux=True,
   )
@@ -130,7 +143,9 @@ def _differentiate(params, batch):
     logits = step_lib.apply_model(
       T5(tiny_student.CONFIG), params, batch, enable_dropout=False
     )
-    return compute_loss(logits, batch, objective_lib.Objective(0.5, 1e-2))[0]
+    return compute_loss(
+      logits, batch, objective_lib.make_step_by_step(0.5, 1e-2)
+    )[0]
 
   return jax.value_and_grad(loss_fn)(params)
 
@@ -170,8 +185,7 @@ def test_a_weight_counts_as_so_many_copies():
   _assert_all_close(
     _differentiate(params, weighted), _differentiate(params, batch)
   )
-  counts = objective_lib.count_tokens(jax.tree.map(jnp.asarray, weighted))
-  assert counts == objective_lib.count_tokens(jax.tree.map(jnp.asarray, batch))
+  assert count_tokens(weighted) == count_tokens(batch)
 
 
 @pytest.mark.parametrize("factor", [1 / 1024, 1024])
@@ -203,7 +217,9 @@ def test_one_forward_equals_two():
   def compute(params, batch):
     def loss_fn(params):
       logits = step_lib.apply_model(model, params, batch, enable_dropout=False)
-      return compute_loss(logits, batch, objective_lib.Objective(0.5))[0]
+      return compute_loss(logits, batch, objective_lib.make_step_by_step(0.5))[
+        0
+      ]
 
     return jax.value_and_grad(loss_fn)(params)
 
@@ -225,9 +241,8 @@ def test_one_forward_equals_two():
 def test_scores_are_sums_over_each_row(logits, batch):
   weights = batch[batch_lib.DECODER_LOSS_WEIGHTS]
   weights[0] = 0
-  sums, counts = objective_lib.score_targets(
-    *jax.tree.map(jnp.asarray, (logits, batch))
-  )
+  logits_array, arrays = jax.tree.map(jnp.asarray, (logits, batch))
+  sums, counts = objective_lib.score_targets(logits_array, lambda x: x, arrays)
   log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
   targets = batch[batch_lib.DECODER_TARGET_TOKENS][..., None]
   cross_entropy = log_z - np.take_along_axis(logits, targets, -1)[..., 0]
@@ -240,7 +255,7 @@ def test_scores_are_sums_over_each_row(logits, batch):
 @pytest.mark.parametrize("field", ["rationale_loss_weight", "z_loss"])
 def test_negative_weights_are_refused(field):
   with pytest.raises(UserError, match=f"{field.upper()} is -0.5"):
-    objective_lib.Objective(**{field: -0.5})
+    objective_lib.make_step_by_step(**{field: -0.5})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +267,7 @@ def test_chunks_of_logits_change_nothing(is_tied, mesh_axes):
   config = dataclasses.replace(tiny_student.CONFIG, tie_embeddings=is_tied)
   batch = tiny_student.make_batch()
   params = tiny_student.make_params(config)
-  objective = objective_lib.Objective(0.5, 1e-2)
+  objective = objective_lib.make_step_by_step(0.5, 1e-2)
   devices = jax.devices() if mesh_axes else jax.devices()[:1]
   mesh = mesh_lib.make_mesh(mesh_axes or {}, devices)
   model = T5(config, sharding.make_constrain_fn(mesh))
@@ -260,14 +275,15 @@ def test_chunks_of_logits_change_nothing(is_tied, mesh_axes):
 
   def differentiate(chunk_tokens):
     def loss_fn(params, batch):
-      return objective_lib.compute_chunked_loss(
+      return objective_lib.compute_loss(
         step_lib.apply_model(
           model, params, batch, enable_dropout=False, method="compute_hidden"
         ),
         lambda x: model.apply({"params": params}, x, method="compute_logits"),
         batch,
-        objective_lib.count_tokens(batch),
+        objective_lib.count_tokens(batch, objective),
         objective,
+        objective.find_weights(0),
         chunk_tokens,
       )
 
@@ -289,3 +305,48 @@ def test_chunks_of_logits_change_nothing(is_tied, mesh_axes):
     chunked_gradients,
     gradients,
   )
+
+
+def test_terms_need_names_of_their_own():
+  with pytest.raises(UserError, match="OBJECTIVE_TERMS has .*label, label"):
+    objective_lib.Objective((terms.LabelLoss(), terms.LabelLoss()))
+  with pytest.raises(UserError, match="OBJECTIVE_TERMS has 'label'"):
+    objective_lib.Objective(("label",))
+  with pytest.raises(UserError, match="the terms none"):
+    objective_lib.Objective(())
+
+
+def test_earlier_runs_are_described_as_before():
+  objective = objective_lib.make_step_by_step(0.5, 1e-4)
+  assert objective.describe() == {
+    "rationale_loss_weight": 0.5,
+    "z_loss": 1e-4,
+  }
+
+
+def test_a_changed_term_is_described():
+  half = terms.LabelLoss(0.5)
+  both = terms.RationaleLoss(tasks=("label", "rationale"))
+  described = objective_lib.Objective((half, both)).describe()
+  assert described["label"]["weight"] == 0.5
+  assert described["rationale"]["tasks"] == ("label", "rationale")
+
+
+def test_scheduled_weights_are_those_of_the_step(logits, batch):
+  schedule = optax.linear_schedule(0.0, 2.0, 10)
+  objective = objective_lib.make_step_by_step(schedule)
+  weights = objective.find_weights(jnp.asarray(4))
+  assert weights == {"label": 1.0, "rationale": pytest.approx(0.8), "z": 0.0}
+  arrays, logits = jax.tree.map(jnp.asarray, (dict(batch), logits))
+  found, _ = objective_lib.compute_loss(
+    logits,
+    lambda x: x,
+    arrays,
+    objective_lib.count_tokens(arrays, objective),
+    objective,
+    weights,
+  )
+  expected, _ = compute_loss(
+    logits, batch, objective_lib.make_step_by_step(0.8)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -29,7 +29,9 @@ CONFIG = T5Config(
   num_decoder_layers=1,
   dropout_rate=0.0,
 )
-OBJECTIVE = objective_lib.Objective(rationale_loss_weight=0.5, z_loss=1e-3)
+OBJECTIVE = objective_lib.make_step_by_step(
+  rationale_loss_weight=0.5, z_loss=1e-3
+)
 OPTIMIZERS = {
   "adamw": factory.adamw(
     schedules.constant(1e-2), eps=1e-5, weight_decay=0.1, max_grad_norm=None

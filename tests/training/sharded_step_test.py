@@ -86,8 +86,9 @@ def compute_gradients(
     loss_fn = functools.partial(
       step_lib.compute_loss,
       model=model,
-      token_counts=objective_lib.count_tokens(batch),
+      token_counts=objective_lib.count_tokens(batch, tiny_student.OBJECTIVE),
       objective=tiny_student.OBJECTIVE,
+      term_weights=tiny_student.OBJECTIVE.find_weights(0),
       loss_chunk_tokens=loss_chunk_tokens,
     )
     rng = jax.random.key(0)

@@ -11,7 +11,6 @@ from flax import traverse_util
 
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.model.t5.t5 import T5
-from distill_jax.objective.objective import Objective
 from distill_jax.optim import factory, schedules
 from distill_jax.training.state import TrainState
 from distill_jax.training.step import train_step
@@ -54,7 +53,7 @@ def test_three_steps(name, factor_from):
       train_step,
       model=T5(config),
       optimizer=optimizer,
-      objective=Objective(z_loss=1e-4),
+      objective=make_step_by_step(z_loss=1e-4),
       num_microbatches=1,
       seed=0,
     )

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import pytest
 from jax.extend import core as jax_core
 
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.model.t5 import flops
 from distill_jax.model.t5.config import REMAT_POLICIES, T5Config
 from distill_jax.model.t5.t5 import T5
-from distill_jax.objective import cross_entropy as cross_entropy_lib
+from distill_jax.objective import chunks
+from distill_jax.objective.target_tokens import TargetTokens
 from distill_jax.training import state as state_lib
 
 _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH = 3, 10, 7
@@ -121,10 +123,14 @@ def test_logits_in_chunks_are_computed_again(config):
     hidden = run(
       T5.compute_hidden, inputs, targets, inputs, targets, enable_dropout=False
     )
-    cross_entropy, _ = cross_entropy_lib.chunked_token_cross_entropy(
-      hidden, targets, lambda x: run(T5.compute_logits, x), _ROWS
-    )
-    return jnp.sum(cross_entropy)
+
+    def score(arrays):
+      hidden, targets = arrays
+      batch = {batch_lib.DECODER_TARGET_TOKENS: targets}
+      compute_logits = lambda x: run(T5.compute_logits, x)
+      return TargetTokens(batch, hidden, compute_logits).cross_entropy
+
+    return jnp.sum(chunks.map_chunks(score, (hidden, targets), _ROWS))
 
   sizes = (config, _ROWS, _ENCODER_LENGTH, _DECODER_LENGTH)
   traced = _count_traced(jax.grad(compute_loss), arguments)

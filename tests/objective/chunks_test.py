@@ -1,4 +1,4 @@
-"""Token losses against float64 numpy."""
+"""Tests of objective/chunks.py: all tokens, whatever the chunks."""
 
 import math
 import re
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.objective import cross_entropy as cross_entropy_lib
+from distill_jax.data.feed import batch as batch_lib
+from distill_jax.objective import chunks
+from distill_jax.objective.target_tokens import TargetTokens
 
 
 @pytest.fixture
@@ -16,37 +18,6 @@ def logits_and_targets():
   rng = np.random.default_rng(0)
   logits = rng.normal(0, 3, (2, 5, 7)).astype(np.float32)
   return logits, rng.integers(0, 7, (2, 5)).astype(np.int32)
-
-
-def test_values_against_numpy(logits_and_targets):
-  logits, targets = logits_and_targets
-  log_z = np.log(np.exp(logits.astype(np.float64)).sum(-1))
-  picked = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
-  cross_entropy, squared = cross_entropy_lib.token_cross_entropy(
-    jnp.asarray(logits), jnp.asarray(targets)
-  )
-  np.testing.assert_allclose(cross_entropy, log_z - picked, rtol=1e-5)
-  np.testing.assert_allclose(squared, log_z**2, rtol=1e-5)
-
-
-def test_gradient_is_softmax_minus_one_hot(logits_and_targets):
-  logits, targets = logits_and_targets
-  gradient = jax.grad(
-    lambda logits: jnp.sum(
-      cross_entropy_lib.token_cross_entropy(logits, jnp.asarray(targets))[0]
-    )
-  )(jnp.asarray(logits))
-  exp = np.exp(logits.astype(np.float64))
-  expected = exp / exp.sum(-1, keepdims=True) - np.eye(7)[targets]
-  np.testing.assert_allclose(gradient, expected, atol=1e-6)
-
-
-def test_huge_logits_stay_finite():
-  logits = jnp.asarray([[[1e4, -1e4, 0.0]]], jnp.float32)
-  cross_entropy, _ = cross_entropy_lib.token_cross_entropy(
-    logits, jnp.asarray([[1]])
-  )
-  np.testing.assert_allclose(cross_entropy, [[2e4]])
 
 
 @pytest.fixture
@@ -62,14 +33,13 @@ def sum_in_chunks(hidden, kernel, targets, chunk_tokens):
   def compute_logits(x):
     return jnp.einsum("ble,ev->blv", x, kernel)
 
-  if chunk_tokens is None:
-    found = cross_entropy_lib.token_cross_entropy(
-      compute_logits(hidden), targets
-    )
-  else:
-    found = cross_entropy_lib.chunked_token_cross_entropy(
-      hidden, targets, compute_logits, chunk_tokens
-    )
+  def score(arrays):
+    hidden, targets = arrays
+    batch = {batch_lib.DECODER_TARGET_TOKENS: targets}
+    tokens = TargetTokens(batch, hidden, compute_logits)
+    return tokens.cross_entropy, jnp.square(tokens.log_normalizers)
+
+  found = chunks.map_chunks(score, (hidden, targets), chunk_tokens)
   weights = jnp.arange(1.0, 11.0).reshape(2, 5)
   return jnp.sum(weights * (found[0] + 0.1 * found[1])), found
 

@@ -1,4 +1,4 @@
-"""Tests of data/answer_choices.py."""
+"""Tests of answers/answer_choices.py."""
 
 import json
 

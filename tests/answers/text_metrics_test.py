@@ -1,4 +1,4 @@
-"""Tests of evaluation/text_metrics.py against numbers worked out by hand."""
+"""Tests of answers/text_metrics.py against numbers worked out by hand."""
 
 import collections
 import json

@@ -1,4 +1,4 @@
-"""Tests of evaluation/text_tokens.py: the script decides what a word is."""
+"""Tests of answers/text_tokens.py: the script decides what a word is."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Tests of checkpoint/disk_space.py: a full disk, however it is wrapped.
+"""Tests of files/disk_space.py: a full disk, however it is wrapped.
 
 What becomes of the checkpoints is tested with `manager`.
 """

@@ -1,4 +1,4 @@
-"""Tests of free_name.py: nothing takes the place of anything."""
+"""Tests of files/free_name.py: nothing takes the place of anything."""
 
 import pytest
 

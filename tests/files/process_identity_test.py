@@ -1,4 +1,4 @@
-"""Tests of process_identity.py: only what is surely dead counts as dead."""
+"""Tests of files/process_identity.py: only what is surely dead counts as dead."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests of unfinished.py: what kills leave goes, what others build stays."""
+"""Tests of files/unfinished.py: what kills leave goes, what others build stays."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tests of partitioning/distributed.py: how processes join, and agree."""
+"""Tests of hosts/distributed.py: how processes join, and agree."""
 
 import concurrent.futures
 import logging

@@ -1,4 +1,4 @@
-"""Tests of training/end_together.py: who ends, with which code and word.
+"""Tests of hosts/end_together.py: who ends, with which code and word.
 
 Each process is an `EndTogether` with threads of its own, over one store.
 """

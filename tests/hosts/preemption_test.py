@@ -1,4 +1,4 @@
-"""Tests of training/preemption.py: what a signal does, and when."""
+"""Tests of hosts/preemption.py: what a signal does, and when."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tests of partitioning/rendezvous.py: all come, or it is said who did not."""
+"""Tests of hosts/rendezvous.py: all come, or it is said who did not."""
 
 import concurrent.futures
 import socket

@@ -1,4 +1,4 @@
-"""Tests of training/stop_agreement.py.
+"""Tests of hosts/stop_agreement.py.
 
 Each process is a `StopAgreement` with a thread of its own, over one store.
 """

@@ -1,4 +1,4 @@
-"""Tests of training/data_guard.py: the same data, or none."""
+"""Tests of run_folder/data_guard.py: the same data, or none."""
 
 import collections
 import itertools

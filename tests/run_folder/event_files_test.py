@@ -1,4 +1,4 @@
-"""Tests of training/event_files.py: what TensorBoard is given to show."""
+"""Tests of run_folder/event_files.py: what TensorBoard is given to show."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tests of training/metric_files.py: lines, events, and taking lines back."""
+"""Tests of run_folder/metric_files.py: lines, events, and taking lines back."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Tests of training/model_dir.py: nothing is lost that was not asked for."""
+"""Tests of run_folder/model_dir.py: nothing is lost that was not asked for."""
 
 import dataclasses
 import json

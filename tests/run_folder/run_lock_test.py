@@ -1,4 +1,4 @@
-"""Tests of training/run_lock.py: one run a folder, whoever dies how."""
+"""Tests of run_folder/run_lock.py: one run a folder, whoever dies how."""
 
 import errno
 import fcntl

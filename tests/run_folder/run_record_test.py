@@ -1,4 +1,4 @@
-"""Tests of training/run_record.py."""
+"""Tests of run_folder/run_record.py."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Tests of training/validation_history.py: what is best, and since when."""
+"""Tests of run_folder/validation_history.py: what is best, and since when."""
 
 import pytest
 

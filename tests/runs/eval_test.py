@@ -1,4 +1,4 @@
-"""Tests of eval.py: what it writes, where, and what it refuses."""
+"""Tests of runs/eval.py: what it writes, where, and what it refuses."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Tests of infer.py: any input in, one prediction a line out, in order."""
+"""Tests of runs/infer.py: any input in, one prediction a line out, in order."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tests of input_rows.py: what is an input line, and what is a bad one."""
+"""Tests of runs/input_rows.py: what is an input line, and what is a bad one."""
 
 import pytest
 

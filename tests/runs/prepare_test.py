@@ -1,4 +1,4 @@
-"""Tests of prepare.py: caches are found, missed, and built."""
+"""Tests of runs/prepare.py: caches are found, missed, and built."""
 
 import dataclasses
 import functools

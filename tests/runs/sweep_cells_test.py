@@ -1,4 +1,4 @@
-"""Tests of sweep_cells.py: each run as gin builds it, mistakes named."""
+"""Tests of runs/sweep_cells.py: each run as gin builds it, mistakes named."""
 
 from unittest import mock
 

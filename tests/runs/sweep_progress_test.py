@@ -1,4 +1,4 @@
-"""Tests of sweep_progress.py: the plan, and what is left over the whole."""
+"""Tests of runs/sweep_progress.py: the plan, and what is left over the whole."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""Tests of sweep_report.py: curves and examples of the runs that are there."""
+"""Tests of runs/sweep_report.py: curves and examples of the runs that are there."""
 
 import json
 import types

@@ -1,4 +1,4 @@
-"""Tests of sweep_results.py: what a run wrote, read back."""
+"""Tests of runs/sweep_results.py: what a run wrote, read back."""
 
 import dataclasses
 import logging

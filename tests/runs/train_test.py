@@ -1,4 +1,4 @@
-"""Tests of train.py: what a run refuses, and where its parameters come from."""
+"""Tests of runs/train.py: what a run refuses, and where its parameters come from."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Tests of run_loading.py: a checkpoint opens, whole, whoever wrote it."""
+"""Tests of student/loading.py: a checkpoint opens, whole, whoever wrote it."""
 
 import dataclasses
 import json

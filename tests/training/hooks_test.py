@@ -69,7 +69,15 @@ def fixture_clock(monkeypatch):
 
 def test_log_writes_each_period_and_the_last_step(clock):
   files, progress = _Recorder(), _Recorder()
-  hook = hooks.LogHook(files, progress, lambda step: step / 10, 4, 10, _Watch())
+  hook = hooks.LogHook(
+    files,
+    progress,
+    lambda step: step / 10,
+    4,
+    10,
+    _Watch(),
+    shown_losses=("label_loss", "rationale_loss"),
+  )
   for step in range(1, 11):
     clock.seconds += 0.5
     _run(hook, [step])

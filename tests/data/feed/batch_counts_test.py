@@ -1,4 +1,4 @@
-"""Tests of data/batch_counts.py."""
+"""Tests of data/feed/batch_counts.py."""
 
 import dataclasses
 import itertools

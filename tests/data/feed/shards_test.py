@@ -1,4 +1,4 @@
-"""Tests of data/shards.py: batches made in parts, by whoever needs them."""
+"""Tests of data/feed/shards.py: batches made in parts, by whoever needs them."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Tests of data/animal_legs.py."""
+"""Tests of data/sources/animal_legs.py."""
 
 import collections
 import dataclasses

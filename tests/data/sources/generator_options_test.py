@@ -1,4 +1,4 @@
-"""Tests of data/generator_options.py."""
+"""Tests of data/sources/generator_options.py."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of data/official.py on the real release and on small copies of it."""
+"""Tests of data/sources/official.py on the real release and on small copies of it."""
 
 import collections
 import json

@@ -1,4 +1,4 @@
-"""Tests of data/shuffled_rationales.py."""
+"""Tests of data/sources/shuffled_rationales.py."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""Tests of data/word_problem_templates.py."""
+"""Tests of data/sources/word_problem_templates.py."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""Tests of data/word_problems.py."""
+"""Tests of data/sources/word_problems.py."""
 
 import collections
 import operator

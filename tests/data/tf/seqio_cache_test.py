@@ -1,4 +1,4 @@
-"""Tests of data/seqio_cache.py: any SeqIO task becomes cache entries."""
+"""Tests of data/tf/seqio_cache.py: any SeqIO task becomes cache entries."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Tests of data/seqio_feature_converter.py."""
+"""Tests of data/tf/seqio_feature_converter.py."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of data/seqio_preprocessors.py."""
+"""Tests of data/tf/seqio_preprocessors.py."""
 
 import pytest
 

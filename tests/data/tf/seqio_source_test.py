@@ -1,4 +1,4 @@
-"""Tests of data/seqio_source.py."""
+"""Tests of data/tf/seqio_source.py."""
 
 import pytest
 

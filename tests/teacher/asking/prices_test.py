@@ -1,4 +1,4 @@
-"""Tests of teacher/prices.py."""
+"""Tests of teacher/asking/prices.py."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of teacher/filters.py on small records and on the real release."""
+"""Tests of teacher/filtering/filters.py on small records and on the real release."""
 
 import collections
 import dataclasses

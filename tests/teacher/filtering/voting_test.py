@@ -1,4 +1,4 @@
-"""Tests of teacher/voting.py: samples of one teacher, several teachers."""
+"""Tests of teacher/filtering/voting.py: samples of one teacher, several teachers."""
 
 import json
 import math

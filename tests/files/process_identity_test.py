@@ -1,4 +1,7 @@
-"""Tests of files/process_identity.py: only what is surely dead counts as dead."""
+"""Tests of files/process_identity.py.
+
+Only what is surely dead counts as dead.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""Tests of files/unfinished.py: what kills leave goes, what others build stays."""
+"""Tests of files/unfinished.py.
+
+What kills leave goes, what others build stays.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Tests of runs/convert.py: every way there and back, and nothing half-written."""
+"""Tests of runs/convert.py.
+
+Every way there and back, and nothing half-written.
+"""
 
 import dataclasses
 import errno

@@ -1,4 +1,6 @@
-"""Tests of runs/run_data.py: a token cache that is gone is made again, or refused.
+"""Tests of runs/run_data.py.
+
+A token cache that is gone is made again, or refused.
 
 SeqIO makes the caches, of a generated data set.
 """

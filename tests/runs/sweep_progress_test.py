@@ -1,4 +1,7 @@
-"""Tests of runs/sweep_progress.py: the plan, and what is left over the whole."""
+"""Tests of runs/sweep_progress.py.
+
+The plan, and what is left over the whole.
+"""
 
 import types
 

@@ -1,4 +1,7 @@
-"""Tests of runs/sweep_report.py: curves and examples of the runs that are there."""
+"""Tests of runs/sweep_report.py.
+
+Curves and examples of the runs that are there.
+"""
 
 import json
 import types

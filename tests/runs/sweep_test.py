@@ -1,4 +1,7 @@
-"""Tests of runs/sweep.py: every run once, a report after each, growing sweeps."""
+"""Tests of runs/sweep.py.
+
+Every run once, a report after each, growing sweeps.
+"""
 
 import json
 import shutil

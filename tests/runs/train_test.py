@@ -1,4 +1,7 @@
-"""Tests of runs/train.py: what a run refuses, and where its parameters come from."""
+"""Tests of runs/train.py.
+
+What a run refuses, and where its parameters come from.
+"""
 
 import dataclasses
 import itertools

@@ -1,4 +1,7 @@
-"""Tests of data/feed/shards.py: batches made in parts, by whoever needs them."""
+"""Tests of data/feed/shards.py.
+
+Batches made in parts, by whoever needs them.
+"""
 
 import itertools
 

@@ -1,4 +1,7 @@
-"""Tests of data/sources/official.py on the real release and on small copies of it."""
+"""Tests of data/sources/official.py.
+
+On the real release and on small copies of it.
+"""
 
 import collections
 import json

@@ -1,4 +1,7 @@
-"""Tests of data/tf/seqio_nli_gold.py: TFDS's builders on source files of ours."""
+"""Tests of data/tf/seqio_nli_gold.py.
+
+TFDS's builders on source files of ours.
+"""
 
 import csv
 import importlib.resources.abc

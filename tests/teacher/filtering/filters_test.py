@@ -1,4 +1,7 @@
-"""Tests of teacher/filtering/filters.py on small records and on the real release."""
+"""Tests of teacher/filtering/filters.py.
+
+On small records and on the real release.
+"""
 
 import collections
 import dataclasses

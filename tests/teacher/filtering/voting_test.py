@@ -1,4 +1,7 @@
-"""Tests of teacher/filtering/voting.py: samples of one teacher, several teachers."""
+"""Tests of teacher/filtering/voting.py.
+
+Samples of one teacher, several teachers.
+"""
 
 import json
 import math

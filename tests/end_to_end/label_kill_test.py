@@ -26,7 +26,7 @@ class _Program:
 
   def __init__(self):
     self._process = subprocess.Popen(
-      [sys.executable, _ROOT / "tests" / "label_forks.py"],
+      [sys.executable, _ROOT / "tests" / "support" / "label_forks.py"],
       env=os.environ | {"PYTHONPATH": str(_ROOT)},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,

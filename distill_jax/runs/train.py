@@ -412,7 +412,7 @@ def _describe(settings: TrainRun, folder, record, holders) -> str:
     f"{folder}: {record.num_params:,} parameters on {record.mesh};"
     f" {feed.batch_rows} rows of {dict(feed.feature_lengths)} a step"
     f" ({feed.pairing}, {layout}, {microbatches} micro-batch"
-    f"{'es' * (microbatches > 1)}); "
+    f"{'es' * (microbatches > 1)});"
     f" {_describe_weights(settings.objective)}"
   )
 

@@ -9,12 +9,12 @@ The names in that file are compared with those of the folder and never opened.
 """
 
 import json
-import os
 import pathlib
 import zlib
 
+from distill_jax.files import atomic
+
 MANIFEST = "checksums.json"
-_WRITING = ".writing"
 _BLOCK_BYTES = 2**22
 
 
@@ -38,11 +38,9 @@ def write(folder: pathlib.Path, leave_out: str | None = None) -> None:
   }
   if not added:
     return
-  writing = path.with_suffix(_WRITING)
   # Without blanks, so that every byte of it matters.
   text = json.dumps({"files": sums | added}, separators=(",", ":"))
-  writing.write_text(text, encoding="utf-8")
-  os.replace(writing, path)
+  atomic.write_text(path, text)
 
 
 def verify(folder: pathlib.Path, part: int = 0, num_parts: int = 1) -> bool:
@@ -84,7 +82,7 @@ def _list_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     for file in folder.rglob("*")
     if file.is_file()
     and file.name != MANIFEST
-    and file.name != pathlib.Path(MANIFEST).with_suffix(_WRITING).name
+    and file.suffix != atomic.UNFINISHED
   }
 
 

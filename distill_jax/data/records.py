@@ -8,11 +8,11 @@ is unknown here.
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 
 # How reading a teacher's output went. The first is success; the others say
 # why label or rationale is missing or not to be trusted.
@@ -183,19 +183,13 @@ def write_records(path: str | os.PathLike, records: Iterable[Record]) -> None:
     path: where to; an existing file is replaced, a missing folder is not made.
     records: what to write, one a line.
   """
-  path = pathlib.Path(path)
-  # In the same folder, because only then is the replacement atomic.
-  unfinished_path = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-  try:
-    with open(unfinished_path, "w", encoding="utf-8", newline="\n") as file:
-      for record in records:
-        # vars, not asdict, which would copy every meta deeply.
-        file.write(json.dumps(vars(record), ensure_ascii=False) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(unfinished_path, path)
-  finally:
-    unfinished_path.unlink(missing_ok=True)
+  with (
+    atomic.writing(path) as unfinished,
+    open(unfinished, "w", encoding="utf-8", newline="\n") as file,
+  ):
+    for record in records:
+      # vars, not asdict, which would copy every meta deeply.
+      file.write(json.dumps(vars(record), ensure_ascii=False) + "\n")
 
 
 def _parse_object(line: str, where: str) -> dict[str, Any]:

@@ -11,9 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import uuid
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -29,6 +27,7 @@ from distill_jax.data.vocab import (
   Vocabulary,
   load_vocabulary,
 )
+from distill_jax.files import atomic
 
 FORMAT = 2
 _FILE = "survey.json"
@@ -439,13 +438,8 @@ def _list_counts(counts: dict[str, int]) -> str:
 
 
 def _write(path: pathlib.Path, survey: Survey) -> None:
-  writing = path.with_name(f".writing-{uuid.uuid4().hex}")
-  try:
-    content = {"format": FORMAT} | dataclasses.asdict(survey)
-    writing.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(writing, path)
-  finally:
-    writing.unlink(missing_ok=True)
+  content = {"format": FORMAT} | dataclasses.asdict(survey)
+  atomic.write_text(path, json.dumps(content, indent=2))
 
 
 def _read(path: pathlib.Path) -> Survey | None:

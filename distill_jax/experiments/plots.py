@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from distill_jax.experiments import aggregation, results
+from distill_jax.files import atomic
 
 _DPI = 150
 # Okabe & Ito's colours, told apart by colour-blind readers; the yellow is left
@@ -245,4 +246,4 @@ def _style(axes: Axes) -> None:
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
   content = io.BytesIO()
   figure.savefig(content, format="png", dpi=_DPI)
-  results.write_atomically(path, content.getvalue())
+  atomic.write_bytes(path, content.getvalue())

@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from distill_jax.experiments import results, tables
+from distill_jax.files import atomic
 
 _PACKAGES = ("distill_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _SHOWN_CHARACTERS = 2000
@@ -176,7 +177,7 @@ def write_report(
   title_element = f"<title>{html.escape(title)}</title>\n</head>\n<body>\n"
   page = _HEAD + title_element + "\n".join(sections) + "\n</body>\n</html>\n"
   # JSON can carry half of a surrogate pair, which UTF-8 cannot.
-  results.write_atomically(path, page.encode(errors="backslashreplace"))
+  atomic.write_bytes(path, page.encode(errors="backslashreplace"))
 
 
 def _format_columns(

@@ -8,11 +8,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 
 # Metric of a run that went on where it was stopped; its `seconds` are those of
 # the last part alone.
@@ -94,11 +94,12 @@ def write_results(
   """Writes results as one JSON list, which `read_results` reads.
 
   Args:
-    path: the file; replaced as a whole or not at all.
+    path: the file; replaced as a whole or not at all. Its folder is made.
     rows: the results.
   """
   text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
-  write_atomically(path, text.encode())
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  atomic.write_text(path, text)
 
 
 def read_results(path: str | os.PathLike[str]) -> list[RunResult]:
@@ -146,19 +147,3 @@ def parse_result(entry: Mapping[str, Any]) -> RunResult:
   if "arm" not in fields and "method" in fields:
     fields["arm"] = fields.pop("method")
   return RunResult(**fields)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a file that is, at every moment, the old one or the whole new one.
-
-  Args:
-    path: the file; its folder is made if absent.
-    content: what it is to hold.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # A file of its own a writer; mkstemp would make it readable to nobody else.
-  with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp") as folder:
-    temporary = pathlib.Path(folder) / path.name
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -7,11 +7,11 @@ writes those steps again; they are kept in `metrics.superseded.jsonl`.
 import contextlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 from distill_jax.run_folder.event_files import EventFiles
 
 _METRICS = "metrics.jsonl"
@@ -119,6 +119,4 @@ def _move_later_lines(folder: pathlib.Path, start_step: int) -> None:
   with open(folder / _SUPERSEDED, "a", encoding="utf-8") as file:
     file.writelines(json.dumps(row) + "\n" for row in later)
   kept = [row for row in rows if row["step"] <= start_step]
-  rewritten = path.with_suffix(".rewriting")
-  rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
-  os.replace(rewritten, path)
+  atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -11,6 +11,7 @@ import shutil
 import time
 
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 from distill_jax.hosts import distributed
 from distill_jax.run_folder import run_lock, run_record
 
@@ -28,8 +29,6 @@ _RUN_FILES = (
   "nonfinite",
   "eval",
 )
-# A crash may leave a file that was not renamed yet.
-_UNFINISHED = ".writing"
 
 
 def check(
@@ -65,7 +64,7 @@ def check(
   if not folder.is_dir():
     raise UserError(f"MODEL_DIR {folder} is a file. Give a folder.")
   if any(
-    path.suffix != _UNFINISHED and path.name != run_lock.FILE
+    path.suffix != atomic.UNFINISHED and path.name != run_lock.FILE
     for path in folder.iterdir()
   ):
     raise UserError(
@@ -103,7 +102,7 @@ def begin(
     record.write(folder)
     if vocabulary is not None:
       run_record.keep_vocabulary(folder, vocabulary)
-    _write(folder / "config.gin", operative_config)
+    atomic.write_text(folder / "config.gin", operative_config)
   except OSError as error:
     raise UserError(f"MODEL_DIR cannot be written: {error}") from error
 
@@ -169,14 +168,10 @@ def note_resume(
     if vocabulary is not None and run_record.vocabulary_path(folder) is None:
       run_record.keep_vocabulary(folder, vocabulary)
     if not first.exists():
-      _write(first, operative_config)
+      atomic.write_text(first, operative_config)
     elif first.read_text() != operative_config:
-      _write(folder / f"config-from-step-{start_step}.gin", operative_config)
+      atomic.write_text(
+        folder / f"config-from-step-{start_step}.gin", operative_config
+      )
   except OSError as error:
     raise UserError(f"MODEL_DIR cannot be written: {error}") from error
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  writing = path.with_suffix(_UNFINISHED)
-  writing.write_text(text)
-  os.replace(writing, path)

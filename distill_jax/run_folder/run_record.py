@@ -12,6 +12,7 @@ from typing import Any
 
 import distill_jax
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 
 _FILE = "run.json"
 _VOCABULARY = "vocabulary.model"
@@ -60,10 +61,8 @@ class RunRecord:
 
   def write(self, model_dir: str | pathlib.Path) -> None:
     """Writes `run.json`, in one move."""
-    path = pathlib.Path(model_dir) / _FILE
-    writing = path.with_suffix(".writing")
-    writing.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-    os.replace(writing, path)
+    text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    atomic.write_text(pathlib.Path(model_dir) / _FILE, text)
 
 
 def read_record(model_dir: str | pathlib.Path) -> RunRecord | None:
@@ -110,10 +109,8 @@ def keep_vocabulary(model_dir: str | pathlib.Path, vocabulary: str) -> None:
     model_dir: folder of the run.
     vocabulary: the file.
   """
-  path = pathlib.Path(model_dir) / _VOCABULARY
-  writing = path.with_suffix(".writing")
-  shutil.copyfile(vocabulary, writing)
-  os.replace(writing, path)
+  with atomic.writing(pathlib.Path(model_dir) / _VOCABULARY) as copy:
+    shutil.copyfile(vocabulary, copy)
 
 
 def vocabulary_path(model_dir: str | pathlib.Path) -> str | None:

@@ -20,6 +20,7 @@ from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation import result_folder
 from distill_jax.experiments import results
+from distill_jax.files import atomic
 from distill_jax.run_folder import (
   metric_files,
   run_identity,
@@ -276,7 +277,7 @@ def write_result(
     "settings": _describe_scoring(cell, cache, split),
     "result": dataclasses.asdict(result),
   }
-  results.write_atomically(model_dir / _FILE, json.dumps(content).encode())
+  atomic.write_bytes(model_dir / _FILE, json.dumps(content).encode())
 
 
 def collect_result(

@@ -19,7 +19,6 @@ import io
 import json
 import logging
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
-from distill_jax.files import free_name
+from distill_jax.files import atomic, free_name
 from distill_jax.hosts import distributed
 
 _log = logging.getLogger(__name__)
@@ -199,9 +198,8 @@ class NonfiniteHook:
       keywords: dict[str, Any] = arrays
       np.savez_compressed(self._folder / f"{step}.npz", **keywords)
       # Last, and in one move: a step with this file has been counted.
-      writing = self._folder / f"{step}.writing"
-      writing.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-      os.replace(writing, self._folder / f"{step}.json")
+      text = json.dumps(record, indent=2) + "\n"
+      atomic.write_text(self._folder / f"{step}.json", text)
     except OSError as error:
       raise UserError(
         f"At step {step} {_describe(values)}, and its batch cannot be written"

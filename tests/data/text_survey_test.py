@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -289,9 +290,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, small, monkeypatch):
   def fail(*_):
     raise OSError("read-only")
 
-  monkeypatch.setattr(text_survey.os, "replace", fail)
+  monkeypatch.setattr(os, "replace", fail)
   assert text_survey.load_survey(cache).unknown
-  assert not list(cache.path.glob(".writing-*"))
+  assert not list(cache.path.glob("*.writing"))
   assert not (cache.path / "survey.json").exists()
 
 

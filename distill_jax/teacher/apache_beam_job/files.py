@@ -5,7 +5,6 @@ place; anything else is copied to and fro.
 """
 
 import contextlib
-import os
 import pathlib
 import tempfile
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from apache_beam.io import filesystems  # pyright: ignore[reportMissingImports]
 
 from distill_jax.errors import UserError
+from distill_jax.files import atomic
 from distill_jax.teacher.asking import journal
 
 _JOURNAL = "journal.jsonl"
@@ -93,15 +93,10 @@ def writing(path: str) -> Iterator[pathlib.Path]:
     UserError: it cannot be written.
   """
   if is_local(path):
-    target = pathlib.Path(path)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-      with _explaining(path, "written"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _explaining(path, "written"):
+      pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+      with atomic.writing(path) as unfinished:
         yield unfinished
-        os.replace(unfinished, target)
-    finally:
-      unfinished.unlink(missing_ok=True)
     return
   with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder) / "copy"

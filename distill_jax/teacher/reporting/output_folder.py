@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill_jax.errors import UserError
-from distill_jax.files import append_file
+from distill_jax.files import append_file, atomic
 from distill_jax.teacher.asking import journal
 
 _JOURNAL, _SUMMARY = "journal.jsonl", "summary.json"
@@ -265,9 +265,7 @@ class OutputFolder:
       UserError: it cannot be written.
     """
     path = self.path / name
-    writing = path.with_name(f".{name}.{os.getpid()}.writing")
     try:
-      writing.write_text(text, encoding="utf-8")
-      os.replace(writing, path)
+      atomic.write_text(path, text)
     except OSError as error:
       raise UserError(f"{path} cannot be written: {error.strerror}.") from error

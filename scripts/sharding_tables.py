@@ -1,6 +1,8 @@
-"""Writes docs/sharding/: how every array of a model lies on every mesh.
+"""Writes tests/testdata/sharding/.
 
-  python scripts/sharding_tables.py [--output=docs/sharding] [size ...]
+How every array of a model lies on every mesh.
+
+  python scripts/sharding_tables.py [--output=FOLDER] [size ...]
 
 One file a size of T5 1.1, with the parameters, the optimizers' state, a batch
 and the activations that the model pins, each with its shape, type, how its axes
@@ -37,7 +39,7 @@ from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
 _ROOT = pathlib.Path(__file__).parents[1]
-OUTPUT = _ROOT / "docs" / "sharding"
+OUTPUT = _ROOT / "tests" / "testdata" / "sharding"
 _SCANNED = ("SCAN_LAYERS = True", "ACTIVATION_DTYPE = 'bfloat16'")
 # Size -> what is bound besides its gin file.
 SIZES: dict[str, tuple[str, ...]] = {

@@ -33,7 +33,7 @@ case $suite in
       -c scripts/constraints.txt -e '.[test]' torch==2.13.0 transformers==5.23.0
     .venv-torch/bin/python -m pytest -p no:cacheprovider "$@" \
       tests/checkpoint/hf_*_test.py tests/checkpoint/model_card_test.py \
-      tests/scripts/torch_baseline_test.py
+      tests/scripts/benchmarks/torch_baseline_test.py
     ;;
   aot)
     # The version that jax[tpu] asks for.

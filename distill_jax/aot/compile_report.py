@@ -152,11 +152,12 @@ def format_report(report: Json) -> str:
   return "\n".join(lines)
 
 
-def format_summary(reports: Mapping[str, Json]) -> str:
+def format_summary(reports: Mapping[str, Json], folder: str) -> str:
   """Returns a Markdown table with a line a program of each report.
 
   Args:
     reports: by a name.
+    folder: where the links to reports go.
   """
   header = (
     "report", "program", "devices", "mesh", "rows", "fits", "peak GiB",
@@ -167,11 +168,15 @@ def format_summary(reports: Mapping[str, Json]) -> str:
   rows: list[Sequence[str]] = [header, ["---"] * len(header)]
   for name, report in reports.items():
     for program_name, program in report["programs"].items():
-      rows.append(_summarize(name, report, program_name, program))
+      rows.append(
+        _summarize(
+          f"[{name}]({folder}/{name}.json)", report, program_name, program
+        )
+      )
   return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _summarize(name, report, program_name, program) -> list[str]:
+def _summarize(link, report, program_name, program) -> list[str]:
   memory, estimate = program["memory"], program["estimate"]
   given = sum(memory[f"{part}_bytes"] for part in program["parts"])
   traffic = program["collectives"] or {"by_kind": {}}
@@ -180,7 +185,7 @@ def _summarize(name, report, program_name, program) -> list[str]:
     for kind, one in traffic["by_kind"].items()
   )
   return [
-    f"[{name}]({name}.json)",
+    link,
     _name_program(program_name, program),
     f"{report['devices']['count']} {report['devices']['chip']}",
     _format_sizes(report["devices"]["mesh"]),

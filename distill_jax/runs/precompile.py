@@ -208,7 +208,7 @@ class _Compiler:
     self._unit = sharding.count_batch_shards(mesh) * settings.num_microbatches
 
   def make_report(self) -> compile_report.Json:
-    """Compiles and reports, see `docs/precompile/README.md`."""
+    """Compiles and reports, see `docs/precompile.md`."""
     settings, student = self._settings, self._student
     topology = self._topology
     rows, search = settings.batch_rows, None

@@ -162,7 +162,7 @@ def test_a_line_of_the_summary():
     "good": _make_report(6 * _GIB, 8 * _GIB),
     "bad": _make_report(11 * _GIB, 8 * _GIB),
   }
-  lines = compile_report.format_summary(reports).splitlines()
+  lines = compile_report.format_summary(reports, "..").splitlines()
   cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
   header, _, good, bad = (
     dict(zip(cells[0], row, strict=True)) for row in cells

@@ -32,7 +32,7 @@ from distill_jax.training import state as state_lib
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PRESETS = sorted((_ROOT / "gin" / "precompile").glob("*.gin"))
-_REPORTS = _ROOT / "docs" / "precompile"
+_REPORTS = _ROOT / "tests" / "testdata" / "precompile"
 _SETTINGS = precompile.PrecompileRun(
   model_config=tiny_student.CONFIG,
   optimizer=tiny_student.OPTIMIZERS["adafactor"],
@@ -379,7 +379,7 @@ def test_a_preset_is_what_its_report_is_of(path):
     "num_microbatches": settings.num_microbatches,
     "loss_chunk_tokens": settings.loss_chunk_tokens,
     "on_nonfinite_loss": settings.on_nonfinite_loss,
-    "objective": _as_json(dataclasses.asdict(settings.objective)),
+    "objective": _as_json(settings.objective.describe()),
   }
   assert set(report["programs"]) == set(settings.programs)
 
@@ -541,6 +541,7 @@ def test_the_table_is_made_of_the_reports():
     path.stem: json.loads(path.read_text())
     for path in sorted(_REPORTS.glob("*.json"))
   }
-  text = (_REPORTS / "README.md").read_text()
-  assert f"\n{compile_report.format_summary(reports)}\n" in text
+  text = (_ROOT / "docs" / "precompile.md").read_text()
+  folder = "../tests/testdata/precompile"
+  assert f"\n{compile_report.format_summary(reports, folder)}\n" in text
   assert jax.__version__ in text

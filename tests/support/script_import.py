@@ -7,8 +7,9 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 
 def import_script(name):
-  """Returns the module made of `scripts/<name>.py`."""
-  spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+  """Returns the module made of `scripts/**/<name>.py`."""
+  (path,) = SCRIPTS.rglob(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(name, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""Tests of scripts/t5x_baseline.py."""
+"""Tests of scripts/benchmarks/t5x_baseline.py."""
 
 import argparse
 

@@ -1,4 +1,7 @@
-"""Tests of scripts/benchmark_attention.py; a GPU's kernel is written out."""
+"""Tests of scripts/benchmarks/benchmark_attention.py.
+
+A GPU's kernel is written out.
+"""
 
 import json
 

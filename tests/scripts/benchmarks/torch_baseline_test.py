@@ -1,4 +1,4 @@
-"""Tests of scripts/torch_baseline.py."""
+"""Tests of scripts/benchmarks/torch_baseline.py."""
 
 import argparse
 import dataclasses

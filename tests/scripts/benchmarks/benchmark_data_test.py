@@ -1,4 +1,4 @@
-"""Tests of scripts/benchmark_data.py."""
+"""Tests of scripts/benchmarks/benchmark_data.py."""
 
 import dataclasses
 import json

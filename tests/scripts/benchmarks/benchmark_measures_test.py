@@ -1,4 +1,4 @@
-"""Tests of scripts/benchmark_measures.py."""
+"""Tests of scripts/benchmarks/benchmark_measures.py."""
 
 import jax
 import jax.numpy as jnp

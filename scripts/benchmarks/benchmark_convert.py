@@ -1,6 +1,7 @@
 """Measures a conversion's time and memory on a checkpoint of a model's shape.
 
-  python scripts/benchmark_convert.py --gin_file=gin/models/t5_1_1/xl.gin \\
+  python scripts/benchmarks/benchmark_convert.py \\
+    --gin_file=gin/models/t5_1_1/xl.gin \\
     --folder=/tmp/xl
 
 Writes random weights as a Hugging Face folder in bfloat16, converts that to
@@ -63,7 +64,7 @@ def main() -> None:
     "--only_make", action="store_true", help="write the checkpoint, no more"
   )
   arguments = parser.parse_args()
-  root = str(pathlib.Path(__file__).parent.parent)
+  root = str(pathlib.Path(__file__).parents[2])
   gin_bindings.parse([arguments.gin_file], [], [os.getcwd(), root])
   config = gin.get_configurable(T5Config)()
   folder = pathlib.Path(arguments.folder)

@@ -1,15 +1,19 @@
 """Measures training and decoding: speed, model FLOPs, memory, compile time.
 
-  python scripts/benchmark.py --gin_file=gin/models/t5_1_1/tiny.gin
-  python scripts/benchmark.py --gin_file=gin/models/t5_1_1/small.gin \\
+  python scripts/benchmarks/benchmark.py --gin_file=gin/models/t5_1_1/tiny.gin
+  python scripts/benchmarks/benchmark.py \\
+    --gin_file=gin/models/t5_1_1/small.gin \\
     --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123456789abcdef
-  python scripts/benchmark.py --gin_file=gin/models/t5_1_1/large.gin \\
+  python scripts/benchmarks/benchmark.py \\
+    --gin_file=gin/models/t5_1_1/large.gin \\
     --full_rows --row_inputs=512 --row_targets=128 --examples=32 \\
     --gin.ACTIVATION_DTYPE="'bfloat16'" --gin.REMAT_POLICY="'minimal'" \\
     --gin.SCAN_LAYERS=True --gin.LOSS_CHUNK_TOKENS=4096 --turn_steps=10
-  python scripts/benchmark.py --mode=decode --batch=8 --row_inputs=128 \\
+  python scripts/benchmarks/benchmark.py --mode=decode --batch=8 \\
+    --row_inputs=128 \\
     --tokens=32
-  python scripts/benchmark.py --mode=decode --batch=32 --tokens=128 \\
+  python scripts/benchmarks/benchmark.py --mode=decode --batch=32 \\
+    --tokens=128 \\
     --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123456789abcdef
 
 Training takes its examples from --token_cache, or draws some whose lengths are
@@ -215,7 +219,7 @@ def build_run(mode: str) -> Any:
   gin_bindings.parse(
     [*_GIN_FILES.value, run_file],
     [*required[mode], *_GIN_BINDINGS.value],
-    [os.getcwd(), str(pathlib.Path(__file__).parent.parent)],
+    [os.getcwd(), str(pathlib.Path(__file__).parents[2])],
   )
   return gin_bindings.build(
     infer.InferRun if mode == "decode" else train.TrainRun

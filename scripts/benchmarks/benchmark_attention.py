@@ -1,8 +1,9 @@
 """Measures one layer's attention and its gradients, kernel beside kernel.
 
-  python scripts/benchmark_attention.py
-  python scripts/benchmark_attention.py --q_length=128 --positions=none
-  JAX_PLATFORMS=cpu python scripts/benchmark_attention.py \\
+  python scripts/benchmarks/benchmark_attention.py
+  python scripts/benchmarks/benchmark_attention.py --q_length=128 \\
+    --positions=none
+  JAX_PLATFORMS=cpu python scripts/benchmarks/benchmark_attention.py \\
     --implementations=xla --rows=2
 
 Random queries, keys and values in bfloat16; rows packed with --segments

@@ -1,4 +1,4 @@
-"""Tests of scripts/benchmark.py, as a program without TensorFlow."""
+"""Tests of scripts/benchmarks/benchmark.py, as a program without TensorFlow."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import pytest
 from script_import import SCRIPTS, import_script
 from without_tensorflow import BLOCKED
 
+_PROGRAM = SCRIPTS / "benchmarks" / "benchmark.py"
 benchmark_data = import_script("benchmark_data")
 
 _MODEL = """
@@ -29,7 +30,7 @@ class Blocker:
       raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocker)
 try:
-  runpy.run_path({str(SCRIPTS / "benchmark.py")!r}, run_name="__main__")
+  runpy.run_path({str(_PROGRAM)!r}, run_name="__main__")
 finally:
   assert not {{name.partition(".")[0] for name in sys.modules}} & set({BLOCKED})
 """
@@ -51,7 +52,7 @@ def fixture_run(tmp_path_factory):
         *arguments,
       ],
       cwd=folder,
-      env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+      env=os.environ | {"PYTHONPATH": str(_PROGRAM.parent)},
       capture_output=True,
       text=True,
       timeout=300,
@@ -212,7 +213,7 @@ def test_what_is_compiled_alone_is_not_compiled_again(tmp_path):
     finished = subprocess.run(
       [
         sys.executable,
-        str(SCRIPTS / "benchmark.py"),
+        str(SCRIPTS / "benchmarks" / "benchmark.py"),
         *("--examples=2", "--steps=1", "--full_rows", *arguments),
       ],
       env=environment,

@@ -1,4 +1,4 @@
-"""Tests of scripts/compare_baseline.py."""
+"""Tests of scripts/benchmarks/compare_baseline.py."""
 
 import dataclasses
 import os

@@ -1,4 +1,7 @@
-"""Tests of scripts/benchmark_gpu.py; the programs it runs are stand-ins."""
+"""Tests of scripts/benchmarks/benchmark_gpu.py.
+
+The programs it runs are stand-ins.
+"""
 
 import json
 import pathlib

@@ -1,10 +1,12 @@
 """Measures upstream T5X's train step and decoding, to compare with ours.
 
-  python scripts/compare_baseline.py --baseline=t5x --baseline_python=... ...
+  python scripts/benchmarks/compare_baseline.py --baseline=t5x \\
+    --baseline_python=... ...
 
-runs it; alone it takes the same examples' file as `scripts/torch_baseline.py`:
+runs it; alone it takes the same examples' file as
+`scripts/benchmarks/torch_baseline.py`:
 
-  PYTHONPATH=t5x:airio:jestimator python scripts/t5x_baseline.py \\
+  PYTHONPATH=t5x:airio:jestimator python scripts/benchmarks/t5x_baseline.py \\
     --examples_file=examples.jsonl --row_inputs=128 --row_targets=64
 
 Needs T5X, which is in no package index, and what `pip install .[t5x]` brings;
@@ -15,8 +17,8 @@ Label and rationale rows of a step's examples are one batch, each row padded to
 greedy by T5X's `temperature_sample` of random inputs that fill their rows; no
 token ends a row.
 
-Prints a JSON object with the fields of `scripts/benchmark.py`, where both have
-them. The first --warmup_steps are not counted, compiling neither.
+Prints a JSON object with the fields of `scripts/benchmarks/benchmark.py`, where
+both have them. The first --warmup_steps are not counted, compiling neither.
 """
 
 import argparse

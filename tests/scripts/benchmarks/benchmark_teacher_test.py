@@ -13,7 +13,11 @@ from script_import import SCRIPTS
 )
 def test_arguments(argument, code, told):
   process = subprocess.run(
-    [sys.executable, str(SCRIPTS / "benchmark_teacher.py"), argument],
+    [
+      sys.executable,
+      str(SCRIPTS / "benchmarks" / "benchmark_teacher.py"),
+      argument,
+    ],
     capture_output=True,
     text=True,
     timeout=120,

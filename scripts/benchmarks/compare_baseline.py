@@ -1,16 +1,17 @@
 """Runs this program and another side by side: the authors' loop, or T5X.
 
-  python scripts/compare_baseline.py --baseline=torch \\
+  python scripts/benchmarks/compare_baseline.py --baseline=torch \\
     --baseline_python=.venv-torch/bin/python \\
     --gin_file=gin/models/t5_1_1/small.gin --examples=64 --steps=3 \\
     --token_cache=<cqa_distill's folder>
-  python scripts/compare_baseline.py --baseline=t5x \\
+  python scripts/benchmarks/compare_baseline.py --baseline=t5x \\
     --baseline_python=<venv>/bin/python --mode=decode \\
     --gin_file=gin/models/t5_1_1/small.gin --batch=8 --row_inputs=128
 
-"torch" is `scripts/torch_baseline.py`, whose interpreter has torch and
-transformers (`bash scripts/test_extras.sh reference` makes .venv-torch). "t5x"
-is `scripts/t5x_baseline.py`; give PYTHONPATH to T5X, airio and jestimator.
+"torch" is `scripts/benchmarks/torch_baseline.py`, whose interpreter has torch
+and transformers (`bash scripts/test_extras.sh reference` makes .venv-torch).
+"t5x" is `scripts/benchmarks/t5x_baseline.py`; give PYTHONPATH to T5X, airio and
+jestimator.
 
 The two take turns, ours first, each time in a process of its own with so many
 --threads on the same processors, so that a busy machine slows both alike. They
@@ -18,7 +19,7 @@ train on the same examples in the same steps and in the same dtype, by AdamW
 with the same rate, no decay, and clipping. Beside torch ours is packed unless
 --layout=padded; beside T5X examples are as long as a row, or, with
 --layout=padded, rows as long as the longest example. Other arguments go to
-`scripts/benchmark.py`; see its --help.
+`scripts/benchmarks/benchmark.py`; see its --help.
 
 Prints their JSON lines, and at the end one with the medians over the rounds and
 their ratios, ours over theirs. model_flops_per_second counts the places of all

@@ -1,7 +1,7 @@
 """Measures the teacher's client against a server that answers at once.
 
-  python scripts/benchmark_teacher.py
-  python scripts/benchmark_teacher.py --requests=2000 --concurrency=1
+  python scripts/benchmarks/benchmark_teacher.py
+  python scripts/benchmarks/benchmark_teacher.py --requests=2000 --concurrency=1
 
 The server runs in a process of its own, reads whole requests and writes a fixed
 answer. The client and a bare loop over the same HTTP library, without SDK,

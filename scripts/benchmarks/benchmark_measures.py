@@ -1,4 +1,4 @@
-"""Peak FLOP/s and memory, as `scripts/benchmark.py` reports them."""
+"""Peak FLOP/s and memory, as `scripts/benchmarks/benchmark.py` reports them."""
 
 import dataclasses
 import resource

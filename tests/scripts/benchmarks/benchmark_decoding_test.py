@@ -1,4 +1,7 @@
-"""Tests of scripts/benchmark_decoding.py: what is left out changes no text."""
+"""Tests of scripts/benchmarks/benchmark_decoding.py.
+
+What is left out changes no text.
+"""
 
 import dataclasses
 

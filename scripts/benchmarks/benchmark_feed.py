@@ -1,9 +1,11 @@
 """Measures how fast the host makes training batches, with no model.
 
-  python scripts/benchmark_feed.py
-  python scripts/benchmark_feed.py --row_inputs=512 --row_targets=192 \\
+  python scripts/benchmarks/benchmark_feed.py
+  python scripts/benchmarks/benchmark_feed.py --row_inputs=512 \\
+    --row_targets=192 \\
     --examples=384 --token_cache=~/.cache/distill_jax/tokens/cqa_distill-0123
-  python scripts/benchmark_feed.py --rows=512 --data_shards=4 --hosts=4
+  python scripts/benchmarks/benchmark_feed.py --rows=512 --data_shards=4 \\
+    --hosts=4
 
 A device that trains faster than this waits for its batches. Examples come from
 --token_cache, or are drawn with lengths like CQA's. Prints a JSON object for

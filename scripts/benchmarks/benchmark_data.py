@@ -1,4 +1,6 @@
-"""What `scripts/benchmark.py` trains on: examples, layouts, and their cost.
+"""What `scripts/benchmarks/benchmark.py` trains on.
+
+Examples, layouts, and their cost.
 
 Examples come from a token cache, or are drawn; the same ones go into packed and
 padded rows, and into a file for programs that compare with ours.

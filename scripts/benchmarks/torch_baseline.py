@@ -1,9 +1,10 @@
 """Measures the authors' way of training with PyTorch, to compare with ours.
 
-  python scripts/benchmark.py --export_examples=examples.jsonl --steps=4 \\
+  python scripts/benchmarks/benchmark.py --export_examples=examples.jsonl \\
+    --steps=4 \\
     --examples=64 --token_cache=<cqa_distill's folder>
-  python scripts/torch_baseline.py --examples_file=examples.jsonl
-  python scripts/torch_baseline.py --examples_file=examples.jsonl \\
+  python scripts/benchmarks/torch_baseline.py --examples_file=examples.jsonl
+  python scripts/benchmarks/torch_baseline.py --examples_file=examples.jsonl \\
     --mode=decode --batch=8 --row_inputs=128 --tokens=32
 
 Needs torch and transformers, and nothing of this project: the examples' file
@@ -15,10 +16,11 @@ each padded to its longest row, and steps AdamW on
 Decoding is greedy, by `generate`, of random inputs that fill their rows, with
 parameters in --dtype; no token ends a row.
 
-Prints a JSON object with the fields of `scripts/benchmark.py`, where both have
-them. The first --warmup_steps are not counted. Blocks whose rows' lengths
-differ are compiled with symbols for them; --compile_only does just that, which
-torch's own cache (TORCHINDUCTOR_CACHE_DIR) keeps for the run that measures.
+Prints a JSON object with the fields of `scripts/benchmarks/benchmark.py`, where
+both have them. The first --warmup_steps are not counted. Blocks whose rows'
+lengths differ are compiled with symbols for them; --compile_only does just
+that, which torch's own cache (TORCHINDUCTOR_CACHE_DIR) keeps for the run that
+measures.
 """
 
 import argparse

@@ -1,28 +1,30 @@
 """Measures training T5 1.1 of four sizes on one GPU, and PyTorch beside it.
 
-  OUT=results python scripts/benchmark_gpu.py
-  python scripts/benchmark_gpu.py --sizes=large,xl --token_cache=<folder>
-  JAX_PLATFORMS=cpu python scripts/benchmark_gpu.py --sizes=tiny --steps=2 \\
+  OUT=results python scripts/benchmarks/benchmark_gpu.py
+  python scripts/benchmarks/benchmark_gpu.py --sizes=large,xl \\
+    --token_cache=<folder>
+  JAX_PLATFORMS=cpu python scripts/benchmarks/benchmark_gpu.py --sizes=tiny \\
+    --steps=2 \\
     --row_inputs=32 --row_targets=16 --no-torch_compile  # GPU cases fail
 
 In bfloat16 with Tokamax' attention, or cuDNN's without Tokamax: rows of 512
 encoder and 128 decoder tokens, all full; examples of real lengths (of
 --token_cache, else drawn like CQA's), packed; and the full rows with cuDNN's
 and with XLA's attention. Where --torch_python has torch and transformers,
-`scripts/torch_baseline.py` trains after the first two: autocast, SDPA,
-torch.compile of each block, examples made alike, as many as seemed to fit.
-Every case is a process of its own; one that runs out of memory is tried again
-with half the examples. What takes longer than --case_seconds is ended; after
---max_seconds no more begin, and what was left out is named. Other arguments go
-to `scripts/benchmark.py`, e.g. --gin.SCAN_LAYERS=True, which compiles sooner
-and trains slower. With JAX_COMPILATION_CACHE_DIR a second run compiles
-nothing of ours, and --compile_first=6 compiles that many programs at a time
-before anything is measured, torch's of unequal lengths too. XLA times kernels
-on the GPU to choose among them, which others may disturb meanwhile.
+`scripts/benchmarks/torch_baseline.py` trains after the first two: autocast,
+SDPA, torch.compile of each block, examples made alike, as many as seemed to
+fit. Every case is a process of its own; one that runs out of memory is tried
+again with half the examples. What takes longer than --case_seconds is ended;
+after --max_seconds no more begin, and what was left out is named. Other
+arguments go to `scripts/benchmarks/benchmark.py`, e.g. --gin.SCAN_LAYERS=True,
+which compiles sooner and trains slower. With JAX_COMPILATION_CACHE_DIR a second
+run compiles nothing of ours, and --compile_first=6 compiles that many programs
+at a time before anything is measured, torch's of unequal lengths too. XLA times
+kernels on the GPU to choose among them, which others may disturb meanwhile.
 
-Prints JSON objects, as `scripts/benchmark.py` does, that say which `case` they
-are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set. Needs no
-TensorFlow and no network.
+Prints JSON objects, as `scripts/benchmarks/benchmark.py` does, that say which
+`case` they are of, and writes them to $OUT/benchmark_gpu.jsonl if OUT is set.
+Needs no TensorFlow and no network.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tests of scripts/benchmark_feed.py."""
+"""Tests of scripts/benchmarks/benchmark_feed.py."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ def test_both_layouts_hold_the_same_examples():
   finished = subprocess.run(
     [
       sys.executable,
-      str(SCRIPTS / "benchmark_feed.py"),
+      str(SCRIPTS / "benchmarks" / "benchmark_feed.py"),
       "--examples=8",
       "--batches=2",
       "--turns=3",
@@ -35,7 +35,7 @@ def run_sharded(*flags):
   finished = subprocess.run(
     [
       sys.executable,
-      str(SCRIPTS / "benchmark_feed.py"),
+      str(SCRIPTS / "benchmarks" / "benchmark_feed.py"),
       "--rows=8",
       "--batches=2",
       "--turns=1",

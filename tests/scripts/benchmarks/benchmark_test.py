@@ -9,7 +9,7 @@ import pytest
 from script_import import SCRIPTS, import_script
 from without_tensorflow import BLOCKED
 
-_PROGRAM = SCRIPTS / "benchmarks" / "benchmark.py"
+_SCRIPT = SCRIPTS / "benchmarks" / "benchmark.py"
 benchmark_data = import_script("benchmark_data")
 
 _MODEL = """
@@ -30,7 +30,7 @@ class Blocker:
       raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocker)
 try:
-  runpy.run_path({str(_PROGRAM)!r}, run_name="__main__")
+  runpy.run_path({str(_SCRIPT)!r}, run_name="__main__")
 finally:
   assert not {{name.partition(".")[0] for name in sys.modules}} & set({BLOCKED})
 """
@@ -52,7 +52,7 @@ def fixture_run(tmp_path_factory):
         *arguments,
       ],
       cwd=folder,
-      env=os.environ | {"PYTHONPATH": str(_PROGRAM.parent)},
+      env=os.environ | {"PYTHONPATH": str(_SCRIPT.parent)},
       capture_output=True,
       text=True,
       timeout=300,

@@ -22,7 +22,7 @@ from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
-from distill_jax.student import loading
+from distill_jax.student import conversion, loading
 
 _log = logging.getLogger(__name__)
 
@@ -261,6 +261,54 @@ class Student:
     self.warn_of_unknown(texts, "input")
     self.warn_of_unknown(targets, "target")
     return self.score_targets(texts, targets, info)
+
+  def save(
+    self,
+    folder: str | os.PathLike,
+    format: Literal["hf", "t5x", "orbax"] = "orbax",
+    *,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    overwrite: bool = False,
+  ) -> None:
+    """Writes the student's checkpoint in another form, as a folder of its own.
+
+    Beside the weights lie the vocabulary and the model's gin file, as with
+    `distill-jax-convert`.
+
+    Example:
+      >>> import distill_jax as dj
+      >>> student = dj.load_student("runs/svamp")
+      >>> student.save("out", format="hf")
+      >>> len(dj.load_student("out").predict(["Luke scored 84 points ..."]))
+      1
+
+    Args:
+      folder: a new one.
+      format: "hf" for Hugging Face, "t5x", or "orbax".
+      dtype: of the weights.
+      overwrite: replace an earlier conversion that is there.
+
+    Raises:
+      UserError: the folder exists, or cannot be written; or there is no such
+        form or type.
+    """
+    for name, value, known in (
+      ("format", format, conversion.FORMATS),
+      ("dtype", dtype, tuple(conversion.DTYPES)),
+    ):
+      if value not in known:
+        raise UserError(
+          f"{name} is {value!r}; it must be one of"
+          f" {', '.join(map(repr, known))}."
+        )
+    conversion.convert(
+      self.path,
+      os.fspath(folder),
+      destination_format=format,
+      dtype=dtype,
+      vocab_path=self._opened.vocabulary.path,
+      overwrite=overwrite,
+    )
 
   # --- What `infer` and the methods above share -----------------------------
 

@@ -211,3 +211,26 @@ def test_one_warm_request_is_fast(student, caplog):
     seconds.append(time.perf_counter() - started)
   # Compiling takes a second and more.
   assert min(seconds) < 0.5, seconds
+
+
+@pytest.mark.parametrize("file_format", ["hf", "t5x", "orbax"])
+def test_a_saved_student_is_the_same(student, tmp_path, file_format):
+  folder = tmp_path / "saved"
+  student.save(folder, format=file_format)
+  saved = distill_jax.load_student(
+    folder,
+    vocab_path="bytes",
+    feature_lengths={"inputs": 32, "targets": 12},
+  )
+  assert saved.predict(_TEXTS, prefix="predict: ") == student.predict(_TEXTS)
+  with pytest.raises(UserError, match="saved exists"):
+    student.save(folder, format=file_format)
+  student.save(folder, format=file_format, overwrite=True)
+
+
+def test_a_form_that_there_is_not(student, tmp_path):
+  with pytest.raises(UserError, match="format is 'onnx'; it must be one of"):
+    student.save(tmp_path / "saved", format="onnx")
+  with pytest.raises(UserError, match="dtype is 'int8'; it must be one of"):
+    student.save(tmp_path / "saved", dtype="int8")
+  assert not (tmp_path / "saved").exists()

@@ -28,6 +28,8 @@ _RUN_FILES = (
   "nonfinite",
   "eval",
 )
+# What is made of a program's own records, before the run begins.
+TOKEN_CACHE = "token_cache"
 # A crash may leave a file that was not renamed yet.
 _UNFINISHED = ".writing"
 
@@ -65,7 +67,7 @@ def check(
   if not folder.is_dir():
     raise UserError(f"MODEL_DIR {folder} is a file. Give a folder.")
   if any(
-    path.suffix != _UNFINISHED and path.name != run_lock.FILE
+    path.suffix != _UNFINISHED and path.name not in (run_lock.FILE, TOKEN_CACHE)
     for path in folder.iterdir()
   ):
     raise UserError(

@@ -41,7 +41,8 @@ _MODULES = {
   "presets": "model.t5.presets",
   "train": "runs.from_python",
 }
-__all__ = list(_MODULES)
+# The type checker reads the imports above.
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

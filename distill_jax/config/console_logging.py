@@ -45,6 +45,14 @@ def set_up() -> None:
   ours.propagate = False
 
 
+def set_up_in_program() -> None:
+  """As `set_up`, where the program that calls us has set up no logging."""
+  # absl puts its own where it finds none, and that is imported by then.
+  others = {*logging.root.handlers} - {absl_logging.get_absl_handler()}
+  if not others and not logging.getLogger(_OURS).handlers:
+    set_up()
+
+
 def speak_as(process_index: int) -> None:
   """Leaves what is not urgent to process 0, once there are several.
 

@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import json
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from distill_jax.answers.equality import LabelMetric
 from distill_jax.data import datasets
@@ -144,8 +145,8 @@ def read_records(rows: Any, where: str) -> list[Record]:
 
 def _to_plain(value: Any) -> Any:
   """Returns a cell of a table as a record has it; what is missing is None."""
-  if isinstance(value, numbers.Real) and not isinstance(value, int | float):
-    value = value.item() if hasattr(value, "item") else float(value)
+  if isinstance(value, np.generic):
+    value = value.item()
   is_missing = isinstance(value, float) and math.isnan(value)
   # pandas has further words for it, none equal to itself.
   if is_missing or type(value).__name__ in ("NAType", "NaTType"):

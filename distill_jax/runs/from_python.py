@@ -7,7 +7,6 @@ files of the run modes have it.
 import contextlib
 import dataclasses
 import inspect
-import logging
 import os
 import pathlib
 import signal
@@ -85,10 +84,7 @@ def train(
 
   Example:
     >>> import distill_jax as dj
-    >>> rows = [
-    ...   {"input": f"{i} + 1 ?", "label": f"{i + 1}", "rationale": "Add one."}
-    ...   for i in range(10)
-    ... ]
+    >>> rows = [{"input": f"{i} + 1 ?", "label": str(i + 1)} for i in range(9)]
     >>> run = dj.train(
     ...   dj.presets.t5_1_1("tiny", num_encoder_layers=1, num_decoder_layers=1),
     ...   data=rows,
@@ -148,7 +144,7 @@ def train(
       "cache_dir", os.path.join(folder, model_dir_lib.TOKEN_CACHE)
     )
   run_settings = make_train_run(config, name, folder, train_steps, settings)
-  _show_progress()
+  console_logging.set_up_in_program()
   with _interruptible():
     train_lib.run(
       run_settings,
@@ -166,17 +162,16 @@ def evaluate(
   overwrite: bool = False,
   **settings: Any,
 ) -> dict[str, dict[str, Any]]:
-  """Measures a student on a split, and keeps what it finds in its run's folder.
+  """Measures a student on a split; keeps what it finds in its run's folder.
 
   Example:
     >>> import distill_jax as dj
     >>> results = dj.evaluate("runs/svamp", split="test")
-    ... # doctest: +ELLIPSIS
     toy_label/test at step 2...
     >>> sorted(results)
     ['toy_label/test', 'toy_rationale/test']
-    >>> results["toy_label/test"]["num_examples"]
-    5
+    >>> results["toy_label/test"]["decoding"]["strategy"]
+    'greedy'
 
   Args:
     student: a run, a student, or the path of a run or checkpoint.
@@ -204,7 +199,7 @@ def evaluate(
   parts = _sort_settings(
     "evaluate", settings, {eval_lib.EvalRun: made, DataSettings: set()}
   )
-  _show_progress()
+  console_logging.set_up_in_program()
   return eval_lib.run(
     eval_lib.EvalRun(
       data=DataSettings(**parts[DataSettings]),
@@ -353,12 +348,6 @@ def _to_text(path: Any, name: str) -> str:
   if not isinstance(path, str | os.PathLike) or not os.fspath(path):
     raise UserError(f"{name} is {path!r:.60}; it must be a path.")
   return os.fspath(path)
-
-
-def _show_progress() -> None:
-  """Shows what the package says where the program has not set up logging."""
-  if not logging.getLogger("distill_jax").hasHandlers():
-    console_logging.set_up()
 
 
 @contextlib.contextmanager

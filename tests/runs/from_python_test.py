@@ -214,3 +214,24 @@ def test_an_interruption_in_a_program_is_no_end_of_it(monkeypatch, tmp_path):
   with pytest.raises(KeyboardInterrupt, match="is saved. The same call goes"):
     distill_jax.train(_CONFIG, "svamp_distill", tmp_path / "a", 3)
   assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.tf
+def test_a_checkpoint_of_no_run_is_evaluated(model_dir, tmp_path):
+  pytest.importorskip("seqio")
+  distill_jax.load_student(model_dir).save(tmp_path / "hf", format="hf")
+  (results,) = distill_jax.evaluate(
+    tmp_path / "hf",
+    task="word_problems_label",
+    model_dir=str(tmp_path / "results"),
+    feature_lengths={"inputs": 32, "targets": 12},
+    vocab_path="bytes",
+    word_problems={
+      "num_train_examples": 3,
+      "num_validation_examples": 3,
+      "num_test_examples": 3,
+    },
+    cache_dir=str(tmp_path / "caches"),
+  ).values()
+  assert results["num_examples"] == 3
+  assert list((tmp_path / "results" / "eval").rglob("metrics.json"))

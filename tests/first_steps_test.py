@@ -56,3 +56,4 @@ def test_it_runs(tmp_path):
   # It has learned, and says how far it is.
   assert process.stdout.splitlines()[-1] == "[7, 11]"
   assert "step 60/60" in process.stderr
+  assert " Preparing records_" in process.stderr

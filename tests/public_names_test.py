@@ -14,6 +14,7 @@ import pytest
 from tiny_run import fixture_model_dir as fixture_model_dir
 
 import distill_jax
+from distill_jax.config import console_logging
 
 _NEEDS_SEQIO = {"train"}
 
@@ -97,6 +98,8 @@ def test_a_public_name_has_an_example(name):
 def test_an_example_is_true(found, model_dir, tmp_path, monkeypatch):
   if found.name in _NEEDS_SEQIO:
     pytest.importorskip("seqio")
+  # It would keep this process's later messages from pytest.
+  monkeypatch.setattr(console_logging, "set_up", lambda: None)
   shutil.copytree(model_dir, tmp_path / "runs" / "svamp")
   monkeypatch.chdir(tmp_path)
   runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)

@@ -46,10 +46,15 @@ def set_up() -> None:
 
 
 def set_up_in_program() -> None:
-  """As `set_up`, where the program that calls us has set up no logging."""
-  # absl puts its own where it finds none, and that is imported by then.
-  others = {*logging.root.handlers} - {absl_logging.get_absl_handler()}
-  if not others and not logging.getLogger(_OURS).handlers:
+  """As `set_up`, where the program that calls us does not show our messages.
+
+  A program has its own way if it gives the logger "distill_jax" a level or a
+  handler, or shows information of all.
+  """
+  ours = logging.getLogger(_OURS)
+  # What handlers the root has tells nothing: libraries add some when imported.
+  is_silent = not ours.isEnabledFor(logging.INFO)
+  if is_silent and ours.level == logging.NOTSET and not ours.handlers:
     set_up()
 
 

@@ -105,8 +105,11 @@ def test_a_program_without_logging_shows_ours_and_another_keeps_its_own():
 import logging, sys
 from absl import logging as absl_logging
 from distill_jax.config import console_logging
-if sys.argv[1:]:
-  logging.basicConfig(format="theirs %(message)s")
+absl_logging.info("as Orbax does when it is imported")
+if "all" in sys.argv:
+  logging.basicConfig(format="theirs %(message)s", level="INFO", force=True)
+if "quiet" in sys.argv:
+  logging.getLogger("distill_jax").setLevel("WARNING")
 console_logging.set_up_in_program()
 console_logging.set_up_in_program()
 logging.getLogger("distill_jax.x").info("said")
@@ -122,5 +125,7 @@ logging.getLogger("distill_jax.x").warning("warned")
     ).stderr.splitlines()
 
   said, warned = run()
-  assert said.endswith("said") and warned.endswith("warned")
-  assert run("theirs") == ["theirs warned"]
+  assert said.endswith(" said") and warned.endswith(" warned")
+  assert run("all") == ["theirs said", "theirs warned"]
+  (warned,) = run("quiet")
+  assert warned.endswith("warned")

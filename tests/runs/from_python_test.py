@@ -13,7 +13,7 @@ from tiny_run import fixture_own_model_dir as fixture_own_model_dir
 
 import distill_jax
 import gin
-from distill_jax.config import gin_bindings
+from distill_jax.config import console_logging, gin_bindings
 from distill_jax.errors import UserError
 from distill_jax.run_folder import run_identity
 from distill_jax.runs import from_python, train
@@ -36,7 +36,9 @@ def _make_rows(count=20):
 
 
 @pytest.fixture(autouse=True)
-def clean_gin():
+def clean_state(monkeypatch):
+  # It would keep this process's later messages from pytest.
+  monkeypatch.setattr(console_logging, "set_up", lambda: None)
   gin.clear_config()
   yield
   gin.clear_config()

@@ -9,6 +9,14 @@ class UserError(Exception):
   """A mistake of the user's, or a state of the machine the user can mend.
 
   The message says what was given, why it cannot be, and what to do.
+
+  Example:
+    >>> import distill_jax as dj
+    >>> try:
+    ...   dj.load_student("absent")
+    ... except dj.UserError as error:
+    ...   print("There is no", "absent" if "absent" in str(error) else error)
+    There is no absent
   """
 
   exit_code = 2

@@ -48,6 +48,17 @@ def register_dataset(spec: datasets.DatasetSpec) -> None:
     )
 
 
+def ensure_tasks(name: str) -> None:
+  """Registers the tasks of a data set that has none yet.
+
+  Args:
+    name: of a data set that is known to `datasets`.
+  """
+  tasks = {f"{name}_{kind}" for kind in task_kinds.KINDS}
+  if not tasks & set(seqio.TaskRegistry.names()):
+    register_dataset(datasets.get_dataset_spec(name))
+
+
 def _register_task(spec, kind_name, kind):
   if kind.loss == "span_corruption":
     # No metric: of what was dropped from a text, loss says all there is to say.

@@ -45,6 +45,19 @@ def set_up() -> None:
   ours.propagate = False
 
 
+def set_up_in_program() -> None:
+  """As `set_up`, where the program that calls us does not show our messages.
+
+  A program has its own way if it gives the logger "distill_jax" a level or a
+  handler, or shows information of all.
+  """
+  ours = logging.getLogger(_OURS)
+  # What handlers the root has tells nothing: libraries add some when imported.
+  is_silent = not ours.isEnabledFor(logging.INFO)
+  if is_silent and ours.level == logging.NOTSET and not ours.handlers:
+    set_up()
+
+
 def speak_as(process_index: int) -> None:
   """Leaves what is not urgent to process 0, once there are several.
 

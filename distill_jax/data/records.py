@@ -33,6 +33,11 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-6, 1e6
 class Record:
   """One example. What is unknown is None.
 
+  Example:
+    >>> import distill_jax as dj
+    >>> dj.Record("1", "Is the sky green?", "no", "The sky is blue.").label
+    'no'
+
   Attributes:
     id: unique within a file and the same on every run.
     input: the text the student reads, without any task prefix.

@@ -44,6 +44,11 @@ class DecodingConfig:
   A setting of another strategy is an error, and so is one out of its range; one
   bound to None has the strategy's default, which is filled in.
 
+  Example:
+    >>> import distill_jax as dj
+    >>> dj.DecodingConfig("sample", top_p=0.9).temperature
+    1.0
+
   Attributes:
     strategy: "greedy", "beam" or "sample". Greedy with several beams is beam
       search, as in Hugging Face's `generate`.

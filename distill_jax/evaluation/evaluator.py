@@ -69,6 +69,7 @@ class Evaluator:
     batch_rows: int,
     decoding: DecodingConfig | None = None,
     decode_layout: str = layout_lib.AUTO,
+    num_row_buckets: int = length_buckets.NUM_BUCKETS,
   ):
     """Prepares the compiled functions.
 
@@ -81,6 +82,8 @@ class Evaluator:
       decoding: how tokens are chosen; None: greedily.
       decode_layout: where the decoder's parameters lie meanwhile, one of
         `decoding.layout.LAYOUTS`.
+      num_row_buckets: numbers of rows that a batch which is not full may have,
+        at most; see `length_buckets`.
 
     Raises:
       UserError: they cannot be laid out so.
@@ -89,7 +92,7 @@ class Evaluator:
     self._feature_lengths = feature_lengths
     shards = sharding.count_batch_shards(mesh)
     self._batch_rows = -(-batch_rows // shards) * shards
-    self._row_step = shards
+    self._row_step, self._num_row_buckets = shards, num_row_buckets
     config = decoding or DecodingConfig()
     self._may_cut = (
       config.max_decode_length is None and config.strategy != "beam"
@@ -412,6 +415,7 @@ class Evaluator:
       longest,
       self._batch_rows,
       self._row_step,
+      self._num_row_buckets,
     )
     for indices, num_rows, length in batches:
       rows = indices + indices[-1:] * (num_rows - len(indices))

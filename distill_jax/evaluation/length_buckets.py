@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_NUM_BUCKETS = 4
+NUM_BUCKETS = 4
 # Lengths are a multiple of so many tokens, as vector units are.
 _LENGTH_STEP = 8
 
@@ -29,16 +29,19 @@ class PlannedBatch(NamedTuple):
   length: int
 
 
-def round_up(size: int, largest: int, step: int = 1) -> int:
-  """Returns the smallest bucket that holds `size`, of four at most.
+def round_up(
+  size: int, largest: int, step: int = 1, num_buckets: int = NUM_BUCKETS
+) -> int:
+  """Returns the smallest bucket that holds `size`.
 
   Args:
     size: at most `largest`.
     largest: the last bucket; the others are a half, a quarter and an eighth of
       it.
     step: all buckets but the last are a multiple of it.
+    num_buckets: at most; four are those above.
   """
-  for halvings in reversed(range(1, _NUM_BUCKETS)):
+  for halvings in reversed(range(1, num_buckets)):
     bucket = -(-largest // (step * 2**halvings)) * step
     if size <= bucket < largest:
       return bucket
@@ -51,7 +54,11 @@ def round_up_length(length: int, longest: int) -> int:
 
 
 def plan_batches(
-  lengths: Sequence[int], longest: int, batch_rows: int, row_step: int
+  lengths: Sequence[int],
+  longest: int,
+  batch_rows: int,
+  row_step: int,
+  num_row_buckets: int = NUM_BUCKETS,
 ) -> list[PlannedBatch]:
   """Groups examples by length, the longest first.
 
@@ -61,6 +68,7 @@ def plan_batches(
     batch_rows: examples a batch, fewer only in the last; a multiple of
       `row_step`.
     row_step: rows of every batch are a multiple of it.
+    num_row_buckets: numbers of rows that the last batch may have, at most.
 
   Returns:
     Batches that hold each example once. They have four lengths at most, and
@@ -75,7 +83,7 @@ def plan_batches(
     batches.append(
       PlannedBatch(
         indices,
-        round_up(len(indices), batch_rows, row_step),
+        round_up(len(indices), batch_rows, row_step, num_row_buckets),
         round_up_length(lengths[indices[0]], longest),
       )
     )

@@ -29,6 +29,8 @@ _RUN_FILES = (
   "nonfinite",
   "eval",
 )
+# What is made of a program's own records, before the run begins.
+TOKEN_CACHE = "token_cache"
 
 
 def check(
@@ -64,7 +66,8 @@ def check(
   if not folder.is_dir():
     raise UserError(f"MODEL_DIR {folder} is a file. Give a folder.")
   if any(
-    path.suffix != atomic.UNFINISHED and path.name != run_lock.FILE
+    path.suffix != atomic.UNFINISHED
+    and path.name not in (run_lock.FILE, TOKEN_CACHE)
     for path in folder.iterdir()
   ):
     raise UserError(

@@ -1,9 +1,8 @@
 """`--run_mode=infer`: predictions or scores, in the order of the inputs."""
 
-import collections
 import contextlib
 import dataclasses
-import itertools
+import functools
 import json
 import logging
 import os
@@ -13,21 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import tqdm
 
-from distill_jax.answers import arithmetic
-from distill_jax.data import named_tasks, task_kinds
-from distill_jax.data.settings import DataSettings
-from distill_jax.data.token_cache import Example, TaskInfo, read_task_info
+from distill_jax.data import named_tasks
+from distill_jax.data.token_cache import TaskInfo
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
-from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.t5.config import T5Config
 from distill_jax.runs import input_rows, prepare
 from distill_jax.runs.input_rows import Row
 from distill_jax.student import loading
+from distill_jax.student import student as student_lib
 
 _log = logging.getLogger(__name__)
 
@@ -187,30 +183,34 @@ def run(
         output.write_text("")
     return 0
   opened = loading.open_model(choice)
-  fields = _choose_fields(settings, opened)
-  evaluator = Evaluator(
-    opened.model,
-    opened.mesh,
-    opened.vocabulary,
-    opened.feature_lengths,
+  prepare.import_own_tasks(settings.task_module)
+  student = student_lib.Student(
+    opened,
+    student_lib.find_tasks(opened, settings.mixture_or_task_name),
     settings.batch_rows,
-    settings.decoding,
     settings.decode_layout,
   )
+  fields = _choose_fields(settings, student)
   if settings.mode == _SCORE:
     rows, too_long = input_rows.sift(
-      lambda row: _check_target(row, opened), rows, settings.skips_bad_lines
+      lambda row: _check_target(row, student), rows, settings.skips_bad_lines
     )
     input_rows.report_skipped(settings.input_path, rows, too_long)
     problems += too_long
-  _warn_of_trimmed(rows, fields, opened)
-  _warn_of_unknown(rows, settings.mode, opened.vocabulary)
-  params = opened.load_params(opened.checkpoints[0])
+  inputs = [row.fields["input"] for row in rows]
+  for info in fields.values():
+    student.warn_of_trimmed(inputs, info)
+  student.warn_of_unknown(inputs, "input")
+  if settings.mode == _SCORE:
+    student.warn_of_unknown([row.fields["target"] for row in rows], "target")
+  _ = student.params  # Read before the clock runs.
   if settings.mode == _SCORE:
     (info,) = fields.values()
-    add_fn = _make_scorer(info, evaluator, opened, params)
+    add_fn = functools.partial(_add_scores, student, info)
   else:
-    add_fn = _make_predictor(fields, evaluator, opened, params)
+    add_fn = functools.partial(
+      _add_predictions, student, fields, settings.decoding
+    )
   started = time.perf_counter()
   predicted = _add_to_all(rows, add_fn, settings.batch_rows * 8)
   lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predicted)
@@ -264,25 +264,19 @@ def _add_to_all(
 
 
 def _choose_fields(
-  settings: InferRun, opened: loading.OpenedModel
+  settings: InferRun, student: student_lib.Student
 ) -> dict[str, TaskInfo]:
   """Returns the fields to predict, each with the task that does.
 
   Raises:
-    UserError: rationales are asked for, and there is no task of them; or the
-      task's name tells nothing.
+    UserError: rationales are asked for, and there is no task of them.
   """
-  tasks = _find_tasks(settings, opened)
-  label_task = _find_task(tasks, "label") or _find_task(tasks, "joint")
-  rationale_task = _find_task(tasks, "rationale")
+  label_task = student.find_label_task()
+  rationale_task = student.find_rationale_task()
   if settings.with_rationale and rationale_task is None:
-    learned = (
-      f"{opened.origin} learned {', '.join(tasks)}"
-      if tasks
-      else "of a checkpoint that lies in no run MIXTURE_OR_TASK_NAME says so"
-    )
     raise UserError(
-      f"WITH_RATIONALE needs a student that learned rationales; {learned}."
+      "WITH_RATIONALE needs a student that learned rationales;"
+      f" {student.describe_tasks('MIXTURE_OR_TASK_NAME')}."
     )
   fields = {}
   if label_task is not None:
@@ -299,48 +293,24 @@ def _choose_fields(
   return fields
 
 
-def _find_tasks(
-  settings: InferRun, opened: loading.OpenedModel
-) -> dict[str, TaskInfo]:
-  """Returns the tasks by name; {} where nothing tells any."""
-  name = settings.mixture_or_task_name
-  if name is not None:
-    prepare.import_own_tasks(settings.task_module)
-    return named_tasks.describe_named_tasks(name, DataSettings())
-  if opened.record is None:
-    return {}
-  return {
-    name: read_task_info(name, info)
-    for name, info in opened.record.identity["tasks"].items()
-  }
-
-
-def _make_predictor(
+def _add_predictions(
+  student: student_lib.Student,
   fields: Mapping[str, TaskInfo],
-  evaluator: Evaluator,
-  opened: loading.OpenedModel,
-  params: Any,
-) -> _AddFn:
-  """Returns what adds a predicted text for each field."""
-
-  def add_predictions(part, first_row):
-    for field, info in fields.items():
-      examples = [_make_example(row["input"], "", opened, info) for row in part]
-      predicted = evaluator.predict_samples(params, examples, info, first_row)
-      for row, samples in zip(part, predicted, strict=True):
-        texts = [sample.text for sample in samples]
-        if info.kind == "joint":
-          texts = [
-            task_kinds.extract_label(text, info.target) for text in texts
-          ]
-        _add_samples(row, field, texts)
-        if field == _PREDICTION and info.metric == "equation":
-          _add_samples(row, _VALUE, [_evaluate(text) for text in texts])
-        _add_samples(
-          row, _REASONS[field], [sample.finish_reason for sample in samples]
-        )
-
-  return add_predictions
+  decoding: DecodingConfig,
+  part: list[dict[str, Any]],
+  first_row: int,
+) -> None:
+  """Adds a predicted text for each field."""
+  inputs = [row["input"] for row in part]
+  for field, info in fields.items():
+    predicted = student.decode_texts(inputs, info, decoding, first_row)
+    for row, samples in zip(part, predicted, strict=True):
+      _add_samples(row, field, [sample.text for sample in samples])
+      if field == _PREDICTION and info.metric == "equation":
+        _add_samples(row, _VALUE, [sample.value for sample in samples])
+      _add_samples(
+        row, _REASONS[field], [sample.finish_reason for sample in samples]
+      )
 
 
 def _add_samples(row: dict[str, Any], field: str, values: list[Any]) -> None:
@@ -353,104 +323,29 @@ def _pluralize(field: str) -> str:
   return f"{field}s"
 
 
-def _evaluate(equation: str) -> int | float | None:
-  """Returns the value as JSON has numbers; None where there is none."""
-  value = arithmetic.evaluate_equation(equation)
-  if value is None:
-    return None
-  return value.numerator if value.denominator == 1 else float(value)
-
-
-def _check_target(row: Row, opened: loading.OpenedModel) -> Row:
+def _check_target(row: Row, student: student_lib.Student) -> Row:
   """Returns the row.
 
   Raises:
     UserError: its target is longer than the model's row.
   """
-  limit = opened.feature_lengths["targets"]
-  num_tokens = len(_encode_target(row.fields["target"], opened))
-  if num_tokens > limit:
-    raise UserError(
-      f"{row.where}: the target has {num_tokens} tokens with EOS;"
-      f" {opened.origin} has rows of {limit}, and part of a target has no"
-      " score. Shorten it, leave it out, or raise TASK_FEATURE_LENGTHS."
-    )
+  student.check_target(row.fields["target"], row.where)
   return row
 
 
-def _make_scorer(
+def _add_scores(
+  student: student_lib.Student,
   info: TaskInfo,
-  evaluator: Evaluator,
-  opened: loading.OpenedModel,
-  params: Any,
-) -> _AddFn:
-  """Returns what adds the score of each row's target."""
-
-  def add_scores(part, first_row):
-    del first_row
-    examples = [
-      _make_example(row["input"], row["target"], opened, info) for row in part
-    ]
-    scores = evaluator.compute_log_likelihoods(params, examples, info)
-    for row, score, count in zip(part, *scores, strict=True):
-      row |= {_LOG_LIKELIHOOD: float(score), _NUM_TOKENS: int(count)}
-
-  return add_scores
-
-
-def _find_task(tasks: Mapping[str, TaskInfo], kind: str) -> TaskInfo | None:
-  return next((info for info in tasks.values() if info.kind == kind), None)
-
-
-def _make_example(source: str, target: str, opened, info) -> Example:
-  return Example(
-    id="",
-    inputs=_encode_input(source, opened, info),
-    targets=_encode_target(target, opened),
-    inputs_text=source,
-    targets_text=target,
+  part: list[dict[str, Any]],
+  first_row: int,
+) -> None:
+  """Adds the score of each row's target."""
+  del first_row
+  scores = student.score_targets(
+    [row["input"] for row in part], [row["target"] for row in part], info
   )
-
-
-def _encode_input(text: str, opened, info) -> np.ndarray:
-  vocabulary = opened.vocabulary
-  ids = vocabulary.encode_inputs(info.inputs_prefix + text)
-  return np.asarray([*ids, vocabulary.eos_id], np.int32)
-
-
-def _encode_target(text: str, opened) -> np.ndarray:
-  vocabulary = opened.vocabulary
-  return np.asarray([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
-
-
-def _warn_of_trimmed(rows, fields, opened) -> None:
-  limit = opened.feature_lengths["inputs"]
-  for info in fields.values():
-    num_trimmed = sum(
-      len(_encode_input(row.fields["input"], opened, info)) > limit
-      for row in rows
-    )
-    if num_trimmed:
-      _log.warning(
-        "%d of %d inputs have more than the %d tokens of a row, with %r"
-        " before them and EOS behind; they are trimmed.",
-        num_trimmed,
-        len(rows),
-        limit,
-        info.inputs_prefix,
-      )
-
-
-def _warn_of_unknown(rows, mode, vocabulary) -> None:
-  for name in ("input", "target") if mode == _SCORE else ("input",):
-    found = [vocabulary.find_unknown(row.fields[name]) for row in rows]
-    pieces = collections.Counter(itertools.chain(*found))
-    if pieces:
-      _log.warning(
-        "%d of %d %ss hold what the model's vocabulary cannot spell, which is"
-        " unknown to the student: %s.",
-        sum(map(bool, found)),
-        len(rows),
-        name,
-        ", ".join(f"{piece!r} ({n})" for piece, n in pieces.most_common(5)),
-      )
+  for row, score in zip(part, scores, strict=True):
+    row |= {
+      _LOG_LIKELIHOOD: score.log_likelihood,
+      _NUM_TOKENS: score.num_target_tokens,
+    }

@@ -383,6 +383,11 @@ def _import_tasks(name: str, task_module: str):
     with interrupts.deferred():
       seqio_cache = importlib.import_module("distill_jax.data.tf.seqio_cache")
       importlib.import_module(task_module)
+      dataset, _ = task_kinds.split_task_name(name)
+      if dataset in datasets.names():
+        # A program's own records have no module that registers tasks.
+        register = importlib.import_module("distill_jax.tasks.register")
+        register.ensure_tasks(dataset)
   except ImportError as error:
     raise UserError(
       f"There is no token cache for {name} with these settings, and it cannot"

@@ -53,6 +53,8 @@ class ModelChoice:
     model_config: None: as the run or the checkpoint says.
     vocab_path: VOCAB_PATH; None: the run's, or what lies beside the checkpoint.
     feature_lengths: TASK_FEATURE_LENGTHS; None: the run's.
+    foreign_lengths: what they are of a checkpoint of no run where they were not
+      given; None: they must be.
     mesh: devices of a slice along each axis, see `partitioning.mesh`.
     dcn_mesh: slices along each axis; None: all along the data axis.
   """
@@ -67,6 +69,7 @@ class ModelChoice:
     default_factory=lambda: {"data": -1}
   )
   dcn_mesh: Mapping[str, int] | None = None
+  foreign_lengths: Mapping[str, int] | None = None
 
   def __post_init__(self):
     lengths = self.feature_lengths
@@ -206,6 +209,8 @@ def _open_foreign(
   choice: ModelChoice, path: str, needed: Mapping[str, Any]
 ) -> OpenedModel:
   """Opens a checkpoint that lies in no run of this program."""
+  if choice.feature_lengths is None:
+    choice = dataclasses.replace(choice, feature_lengths=choice.foreign_lengths)
   stored = formats.open_checkpoint(path)
   if stored.file_format == "orbax" and not stored.path.startswith("gs://"):
     damage.verify(pathlib.Path(stored.path))

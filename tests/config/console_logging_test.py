@@ -98,3 +98,34 @@ def test_what_tensorflow_says_when_it_starts_is_not_shown(tmp_path):
   # Afterwards all is as it was.
   assert len(shown) == 3 and shown[2].startswith("SourceFileLoader")
   assert len(start("--verbosity=0")) == 8
+
+
+def test_a_program_without_logging_shows_ours_and_another_keeps_its_own():
+  program = """
+import logging, sys
+from absl import logging as absl_logging
+from distill_jax.config import console_logging
+absl_logging.info("as Orbax does when it is imported")
+if "all" in sys.argv:
+  logging.basicConfig(format="theirs %(message)s", level="INFO", force=True)
+if "quiet" in sys.argv:
+  logging.getLogger("distill_jax").setLevel("WARNING")
+console_logging.set_up_in_program()
+console_logging.set_up_in_program()
+logging.getLogger("distill_jax.x").info("said")
+logging.getLogger("distill_jax.x").warning("warned")
+"""
+
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, "-c", program, *arguments],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stderr.splitlines()
+
+  said, warned = run()
+  assert said.endswith(" said") and warned.endswith(" warned")
+  assert run("all") == ["theirs said", "theirs warned"]
+  (warned,) = run("quiet")
+  assert warned.endswith("warned")

@@ -62,3 +62,9 @@ def test_a_plan_holds_each_example_once(lengths, groups, row_step):
 def test_a_few_examples_take_few_rows():
   (batch,) = length_buckets.plan_batches([3, 9], 64, 32, 1)
   assert batch == ([1, 0], 4, 16)
+
+
+@pytest.mark.parametrize("count, rows", [(1, 1), (2, 2), (3, 4), (9, 16)])
+def test_more_buckets_of_rows_go_down_to_one(count, rows):
+  (batch,) = length_buckets.plan_batches([3] * count, 64, 32, 1, 7)
+  assert batch.rows == rows

@@ -19,6 +19,7 @@ from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Decoded
 from distill_jax.runs import convert, infer
 from distill_jax.student import loading
+from distill_jax.student import student as student_lib
 
 _LABEL = {
   "rate": 1.0,
@@ -58,6 +59,7 @@ class _Evaluator:
     batch_rows,
     decoding,
     decode_layout="auto",
+    num_row_buckets=4,
   ):
     self._vocabulary = vocabulary
     self._num_samples = decoding.num_samples
@@ -89,7 +91,7 @@ class _Evaluator:
 @pytest.fixture(name="predict")
 def fixture_predict(monkeypatch, tmp_path):
   """Returns what runs `infer` with a stand-in for the student."""
-  monkeypatch.setattr(infer, "Evaluator", _Evaluator)
+  monkeypatch.setattr(student_lib, "Evaluator", _Evaluator)
   monkeypatch.setattr(_Evaluator, "sizes", [])
   monkeypatch.setattr(_Evaluator, "first_rows", [])
 
@@ -395,7 +397,7 @@ def test_bad_input_is_named_before_anything_is_written(
 def test_an_empty_input_gives_an_empty_output(
   predict, monkeypatch, caplog, content, mode
 ):
-  monkeypatch.setattr(infer, "Evaluator", None)
+  monkeypatch.setattr(student_lib, "Evaluator", None)
   assert predict(content, mode=mode) == []
   assert "in is empty, so the output is" in caplog.text
 
@@ -474,7 +476,7 @@ def test_output_is_not_replaced_unasked(predict, tmp_path):
 def test_output_that_cannot_be_written_is_told_before_the_work(
   predict, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(infer, "Evaluator", None)
+  monkeypatch.setattr(student_lib, "Evaluator", None)
   (tmp_path / "out.jsonl").mkdir()
   with pytest.raises(UserError, match="out.jsonl is a folder"):
     predict("a")

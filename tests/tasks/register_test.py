@@ -380,3 +380,22 @@ def test_metrics_read_labels_as_the_vocabulary_writes_them(records):
   metrics = metric_fn(["因为它有十二个½"], ["因为它有十二个1⁄2"])
   assert metrics["rouge_l"] == 100
   assert all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_tasks_are_ensured_once():
+  spec = datasets.DatasetSpec(
+    "ensured", lambda *_: [_RECORD], "equation", lambda _: []
+  )
+  datasets.register_dataset(spec)
+  try:
+    register.ensure_tasks("ensured")
+    task = seqio.TaskRegistry.get("ensured_label")
+    register.ensure_tasks("ensured")
+    assert seqio.TaskRegistry.get("ensured_label") is task
+    assert "ensured_distill" in seqio.MixtureRegistry.names()
+  finally:
+    del datasets._specs["ensured"]
+    for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
+      for name in [*registry.names()]:
+        if name.startswith("ensured_"):
+          registry.remove(name)

@@ -6,7 +6,7 @@ import pytest
 import stored_models
 
 import gin
-from distill_jax.runs.model_gin import make_model_gin
+from distill_jax.student.model_gin import make_model_gin
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+import t5_batch
 from jax.extend import core as jax_core
 
 from distill_jax.model.t5 import flops
@@ -30,7 +31,9 @@ def _make_forward(config):
 
   def forward(params, inputs, targets) -> Any:
     return T5(config).apply(
-      {"params": params}, inputs, targets, inputs, targets, enable_dropout=False
+      {"params": params},
+      t5_batch.make_batch(inputs, targets, inputs, targets),
+      enable_dropout=False,
     )
 
   tokens = [
@@ -119,7 +122,9 @@ def test_logits_in_chunks_are_computed_again(config):
       )
 
     hidden = run(
-      T5.compute_hidden, inputs, targets, inputs, targets, enable_dropout=False
+      T5.compute_hidden,
+      t5_batch.make_batch(inputs, targets, inputs, targets),
+      enable_dropout=False,
     )
     cross_entropy, _ = cross_entropy_lib.chunked_token_cross_entropy(
       hidden, targets, lambda x: run(T5.compute_logits, x), _ROWS

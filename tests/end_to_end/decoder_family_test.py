@@ -69,7 +69,8 @@ def test_both_losses_fall_and_validation_decodes(run):
   for name in ("label_loss", "rationale_loss"):
     assert rows[-1][name] < 0.6 * rows[0][name]
     assert rows[0]["label_tokens"] > 0
-  assert read_rows(model_dir, "validation")
+  labels = read_rows(model_dir, "validation/toy_label")
+  assert [row["step"] for row in labels] == [8, 16, 24]
   identity = json.loads((model_dir / "run.json").read_text())["identity"]
   assert identity["model_config"]["family"] == "toy_decoder"
 
@@ -100,9 +101,7 @@ def test_it_is_evaluated_and_exported(run, tmp_path):
   model_dir, _ = run
   results = eval_mode.run(make_eval_run(model_dir))
   assert set(results) == {"toy_label/test", "toy_rationale/test"}
-  beams = make_eval_run(
-    model_dir, decoding=DecodingConfig("beam", num_beams=2)
-  )
+  beams = make_eval_run(model_dir, decoding=DecodingConfig("beam", num_beams=2))
   eval_mode.run(beams)
   kept = formats.open_checkpoint(model_dir)
   for form in ("orbax", "hf", "t5x"):

@@ -175,9 +175,7 @@ class ToyDecoder(nn.Module):
     for layer, cached in zip(self.layers, cache["layers"], strict=True):
       keys, values = (
         lax.dynamic_update_slice_in_dim(buffer, new, num_inputs + step, axis=2)
-        for buffer, new in zip(
-          cached, layer.project(x, positions), strict=True
-        )
+        for buffer, new in zip(cached, layer.project(x, positions), strict=True)
       )
       x = layer(x, positions, keys, values, bias, False)
       written.append((keys, values))

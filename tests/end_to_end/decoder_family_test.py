@@ -146,11 +146,10 @@ def test_packed_equals_not_packed(model, cache):
     iterator = pipeline.make_train_iterator(
       cache,
       FeedConfig(
-        LENGTHS,
-        # As many examples either way.
-        8 if packed else 16,
+        {"inputs": 24, "targets": 16},
+        8,
         packed=packed,
-        max_examples_per_batch=8,
+        max_examples_per_batch=4,
       ),
       layout=batch_layout.DECODER,
     )

@@ -28,6 +28,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 import gin
 from distill_jax.config import gin_bindings
 from distill_jax.data.feed import batch as batch_lib
+from distill_jax.data.feed import batch_layout
 from distill_jax.decoding import cache as decoding_cache
 from distill_jax.errors import UserError
 from distill_jax.model.t5.config import T5Config
@@ -238,13 +239,15 @@ def _list_activations(
   train = list(seen)
   seen.clear()
 
-  def decode(params, tokens):
+  def decode(params, inputs):
     step_fn, cache = decoding_cache.start_decoding(
-      model, params, tokens, tokens, _DECODER_LENGTH
+      model, params, inputs, _DECODER_LENGTH
     )
+    tokens = inputs[batch_lib.ENCODER_INPUT_TOKENS]
     return step_fn(tokens[:, 0], jnp.int32(0), cache)
 
-  jax.eval_shape(decode, params, batch[batch_lib.ENCODER_INPUT_TOKENS])
+  inputs = batch_layout.ENCODER_DECODER.select_inputs(batch)
+  jax.eval_shape(decode, params, inputs)
   # The encoder is the same.
   decoding = [entry for entry in seen if entry not in train]
   return {"Activations, training": train, "Activations, decoding": decoding}

@@ -13,7 +13,7 @@ _FILES = sorted(
 # A folder's modules import those of their own folder and of the folders above
 # it in this list.
 _FOLDERS = """
-  files answers hosts config partitioning model optim data objective decoding
+  files answers hosts config partitioning data model optim objective decoding
   run_folder checkpoint training evaluation aot teacher experiments student runs
 """.split()
 # Stand at the top of the package, beside `errors`, which all import.

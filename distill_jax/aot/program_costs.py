@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from distill_jax.aot import programs
 from distill_jax.aot.compile_report import Work
 from distill_jax.decoding.layout import DecoderLayout
-from distill_jax.model.t5 import flops
+from distill_jax.errors import UserError
+from distill_jax.model.registry import Flops
 
 
 def measure_training(
@@ -37,12 +38,10 @@ def measure_training(
     "batch": programs.count_device_bytes(batch),
   }
   lengths = feature_lengths["inputs"], feature_lengths["targets"]
-  config = student.model.config
+  config, flops = student.model.config, _find_flops(student)
   return parts, Work(
-    flops.count_train_flops(config, batch_rows, *lengths),
-    flops.count_recomputed_flops(
-      config, batch_rows, *lengths, loss_chunk_tokens
-    ),
+    flops.count_train_fn(config, batch_rows, *lengths),
+    flops.count_recomputed_fn(config, batch_rows, *lengths, loss_chunk_tokens),
     # Every micro-batch reads the parameters forward and backward; the
     # optimizer reads and writes them and its state.
     2 * (num_microbatches + 1) * parts["parameters"] + 2 * parts["optimizer"],
@@ -73,13 +72,24 @@ def measure_decoding(
   parts = {"parameters": programs.count_device_bytes(params)}
   if copy := layout.describe_params(params):
     parts["decoder_copy"] = programs.count_device_bytes(copy)
-  parts["batch"] = programs.count_device_bytes(programs.select_inputs(batch))
-  decode_length = feature_lengths["targets"]
+  parts["batch"] = programs.count_device_bytes(
+    student.family.layout.select_inputs(batch)
+  )
+  decode_length, flops = feature_lengths["targets"], _find_flops(student)
   return parts, Work(
-    flops.count_forward_flops(
+    flops.count_forward_fn(
       student.model.config, batch_rows, feature_lengths["inputs"], decode_length
     ),
     0,
     programs.count_decoding_reads(student, decode_length, layout),
     batch_rows * decode_length,
   )
+
+
+def _find_flops(student: programs.Student) -> Flops:
+  if student.family.flops is None:
+    raise UserError(
+      f"The family {student.family.name!r} counts no FLOPs, which the report"
+      " needs. Give its registration `flops`."
+    )
+  return student.family.flops

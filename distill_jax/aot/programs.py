@@ -11,25 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 
-from distill_jax.data.feed import batch as batch_lib
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
-from distill_jax.model.t5.config import T5Config
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
 from distill_jax.objective.objective import Objective
 from distill_jax.partitioning import sharding
 from distill_jax.training import state as state_lib
 from distill_jax.training import step as step_lib
 
 PyTree = Any
-# Modules of the decoder that read the encoder's output alone.
-_PROJECTIONS_OF_ENCODED = (
-  ("encoder_decoder_attention", "key"),
-  ("encoder_decoder_attention", "value"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +38,19 @@ class Student:
     state: a `TrainState` of `jax.ShapeDtypeStruct`, each with its sharding.
   """
 
-  model: T5
+  model: nn.Module
   optimizer: optax.GradientTransformation
   mesh: Mesh
   state: state_lib.TrainState
 
+  @property
+  def family(self) -> registry.Family:
+    """What the model is one of."""
+    return registry.find(self.model.config)
+
 
 def make_student(
-  config: T5Config, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Student:
   """Builds the model as training does.
 
@@ -62,7 +62,7 @@ def make_student(
   Raises:
     UserError: a parameter cannot be divided on the mesh.
   """
-  model = T5(config, sharding.make_constrain_fn(mesh))
+  model = registry.make_module(config, sharding.make_constrain_fn(mesh))
   abstract, shardings = state_lib.shard_state(model, optimizer, mesh)
   state = sharding.with_shardings(abstract, shardings)
   return Student(model, optimizer, mesh, state)
@@ -79,7 +79,7 @@ def make_batch(
     feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
   """
   # One row stands for all: a batch may be large.
-  row = batch_lib.make_empty_batch(
+  row = student.family.layout.make_empty_batch(
     1, feature_lengths["inputs"], feature_lengths["targets"]
   )
   rows_sharding = sharding.batch_sharding(student.mesh)
@@ -89,18 +89,6 @@ def make_batch(
     )
     for key, value in row.items()
   }
-
-
-def select_inputs(
-  batch: Mapping[str, jax.ShapeDtypeStruct],
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the part of a batch that decoding reads.
-
-  Args:
-    batch: of `make_batch`.
-  """
-  keys = (batch_lib.ENCODER_INPUT_TOKENS, batch_lib.ENCODER_SEGMENT_IDS)
-  return {key: batch[key] for key in keys}
 
 
 def lower_train_step(
@@ -170,7 +158,7 @@ def lower_decoding(
 
   Args:
     student: what decodes.
-    batch: of `make_batch`; its encoder side is read.
+    batch: of `make_batch`; its inputs are read.
     max_decode_length: tokens of a row, at most.
     layout: of `make_decoder_layout`.
 
@@ -178,12 +166,14 @@ def lower_decoding(
     A `jax.stages.Lowered`.
   """
 
-  def run_decoding(params, decoder_params, tokens, segment_ids):
+  inputs = student.family.layout.select_inputs(batch)
+  num_rows = next(iter(inputs.values())).shape[0]
+
+  def run_decoding(params, decoder_params, inputs):
     step_fn, cache = start_decoding(
       student.model,
       params,
-      tokens,
-      segment_ids,
+      inputs,
       max_decode_length,
       layout.model,
       decoder_params,
@@ -192,7 +182,7 @@ def lower_decoding(
       DecodingConfig(),
       step_fn,
       cache,
-      jnp.arange(tokens.shape[0], dtype=jnp.int32),
+      jnp.arange(num_rows, dtype=jnp.int32),
       max_decode_length=max_decode_length,
     )
 
@@ -201,7 +191,7 @@ def lower_decoding(
     student.mesh,
     student.state.params,
     layout.describe_params(student.state.params),
-    *select_inputs(batch).values(),
+    inputs,
   )
 
 
@@ -224,9 +214,9 @@ def count_decoding_reads(
 ) -> int:
   """Returns the bytes of parameters that a device reads to decode a batch.
 
-  The encoder runs once, and so do the keys and values of its output; the rest
-  of the decoder runs for every token. The compiler casts parameters to the type
-  of the activations before the loop over tokens, which is one more reading.
+  The family knows which of them run once, the others run for every token. The
+  compiler casts parameters to the type of the activations before the loop over
+  tokens, which is one more reading.
 
   Args:
     student: what decodes.
@@ -235,16 +225,13 @@ def count_decoding_reads(
   """
   params, dtype = student.state.params, student.model.config.dtype
   decoding_params = layout.describe_params(params) or params
-  decoder = dict(decoding_params["decoder"])
-  if student.model.config.tie_embeddings:
-    decoder["logits_dense"] = decoding_params["token_embedder"]
-  once, for_every_token = [params["encoder"]], []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(decoder):
-    names = tuple(getattr(key, "key", key) for key in path)
-    is_once = names[-3:-1] in _PROJECTIONS_OF_ENCODED
-    (once if is_once else for_every_token).append(leaf)
+  once, for_every_token = [], jax.tree.leaves(decoding_params)
+  if (split_fn := student.family.split_decoding_fn) is not None:
+    once, for_every_token = split_fn(
+      student.model.config, params, decoding_params
+    )
   if dtype != "float32":
-    once.append(for_every_token)
+    once = once + for_every_token
   return count_device_bytes(once) + max_decode_length * count_device_bytes(
     for_every_token, dtype
   )

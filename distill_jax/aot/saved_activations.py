@@ -3,7 +3,6 @@
 Only shapes are computed.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -13,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.aot import programs
-from distill_jax.data.feed import batch as batch_lib
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
 from distill_jax.objective import objective as objective_lib
 from distill_jax.partitioning import axes, sharding
 from distill_jax.training import state as state_lib
@@ -50,18 +48,9 @@ def count_saved_bytes(
   """
   mesh = student.mesh
   rows = batch_rows // (sharding.count_batch_shards(mesh) * num_microbatches)
-  # A device's part of a model is a model with a part of the heads, of the MLP
-  # and of the vocabulary.
+  # A device's part of a model is a smaller model.
   parts = mesh.shape[axes.MODEL]
-  config = student.model.config
-  model = T5(
-    dataclasses.replace(
-      config,
-      num_heads=config.num_heads // parts,
-      mlp_dim=config.mlp_dim // parts,
-      vocab_size=config.vocab_size // parts,
-    )
-  )
+  model = registry.make_module(student.model.config.take_part(parts))
   params, _ = state_lib.abstract_params(model)
   chunk = loss_chunk_tokens
   if chunk is not None:
@@ -69,7 +58,7 @@ def count_saved_bytes(
     chunk = max(1, chunk // sharding.count_batch_shards(mesh))
 
   def count(num_rows: int) -> int:
-    batch = batch_lib.make_empty_batch(
+    batch = student.family.layout.make_empty_batch(
       1, feature_lengths["inputs"], feature_lengths["targets"]
     )
 

@@ -1,9 +1,10 @@
-"""Hugging Face's T5 folders: `config.json`, safetensors, `spiece.model`.
+"""Hugging Face's folders: `config.json`, safetensors, `spiece.model`.
 
 Nothing in a folder is executed or trusted: sizes are checked, an index may only
 name files beside it, and pickles are left to `hf_pickle`.
 """
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -14,21 +15,6 @@ import safetensors
 import safetensors.numpy
 
 from distill_jax.checkpoint import hf_pickle, hf_tokenizer
-from distill_jax.checkpoint.hf_config import (
-  ACTIVATION_DTYPE,
-  ACTIVATIONS,
-  check_fields,
-  check_token_ids,
-  read_config,
-  read_model_type,
-)
-from distill_jax.checkpoint.hf_logits import check_copies, choose_logits
-from distill_jax.checkpoint.hf_names import (
-  EMBEDDING,
-  IGNORED,
-  LOGITS,
-  make_names,
-)
 from distill_jax.checkpoint.stored_model import (
   FLOATS,
   Index,
@@ -36,7 +22,9 @@ from distill_jax.checkpoint.stored_model import (
   StoredModel,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
+from distill_jax.model.hf_form import HFForm
 
 CONFIG = "config.json"
 _GENERATION_CONFIG = "generation_config.json"
@@ -78,32 +66,20 @@ def open_hf(path: str | pathlib.Path) -> StoredModel:
     The model, kernels transposed to ours on reading.
 
   Raises:
-    UserError: a file is missing or damaged, or this is no T5 we can build.
+    UserError: a file is missing or damaged, or this is no model we can build.
   """
   folder = pathlib.Path(path).expanduser().absolute()
   hf_config = _read_json(folder / CONFIG)
-  model_type = read_model_type(hf_config, folder / CONFIG)
-  check_fields(hf_config, folder / CONFIG)
+  form = _find_form(hf_config, folder / CONFIG)
+  form.check_config_fn(hf_config, folder / CONFIG)
   if (folder / _GENERATION_CONFIG).is_file():
-    check_token_ids(
+    form.check_generation_fn(
       _read_json(folder / _GENERATION_CONFIG), folder / _GENERATION_CONFIG
     )
-  files = _open_files(folder)
-  ignored = {name for name in IGNORED if name in files}
-  if EMBEDDING not in files:
-    # Some writers keep one of the copies only, and not the first.
-    copies = [files[name] for name in IGNORED[:2] if name in files]
-    if not copies:
-      raise UserError(f"{folder} is no T5: it has no tensor {EMBEDDING}.")
-    files[EMBEDDING] = copies[0]
-  check_copies(files, folder)
-  logits = choose_logits(model_type, hf_config, files, folder / CONFIG)
-  if logits is not None:
-    files[LOGITS] = logits
-  elif LOGITS in files:
-    ignored.add(LOGITS)
-  config = read_config(model_type, hf_config, logits is None, folder / CONFIG)
-  names = make_names(config)
+  config, files, ignored = form.read_fn(
+    hf_config, _open_files(folder), folder / CONFIG
+  )
+  names = form.make_names_fn(config)
   tensors = {
     ours: _transpose(files[name]) if is_transposed else files[name]
     for ours, (name, is_transposed) in names.items()
@@ -121,9 +97,27 @@ def open_hf(path: str | pathlib.Path) -> StoredModel:
   )
 
 
+def get_form(config: ModelConfig) -> HFForm:
+  """Returns how Hugging Face's folders hold a model.
+
+  Args:
+    config: the architecture.
+
+  Raises:
+    UserError: they cannot.
+  """
+  family = registry.find(config)
+  if family.hf is None:
+    raise UserError(
+      f"The family {family.name!r} has no form in Hugging Face's folders. Write"
+      " --to=orbax instead."
+    )
+  return family.hf
+
+
 def write_hf(
   folder: pathlib.Path,
-  config: T5Config,
+  config: ModelConfig,
   tensors: Mapping[str, LazyTensor],
   dtype: np.dtype,
   shard_bytes: int = 2**30,
@@ -137,17 +131,22 @@ def write_hf(
     dtype: to store; float32, float16 or bfloat16.
     shard_bytes: a file's size at most, unless one tensor is larger; so much is
       held in memory, twice.
+
+  Raises:
+    UserError: transformers has no such model.
   """
-  hf_config = _make_hf_config(config, dtype)
+  form = get_form(config)
+  hf_config = form.make_config_fn(config, dtype.name)
   (folder / CONFIG).write_text(json.dumps(hf_config, indent=2) + "\n")
   generation = {
     key: hf_config[key]
     for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    if key in hf_config
   }
   (folder / "generation_config.json").write_text(
     json.dumps(generation, indent=2) + "\n"
   )
-  names = make_names(config)
+  names = form.make_names_fn(config)
   shards: list[list[str]] = [[]]
   size = 0
   for ours in names:
@@ -178,6 +177,19 @@ def write_hf(
     (folder / _SAFETENSORS[1]).write_text(json.dumps(index, indent=2) + "\n")
 
 
+def _find_form(hf_config: Mapping[str, Any], path: pathlib.Path) -> HFForm:
+  """Returns the form of the family that a `config.json` states."""
+  forms = [family.hf for family in registry.list_families() if family.hf]
+  for form in forms:
+    if form.find_type_fn(hf_config) is not None:
+      return form
+  known = itertools.chain.from_iterable(form.model_types for form in forms)
+  raise UserError(
+    f"{path}: model_type is {hf_config.get('model_type')!r}; known are"
+    f" {', '.join(known)}."
+  )
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -186,42 +198,6 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise UserError(f"{path} holds no JSON object.")
   return content
-
-
-def _make_hf_config(config: T5Config, dtype: np.dtype) -> dict[str, Any]:
-  activations = {value: key for key, value in ACTIVATIONS.items()}
-  if tuple(config.mlp_activations) not in activations:
-    raise UserError(
-      f"mlp_activations {config.mlp_activations} has no name in transformers;"
-      f" known are {', '.join(map(str, activations))}."
-    )
-  is_umt5 = config.per_layer_relative_bias
-  hf_config = {
-    "architectures": [f"{'UMT5' if is_umt5 else 'T5'}ForConditionalGeneration"],
-    "model_type": "umt5" if is_umt5 else "t5",
-    "vocab_size": config.vocab_size,
-    "d_model": config.embed_dim,
-    "d_kv": config.head_dim,
-    "d_ff": config.mlp_dim,
-    "num_layers": config.num_encoder_layers,
-    "num_decoder_layers": config.num_decoder_layers,
-    "num_heads": config.num_heads,
-    "feed_forward_proj": activations[tuple(config.mlp_activations)],
-    "tie_word_embeddings": config.tie_embeddings,
-    "dropout_rate": config.dropout_rate,
-    "relative_attention_num_buckets": config.relative_attention_num_buckets,
-    "relative_attention_max_distance": config.relative_attention_max_distance,
-    "layer_norm_epsilon": config.layer_norm_epsilon,
-    "is_encoder_decoder": True,
-    "decoder_start_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    "dtype": dtype.name,
-  }
-  # Theirs names the type of the weights.
-  if config.dtype != "float32":
-    hf_config[ACTIVATION_DTYPE] = config.dtype
-  return hf_config
 
 
 def _open_files(folder: pathlib.Path) -> dict[str, LazyTensor]:

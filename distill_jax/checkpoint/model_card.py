@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from distill_jax.checkpoint.stored_model import StoredModel, describe_sizes
+from distill_jax.checkpoint import hf
+from distill_jax.checkpoint.stored_model import StoredModel
 from distill_jax.run_folder import run_record
 
 FILE = "README.md"
@@ -51,9 +52,9 @@ def write_card(folder: pathlib.Path, stored: StoredModel) -> None:
   run = _read_run(stored)
   if run and "targets" in run.lengths:
     _add(folder / _GENERATION, "max_new_tokens", run.lengths["targets"])
-  if stored.config.num_decoder_layers > stored.config.num_encoder_layers:
-    # transformers 5 makes its cache for as many layers as the encoder has.
-    _add(folder / _GENERATION, "use_cache", False)
+  form = hf.get_form(stored.config)
+  for key, value in form.make_generation_fn(stored.config).items():
+    _add(folder / _GENERATION, key, value)
   if run and "inputs" in run.lengths and (folder / _TOKENIZER).is_file():
     _add(folder / _TOKENIZER, "model_max_length", run.lengths["inputs"])
   (folder / FILE).write_text(
@@ -102,12 +103,12 @@ def _make_card(
     "",
     f"# {_name(stored, run)}",
     "",
-    f"{describe_sizes(stored.config)}, written by distill-jax-convert.",
+    f"{stored.config.describe()}, written by distill-jax-convert.",
     "",
     "## Use",
     "",
     "```python",
-    *_make_example(run, has_tokenizer),
+    *_make_example(run, has_tokenizer, hf.get_form(stored.config).auto_class),
     "```",
     "",
     *_describe_use(stored, run, has_tokenizer),
@@ -131,7 +132,9 @@ def _name(stored: StoredModel, run: _Run | None) -> str:
   return _quote(stored.path.rstrip("/").rpartition("/")[2])
 
 
-def _make_example(run: _Run | None, has_tokenizer: bool) -> list[str]:
+def _make_example(
+  run: _Run | None, has_tokenizer: bool, auto_class: str
+) -> list[str]:
   prefixes = _list_prefixes(run)
   first = next(iter(prefixes.values()), "")
   tokenizer = (
@@ -147,7 +150,7 @@ def _make_example(run: _Run | None, has_tokenizer: bool) -> list[str]:
     "import transformers",
     "",
     f"tokenizer = {tokenizer}",
-    "model = transformers.AutoModelForSeq2SeqLM.from_pretrained(",
+    f"model = transformers.{auto_class}.from_pretrained(",
     '  "path/to/this/folder"',
     ")",
     f"prefix = {first!r}",
@@ -162,7 +165,6 @@ def _describe_use(
   stored: StoredModel, run: _Run | None, has_tokenizer: bool
 ) -> list[str]:
   lines = []
-  config = stored.config
   prefixes = _list_prefixes(run)
   if prefixes:
     lines.append("Each input begins with its task's prefix, blanks included:")
@@ -189,14 +191,8 @@ def _describe_use(
       " vocabulary rewrites, such as ½, ², … or a full-width letter:"
       " transformers loses that mark.",
     ]
-  if config.per_layer_relative_bias and not config.tie_embeddings:
-    lines += [
-      "",
-      "transformers 5.23 scales the logits of this umT5 as if it had no head of"
-      " its own: set `model.config.tie_word_embeddings = False` there after"
-      " loading, or losses and probabilities differ. 5.24 needs no such"
-      " setting.",
-    ]
+  for note in hf.get_form(stored.config).list_notes_fn(stored.config):
+    lines += ["", note]
   return lines
 
 

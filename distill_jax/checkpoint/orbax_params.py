@@ -25,11 +25,11 @@ from distill_jax.checkpoint import (
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
-  infer_config,
   unstack_layers,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
 from distill_jax.run_folder import run_record
 
 STATE = "state"
@@ -52,7 +52,7 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
     path: folder with `state` in it; local or gs://.
 
   Raises:
-    UserError: there is none, it is damaged, or no T5.
+    UserError: there is none, it is damaged, or of no family.
   """
   path = zarr_arrays.normalize(path)
   arrays = zarr_arrays.ArrayFolder(f"{path}/{STATE}")
@@ -72,12 +72,12 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
       config = _read_config(path)
       if config is None:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        config = infer_config(shapes, path)
+        config = registry.infer_config(shapes, path)
       vocabulary_path, uses_bytes = _find_vocabulary(path)
       return StoredModel(
         "orbax",
         path,
-        stated_config.drop_run_settings(config),
+        config.drop_run_settings(),
         tensors,
         (),
         vocabulary_path,
@@ -91,7 +91,7 @@ def open_orbax(path: str | pathlib.Path) -> StoredModel:
 
 def write_orbax(
   folder: pathlib.Path,
-  config: T5Config,
+  config: ModelConfig,
   tensors: Mapping[str, LazyTensor],
   dtype: np.dtype,
 ) -> None:
@@ -132,7 +132,7 @@ def write_orbax(
     )
 
 
-def _read_config(path: str) -> T5Config | None:
+def _read_config(path: str) -> ModelConfig | None:
   """Finds the architecture beside a converted checkpoint or in its run."""
   config = stated_config.read_config(path)
   if config is not None:
@@ -142,7 +142,7 @@ def _read_config(path: str) -> T5Config | None:
   record = run_record.read_record(pathlib.Path(path).parent.parent)
   if record is None:
     return None
-  return T5Config(**record.identity["model_config"])
+  return registry.read_config(record.identity["model_config"])
 
 
 def _find_vocabulary(path: str) -> tuple[pathlib.Path | None, bool]:

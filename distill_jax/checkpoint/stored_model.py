@@ -19,8 +19,9 @@ import numpy as np
 from flax import traverse_util
 
 from distill_jax.errors import UserError
+from distill_jax.model.config import ModelConfig
 from distill_jax.model.layers import layer_stack
-from distill_jax.model.t5.config import MAX_LAYERS, T5Config
+from distill_jax.model.layers.layer_config import MAX_LAYERS
 
 # What indexes a whole tensor, or the part of it a device holds.
 Index = tuple[slice, ...]
@@ -120,14 +121,6 @@ class LazyTensor:
     return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-# They decide what the weights compute, and no tensor's shape shows them.
-_NOT_IN_SHAPES = (
-  "mlp_activations",
-  "relative_attention_max_distance",
-  "layer_norm_epsilon",
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class StoredModel:
   """A checkpoint opened for reading.
@@ -137,7 +130,8 @@ class StoredModel:
     path: where it lies, as text; may be a gs:// URL.
     config: the architecture, stated by the checkpoint or read off its shapes.
     tensors: by our parameter path.
-    ignored: stored names of parameters that copy others or that no T5 reads.
+    ignored: stored names of parameters that copy others or that no model
+      reads.
       Optimizer state is not looked at.
     vocabulary_path: sentencepiece model found with it; None: none.
     uses_bytes: its vocabulary is ByT5's bytes.
@@ -145,13 +139,13 @@ class StoredModel:
 
   file_format: str
   path: str
-  config: T5Config
+  config: ModelConfig
   tensors: Mapping[str, LazyTensor]
   ignored: tuple[str, ...] = ()
   vocabulary_path: pathlib.Path | None = None
   uses_bytes: bool = False
 
-  def list_differences(self, config: T5Config) -> list[str]:
+  def list_differences(self, config: ModelConfig) -> list[str]:
     """Lists how a model of these shapes computes something else.
 
     Args:
@@ -160,9 +154,11 @@ class StoredModel:
     Returns:
       "NAME is A in the checkpoint and B in the model", of what no shape shows.
     """
+    if type(config) is not type(self.config):
+      return []  # Shapes tell.
     return [
       f"{name} is {theirs!r} in the checkpoint and {ours!r} in the model"
-      for name in _NOT_IN_SHAPES
+      for name in config.hidden_fields
       if (theirs := getattr(self.config, name))
       != (ours := getattr(config, name))
     ]
@@ -380,80 +376,6 @@ def check_tensors(
     f"The {stored.file_format} checkpoint {stored.path} does not fit the model:"
     f" {len(differing)} tensors of another shape, {len(missing)} missing,"
     f" {len(unexpected)} unexpected.\n  {shown}\nThe checkpoint is a"
-    f" {describe_sizes(stored.config)}. Give the gin file of that model, or"
+    f" {stored.config.describe()}. Give the gin file of that model, or"
     " another checkpoint."
-  )
-
-
-def describe_sizes(config: T5Config) -> str:
-  """Names an architecture by its sizes, as the model gin files spell them."""
-  kind = "T5 1.1" if len(config.mlp_activations) > 1 else "T5 1.0"
-  return (
-    f"{kind} with vocab_size {config.vocab_size}, embed_dim {config.embed_dim},"
-    f" num_heads {config.num_heads}, head_dim {config.head_dim}, mlp_dim"
-    f" {config.mlp_dim}, {config.num_encoder_layers} encoder and"
-    f" {config.num_decoder_layers} decoder layers"
-  )
-
-
-def infer_config(shapes: Mapping[str, tuple[int, ...]], path: str) -> T5Config:
-  """Reads the architecture off the shapes of its parameters.
-
-  T5X checkpoints do not state it, and the shapes leave nothing open but two:
-  the activation, which is gelu in every gated T5 and relu in the others, and
-  the farthest distance with a bucket of its own, 128 in all of them.
-
-  Args:
-    shapes: of the parameters, by path.
-    path: of the checkpoint, for the error.
-
-  Raises:
-    UserError: these are not the parameters of a T5.
-  """
-
-  def shape(name: str) -> tuple[int, ...]:
-    if name not in shapes:
-      raise UserError(
-        f"{path} is no T5 encoder-decoder: it has no tensor {name}. It has"
-        f" {', '.join(sorted(shapes)[:4]) or 'none'} ..."
-      )
-    return shapes[name]
-
-  def count_layers(stack: str) -> int:
-    return len(
-      {found[2] for name in shapes if (found := _LAYER.match(name))
-       and found[1] == stack}
-    )  # fmt: skip
-
-  is_gated = "encoder/layers_0/mlp/wi_0/kernel" in shapes
-  is_shared = "encoder/relpos_bias/rel_embedding" in shapes
-  bias = "encoder/relpos_bias/rel_embedding"
-  if not is_shared:
-    bias = "encoder/layers_0/relpos_bias/rel_embedding"
-  try:
-    num_heads, num_buckets = shape(bias)
-    vocab_size, embed_dim = shape("token_embedder/embedding")
-    _, joined_dim = shape("encoder/layers_0/attention/query/kernel")
-    _, mlp_dim = shape(
-      f"encoder/layers_0/mlp/{'wi_0' if is_gated else 'wi'}/kernel"
-    )
-  except ValueError as error:
-    raise UserError(
-      f"{path} is no T5 encoder-decoder: a tensor has not two dimensions."
-    ) from error
-  settings: dict[str, Any] = {} if is_shared else {
-    "per_layer_relative_bias": True
-  }  # fmt: skip
-  return T5Config(
-    vocab_size=vocab_size,
-    embed_dim=embed_dim,
-    num_heads=num_heads,
-    head_dim=joined_dim // max(num_heads, 1),
-    mlp_dim=mlp_dim,
-    num_encoder_layers=count_layers("encoder"),
-    num_decoder_layers=count_layers("decoder"),
-    mlp_activations=("gelu", "linear") if is_gated else ("relu",),
-    tie_embeddings="decoder/logits_dense/kernel" not in shapes,
-    relative_attention_num_buckets=num_buckets,
-    **settings,
   )

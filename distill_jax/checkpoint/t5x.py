@@ -21,22 +21,16 @@ from distill_jax.checkpoint import stated_config, zarr_arrays
 from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
-  infer_config,
   unstack_layers,
 )
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
 
 INDEX = "checkpoint"
 FOLDER = "checkpoint_"
 _TARGET = "target"
 _MIN_DIM_SIZE_TO_FACTOR = 128
-_NOT_IN_SHAPES = (
-  "mlp_activations",
-  "relative_attention_max_distance",
-  "layer_norm_epsilon",
-  "dropout_rate",
-)
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +46,7 @@ def open_t5x(path: str | pathlib.Path) -> StoredModel:
     beside it states it.
 
   Raises:
-    UserError: there is none, it is damaged, or no T5.
+    UserError: there is none, it is damaged, or of no family.
   """
   path = zarr_arrays.normalize(path)
   folder, content = _read_index(path)
@@ -77,7 +71,9 @@ def open_t5x(path: str | pathlib.Path) -> StoredModel:
 
 
 def make_stored_model(
-  path: str, tensors: Mapping[str, LazyTensor], config: T5Config | None = None
+  path: str,
+  tensors: Mapping[str, LazyTensor],
+  config: ModelConfig | None = None,
 ) -> StoredModel:
   """Wraps the parameters of a T5X checkpoint, whichever form it has.
 
@@ -87,28 +83,31 @@ def make_stored_model(
     config: the architecture, where a file states it; None: the shapes tell.
 
   Raises:
-    UserError: these are not a T5's.
+    UserError: these are of no family.
   """
   unscanned = unstack_layers(tensors)
   if config is None:
     shapes = {name: tensor.shape for name, tensor in unscanned.items()}
-    config = infer_config(shapes, path)
+    config = registry.infer_config(shapes, path)
     _log.info(
       "%s does not state its architecture. What its shapes leave open is taken"
-      " as T5 has it: %s.",
+      " as %s has it: %s.",
       path,
-      ", ".join(f"{name} {getattr(config, name)}" for name in _NOT_IN_SHAPES),
+      type(config).__name__,
+      ", ".join(
+        f"{name} {getattr(config, name)}"
+        for name in (*config.hidden_fields, "dropout_rate")
+        if hasattr(config, name)
+      ),
     )
-  return StoredModel(
-    "t5x", path, stated_config.drop_run_settings(config), unscanned
-  )
+  return StoredModel("t5x", path, config.drop_run_settings(), unscanned)
 
 
 def write_t5x(
   folder: pathlib.Path,
   tensors: Mapping[str, LazyTensor],
   dtype: np.dtype,
-  config: T5Config | None = None,
+  config: ModelConfig | None = None,
 ) -> None:
   """Writes a checkpoint that T5X starts from, of its older form.
 

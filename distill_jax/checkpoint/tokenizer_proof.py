@@ -235,7 +235,7 @@ def _describe_options(proto: Any) -> str:
     unusual.append("denormalization")
   if not unusual:
     return " None of its options is unusual."
-  return f" Unusual for T5 are its options {', '.join(unusual)}."
+  return f" Unusual are its options {', '.join(unusual)}."
 
 
 def _list_unusual_options(proto: Any) -> list[str]:

@@ -129,8 +129,8 @@ def make_rows(
       f"The vocabulary {vocabulary.path} has {len(sentinel_ids)} pieces"
       " <extra_id_0>, <extra_id_1>, ...; span corruption takes up to"
       f" {most} of them for a text. Bind VOCAB_PATH to a vocabulary"
-      " with 100 of them, as T5's have, or to one that has none: then the 100"
-      " ids above its pieces are taken."
+      " with 100 of them, as published ones have, or to one that has"
+      " none: then the 100 ids above its pieces are taken."
     )
   for record in records:
     for name, tokens in _list_texts(record, vocabulary):

@@ -257,12 +257,13 @@ def _load_processor(
   except RuntimeError as error:
     raise UserError(
       f"Vocabulary {path} is not a sentencepiece model ({len(model)} bytes)."
-      " T5's is called spiece.model; scripts/train_vocab.py makes a new one."
+      " Published ones are called spiece.model; scripts/train_vocab.py makes a"
+      " new one."
     ) from error
   found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   if found != (PAD_ID, EOS_ID, UNK_ID):
     raise UserError(
-      f"Vocabulary {path} has pad, eos, unk = {found}; T5 needs"
+      f"Vocabulary {path} has pad, eos, unk = {found}; needed are"
       f" {(PAD_ID, EOS_ID, UNK_ID)} (-1: it has none). Make a model with"
       " scripts/train_vocab.py, or with sentencepiece's options --pad_id=0"
       " --eos_id=1 --unk_id=2 --bos_id=-1."

@@ -29,10 +29,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from distill_jax.decoding.cache import (
-  DecodeCache,
   StepFn,
   reorder_rows,
   repeat_rows,
@@ -49,7 +48,7 @@ class _Beams(NamedTuple):
 
 def beam_decode(
   step_fn: StepFn,
-  cache: DecodeCache,
+  cache: PyTree,
   *,
   batch_size: int,
   max_decode_length: int,

@@ -4,17 +4,14 @@ The strategies beside it see a step function and a cache, never the model or its
 parameters.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
-
-from distill_jax.model.t5.decoder import DecodeCache
-from distill_jax.model.t5.t5 import T5
 
 # (tokens [batch] int32, step int32, cache) -> (logits [batch, vocab] float32
 # of the token at index `step`, cache). `tokens` are those chosen last.
@@ -25,27 +22,25 @@ StepFn = Callable[
 
 
 def start_decoding(
-  model: T5,
+  model: nn.Module,
   params: Any,
-  encoder_input_tokens: Int[Array, "batch encoder_length"],
-  encoder_segment_ids: Int[Array, "batch encoder_length"],
+  inputs: Mapping[str, Array],
   max_decode_length: int,
-  decoder_model: T5 | None = None,
+  decoder_model: nn.Module | None = None,
   decoder_params: Any = None,
-) -> tuple[StepFn, DecodeCache]:
+) -> tuple[StepFn, PyTree]:
   """Encodes the inputs and returns what every decoding strategy takes.
 
   Args:
-    model: the model.
+    model: a family's, see `model.registry`.
     params: its parameter tree, unboxed.
-    encoder_input_tokens: [batch, encoder_length] int32.
-    encoder_segment_ids: [batch, encoder_length] int32, 0 on padding. Rows are
-      not packed.
+    inputs: `input_keys` of its batch layout, [batch, length] each. Rows are not
+      packed.
     max_decode_length: tokens to make room for.
     decoder_model: the same model, bound to where the decoder's activations lie
       while it decodes; None: `model`.
-    decoder_params: those of the decoder and of the embedding, as they lie while
-      it decodes, see `decoding.layout`; None: of `params`.
+    decoder_params: those of the family's decoding modules, as they lie while it
+      decodes, see `decoding.layout`; None: of `params`.
 
   Returns:
     The step function and the cache for `batch` rows.
@@ -58,20 +53,14 @@ def start_decoding(
       {"params": decoding_params}, *args, method=method
     )
 
-  encoded = model.apply(
-    {"params": params},
-    encoder_input_tokens,
-    encoder_segment_ids,
-    enable_dropout=False,
-    method=T5.encode,
+  encoded: Any = model.apply(
+    {"params": params}, dict(inputs), method="encode_inputs"
   )
-  cache = run(
-    T5.start_decoding, encoded, encoder_segment_ids, max_decode_length
-  )
-  return functools.partial(run, T5.decode_step), cache
+  cache = run("start_decoding", *encoded, max_decode_length)
+  return functools.partial(run, "decode_step"), cache
 
 
-def repeat_rows(cache: DecodeCache, num_copies: int) -> DecodeCache:
+def repeat_rows(cache: PyTree, num_copies: int) -> PyTree:
   """Returns a cache of batch * num_copies rows, a row's copies adjacent.
 
   Args:
@@ -84,11 +73,10 @@ def repeat_rows(cache: DecodeCache, num_copies: int) -> DecodeCache:
   return jax.tree.map(lambda leaf: jnp.repeat(leaf, num_copies, axis=0), cache)
 
 
-def reorder_rows(cache: DecodeCache, rows: Int[Array, "batch"]) -> DecodeCache:
+def reorder_rows(cache: PyTree, rows: Int[Array, "batch"]) -> PyTree:
   """Returns a cache whose row i continues row `rows[i]`.
 
-  Only what decoding wrote moves. Rows change places among the copies of one
-  input, whose encoder side is the same.
+  A cache with a method `reorder` moves no more than it must.
 
   Args:
     cache: of `batch` rows.
@@ -97,7 +85,6 @@ def reorder_rows(cache: DecodeCache, rows: Int[Array, "batch"]) -> DecodeCache:
   Returns:
     A cache of the same shape.
   """
-  return dataclasses.replace(
-    cache,
-    self_attention=jax.tree.map(lambda leaf: leaf[rows], cache.self_attention),
-  )
+  if hasattr(cache, "reorder"):
+    return cache.reorder(rows)
+  return jax.tree.map(lambda leaf: leaf[rows], cache)

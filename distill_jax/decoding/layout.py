@@ -23,10 +23,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import AbstractMesh, Mesh
 
 from distill_jax.errors import UserError
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
 from distill_jax.partitioning import axes, chips, sharding
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ AUTO, REPLICATED, SPLIT = "auto", "replicated", "split"
 AS_TRAINED = "as_trained"
 LAYOUTS = (AUTO, REPLICATED, SPLIT, AS_TRAINED)
 
-# The modules of the model that decoding calls for every token.
-_MODULES = ("decoder", "token_embedder")
 # Of a device's memory, for a copy of the decoder. Chips read all of their
 # memory in 20 to 40 ms, so in bfloat16 an eighth takes one or two ms a token:
 # about what splitting adds, a few us for each of its sums, some 70 in a large
@@ -122,7 +121,7 @@ class DecoderLayout:
   """
 
   name: str
-  model: T5
+  model: nn.Module
   shardings: Mapping[str, PyTree]
 
   def select(self, params: PyTree) -> dict[str, PyTree]:
@@ -149,10 +148,10 @@ class DecoderLayout:
 
 def make_layout(
   requested: str,
-  model: T5,
+  model: nn.Module,
   mesh: Mesh | AbstractMesh,
   memory_bytes: int | None,
-  describe_fn: Callable[[T5], tuple[PyTree, PyTree]],
+  describe_fn: Callable[[nn.Module], tuple[PyTree, PyTree]],
 ) -> DecoderLayout:
   """Chooses a layout and builds it.
 
@@ -169,7 +168,13 @@ def make_layout(
   """
   check(requested)
   num_fsdp = mesh.shape[axes.FSDP]
-  if num_fsdp == 1 or requested == AS_TRAINED:
+  family = registry.find(model.config)
+  if requested in (REPLICATED, SPLIT) and not family.decoding_modules:
+    raise UserError(
+      f"DECODE_LAYOUT is {requested!r}, and the family {family.name!r} has no"
+      f" other layout than {AS_TRAINED!r}. Leave it out."
+    )
+  if num_fsdp == 1 or requested == AS_TRAINED or not family.decoding_modules:
     return DecoderLayout(AS_TRAINED, model, {})
   abstract_params, logical_axes = describe_fn(model)
 
@@ -178,7 +183,7 @@ def make_layout(
       name: sharding.shard_params(
         {name: logical_axes[name]}, {name: abstract_params[name]}, mesh, rules
       )[name]
-      for name in _MODULES
+      for name in family.decoding_modules
     }
 
   replicated = shard(axes.REPLICATED_DECODER_PARAM_RULES)
@@ -216,7 +221,9 @@ def make_layout(
     constrain_fn = sharding.make_constrain_fn(
       mesh, axes.SPLIT_DECODER_ACTIVATION_RULES
     )
-    layout = DecoderLayout(SPLIT, T5(model.config, constrain_fn), split)
+    layout = DecoderLayout(
+      SPLIT, family.module_class(model.config, constrain_fn), split
+    )
   _log.info(
     "Decoding has the decoder's parameters %s: %.2f GiB a device",
     {

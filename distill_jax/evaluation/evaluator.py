@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from distill_jax.answers import text_metrics
@@ -22,7 +23,7 @@ from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.evaluation import length_buckets
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
 from distill_jax.partitioning import sharding
 from distill_jax.training import seeded_program
 from distill_jax.training import state as state_lib
@@ -62,7 +63,7 @@ class Evaluator:
 
   def __init__(
     self,
-    model: T5,
+    model: nn.Module,
     mesh: Mesh,
     vocabulary: Vocabulary,
     feature_lengths: Mapping[str, int],
@@ -74,7 +75,7 @@ class Evaluator:
     """Prepares the compiled functions.
 
     Args:
-      model: a `model.t5.t5.T5`.
+      model: a family's, see `model.registry`.
       mesh: where the parameters lie.
       vocabulary: turns ids into text.
       feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
@@ -90,6 +91,7 @@ class Evaluator:
     """
     self._mesh, self._vocabulary = mesh, vocabulary
     self._feature_lengths = feature_lengths
+    self._layout = registry.find(model.config).layout
     shards = sharding.count_batch_shards(mesh)
     self._batch_rows = -(-batch_rows // shards) * shards
     self._row_step, self._num_row_buckets = shards, num_row_buckets
@@ -162,14 +164,16 @@ class Evaluator:
     )
     mark = CUT_MARK if length < self._max_decode_length else ""
     predictions: list[list[Decoded]] = [[] for _ in examples]
-    for batch, rows, indices in self._batches(examples, info):
+    # A row of one target token: where the first one decoded will stand.
+    end = np.asarray([self._vocabulary.eos_id], np.int32)
+    inputs = [dataclasses.replace(example, targets=end) for example in examples]
+    for batch, rows, indices in self._batches(inputs, info):
       row_ids = np.asarray(rows, np.int32) + first_row
       device_batch = sharding.to_global(batch | {_ROW_IDS: row_ids}, self._mesh)
       tokens = self._decode(
         params,
         self._decoder_params.get(params),
-        device_batch[batch_lib.ENCODER_INPUT_TOKENS],
-        device_batch[batch_lib.ENCODER_SEGMENT_IDS],
+        self._layout.select_inputs(device_batch),
         device_batch[_ROW_IDS],
         length,
       )  # [batch, samples, length]
@@ -424,24 +428,26 @@ class Evaluator:
         info,
         {"inputs": length, "targets": target_length},
         num_rows,
+        self._layout,
       )
       yield batch, rows, indices
 
 
 @seeded_program.keep_compiled
 def _jit_decoding(
-  model: T5, decoder: T5, mesh: Mesh, config: DecodingConfig, eos_id: int
+  model: nn.Module,
+  decoder: nn.Module,
+  mesh: Mesh,
+  config: DecodingConfig,
+  eos_id: int,
 ) -> Any:
   """Returns decoding, one function for all evaluators that do the same."""
 
-  def run_decoding(
-    params, decoder_params, tokens, segment_ids, row_ids, max_decode_length
-  ):
+  def run_decoding(params, decoder_params, inputs, row_ids, max_decode_length):
     step_fn, cache = start_decoding(
       model,
       params,
-      tokens,
-      segment_ids,
+      inputs,
       max_decode_length,
       decoder,
       decoder_params,
@@ -457,12 +463,12 @@ def _jit_decoding(
 
   # Whole on every host: each may read all predictions.
   return jax.jit(
-    run_decoding, static_argnums=5, out_shardings=sharding.replicated(mesh)
+    run_decoding, static_argnums=4, out_shardings=sharding.replicated(mesh)
   )
 
 
 @seeded_program.keep_compiled
-def _jit_scoring(model: T5, mesh: Mesh, chunk_tokens: int) -> Any:
+def _jit_scoring(model: nn.Module, mesh: Mesh, chunk_tokens: int) -> Any:
   """Returns the jitted scoring of targets, replicated over the mesh."""
 
   def score_targets(params, batch):

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from distill_jax.data import token_cache
-from distill_jax.model.t5.config import COMPUTATION_FIELDS
+from distill_jax.model import registry
 from distill_jax.partitioning import sharding
 from distill_jax.run_folder import run_record
 
@@ -76,8 +76,8 @@ def make_identity(
     "tasks": {name: _describe_task(info) for name, info in cache.tasks.items()},
     "model_config": {
       name: value
-      for name, value in dataclasses.asdict(settings.model_config).items()
-      if name not in COMPUTATION_FIELDS
+      for name, value in registry.state_config(settings.model_config).items()
+      if name not in settings.model_config.computation_fields
     },
     "feed": dataclasses.asdict(settings.feed),
     "objective": _describe_objective(settings.objective),

@@ -1,4 +1,4 @@
-"""Converts T5 checkpoints from one form to another.
+"""Converts checkpoints from one form to another.
 
   distill-jax-convert --from=hf --to=orbax flan-t5-large/ flan_t5_large
   distill-jax-convert --from=t5x --to=orbax gs://bucket/checkpoint_1000000 t5

@@ -22,7 +22,7 @@ from distill_jax.errors import UserError
 from distill_jax.evaluation import result_folder, result_summary
 from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 from distill_jax.run_folder import run_record
 from distill_jax.runs import prepare, run_data
 from distill_jax.student import loading
@@ -74,7 +74,7 @@ class EvalRun:
   mixture_or_task_name: str | Sequence[str] | None = None
   splits: Sequence[str] | str = ("test",)
   feature_lengths: Mapping[str, int] | None = None
-  model_config: T5Config | None = None
+  model_config: ModelConfig | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )

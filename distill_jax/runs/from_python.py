@@ -23,7 +23,7 @@ from distill_jax.data.settings import DataSettings
 from distill_jax.data.token_cache import suggest
 from distill_jax.errors import UserError
 from distill_jax.hosts import preemption
-from distill_jax.objective.objective import Objective
+from distill_jax.objective.objective import make_step_by_step
 from distill_jax.optim import factory, schedules
 from distill_jax.run_folder import model_dir as model_dir_lib
 from distill_jax.runs import eval as eval_lib
@@ -110,8 +110,8 @@ def train(
     metric: of records: "exact_match", the default, or "equation".
     label_set: of records: all labels there are; None: any text may be one.
     overwrite: start anew in a folder that holds a run.
-    **settings: fields of `runs.train.TrainRun`, `FeedConfig`, `Objective` and
-      `DataSettings` by their names (`batch_rows`, `feature_lengths`,
+    **settings: fields of `runs.train.TrainRun`, `FeedConfig` and `DataSettings`
+      by their names (`batch_rows`, `feature_lengths`, `objective`,
       `rationale_loss_weight`, `eval_period`, `initial_checkpoint_path`, ...);
       `optimizer`, "adafactor" or "adamw", with the arguments of `optim.factory`
       (`max_grad_norm`, `weight_decay`, ...); `learning_rate`, `schedule`,
@@ -241,7 +241,7 @@ def make_train_run(
   make_optimizer = _OPTIMIZERS[optimizer]
   made = {
     *("model_config", "mixture_or_task_name", "model_dir", "train_steps"),
-    *("data", "feed", "objective", "learning_rate", "optimizer"),
+    *("data", "feed", "learning_rate", "optimizer"),
   }
   parts = _sort_settings(
     "train",
@@ -249,13 +249,20 @@ def make_train_run(
     {
       train_lib.TrainRun: made,
       FeedConfig: set(),
-      Objective: set(),
+      make_step_by_step: set(),
       DataSettings: set(),
       schedules.make_schedule: {"train_steps"},
       make_optimizer: {"learning_rate"},
     },
     {"optimizer"},
   )
+  weights, run_settings = parts[make_step_by_step], parts[train_lib.TrainRun]
+  objective = run_settings.pop("objective", None)
+  if objective is not None and weights:
+    raise UserError(
+      f"objective is given, and {' and '.join(weights)} too; give the weights"
+      " to the objective's terms."
+    )
   rate = schedules.make_schedule(
     train_steps=train_steps,
     **{**_RATES[optimizer], **parts[schedules.make_schedule]},
@@ -267,10 +274,10 @@ def make_train_run(
     train_steps=train_steps,
     data=DataSettings(**parts[DataSettings]),
     feed=FeedConfig(**{**_FEED, **parts[FeedConfig]}),
-    objective=Objective(**parts[Objective]),
+    objective=objective or make_step_by_step(**weights),
     learning_rate=rate,
     optimizer=make_optimizer(rate, **parts[make_optimizer]),
-    **parts[train_lib.TrainRun],
+    **run_settings,
   )
 
 

@@ -19,7 +19,7 @@ from distill_jax.data.token_cache import TaskInfo
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 from distill_jax.runs import input_rows, prepare
 from distill_jax.runs.input_rows import Row
 from distill_jax.student import loading
@@ -93,7 +93,7 @@ class InferRun:
   mode: Literal["predict", "score"] = _PREDICT
   with_rationale: bool = False
   skips_bad_lines: bool = False
-  model_config: T5Config | None = None
+  model_config: ModelConfig | None = None
   mesh: Mapping[str, int] = dataclasses.field(
     default_factory=lambda: {"data": -1}
   )

@@ -31,7 +31,7 @@ from distill_jax.aot import (
 from distill_jax.aot import topology as topology_lib
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 from distill_jax.objective.objective import Objective
 from distill_jax.partitioning import chips, sharding
 from distill_jax.partitioning import mesh as mesh_lib
@@ -77,7 +77,7 @@ class PrecompileRun:
     UserError: names the run file's macro.
   """
 
-  model_config: T5Config
+  model_config: ModelConfig
   optimizer: optax.GradientTransformation
   objective: Objective
   feature_lengths: Mapping[str, int]
@@ -227,7 +227,7 @@ class _Compiler:
     return {
       "model": {
         "num_params": state_lib.count_params(student.state.params),
-        "config": dataclasses.asdict(settings.model_config),
+        "config": settings.model_config.list_fields(),
       },
       "devices": {
         "count": self._mesh.size,

@@ -37,8 +37,8 @@ from distill_jax.errors import UserError
 from distill_jax.evaluation import validation
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.hosts import distributed, end_together
-from distill_jax.model.t5.config import T5Config
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
 from distill_jax.objective.objective import Objective
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
@@ -108,7 +108,7 @@ class TrainRun:
     cache_dir: folder of token caches.
   """
 
-  model_config: T5Config
+  model_config: ModelConfig
   mixture_or_task_name: str
   model_dir: str
   train_steps: int
@@ -226,9 +226,7 @@ def _run_locked(
   # What takes no data to find out comes before minutes of preparing some.
   mesh = mesh_lib.make_mesh(settings.mesh, dcn_axis_sizes=settings.dcn_mesh)
   settings.model_config.check_platform(mesh.devices.flat[0].platform)
-  fit_checks.check_attention(
-    settings.model_config, settings.feed.feature_lengths
-  )
+  settings.model_config.check_lengths(settings.feed.feature_lengths)
   fit_checks.check_rows(settings.feed, settings.num_microbatches, mesh)
   cache = prepare.find_for_all(
     settings.mixture_or_task_name,
@@ -242,7 +240,10 @@ def _run_locked(
   fit_checks.check_sentinels(cache, vocabulary, settings.model_config)
   fit_checks.check_early_stopping(cache, settings.early_stopping_evals)
   fit_checks.warn_of_trimming(cache, settings.feed.feature_lengths)
-  model = T5(settings.model_config, sharding.make_constrain_fn(mesh))
+  family = registry.find(settings.model_config)
+  model = registry.make_module(
+    settings.model_config, sharding.make_constrain_fn(mesh)
+  )
   abstract, shardings = state_lib.shard_state(model, settings.optimizer, mesh)
 
   record = run_identity.make_record(
@@ -265,6 +266,7 @@ def _run_locked(
             batch_lib.split_example_ids(batch)[0], mesh
           ),
           shards=shards.list_made(holders, distributed.process_index()),
+          layout=family.layout,
         )
       )
     )
@@ -273,7 +275,7 @@ def _run_locked(
     load_params = functools.partial(
       initial_params.load_initial_params,
       settings.initial_checkpoint_path,
-      model.config,
+      settings.model_config,
       abstract.params,
       shardings.params,
       vocabulary,

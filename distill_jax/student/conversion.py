@@ -22,13 +22,12 @@ from distill_jax.checkpoint.stored_model import (
   LazyTensor,
   StoredModel,
   check_tensors,
-  describe_sizes,
   flatten_params,
 )
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
 from distill_jax.files import disk_space, unfinished
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
 from distill_jax.student.model_gin import make_model_gin
 from distill_jax.training import state as state_lib
 
@@ -76,8 +75,8 @@ def convert(
     What was converted.
 
   Raises:
-    UserError: the source is missing, damaged, no T5 or of another form; the
-      vocabulary does not fit; the destination exists or cannot be written.
+    UserError: the source is missing, damaged, of no family or of another form;
+      the vocabulary does not fit; the destination exists or cannot be written.
   """
   if "://" in destination:
     raise UserError(f"DST is {destination}; it must be a local folder.")
@@ -85,11 +84,11 @@ def convert(
   stored = formats.open_checkpoint(source, source_format)
   if pathlib.Path(stored.path).resolve().is_relative_to(folder.resolve()):
     raise UserError(f"SRC {stored.path} lies in DST {folder}.")
-  abstract, _ = state_lib.abstract_params(T5(stored.config))
+  abstract, _ = state_lib.abstract_params(registry.make_module(stored.config))
   shapes = {name: leaf.shape for name, leaf in flatten_params(abstract).items()}
   check_tensors(stored, shapes)
   vocabulary_path = _choose_vocabulary(stored, vocab_path)
-  header = f"{describe_sizes(stored.config)}, converted from {stored.path}."
+  header = f"{stored.config.describe()}, converted from {stored.path}."
   model_gin = make_model_gin(stored.config, header)
   _log.info("Converting %s", stored.describe())
   work = unfinished.UnfinishedFolder(folder, _UNFINISHED)

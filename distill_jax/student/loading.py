@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import linen as nn
 from jax.sharding import Mesh
 
 from distill_jax.checkpoint import damage, formats, manager, zarr_arrays
@@ -18,8 +19,8 @@ from distill_jax.checkpoint.stored_model import StoredModel
 from distill_jax.data import vocab
 from distill_jax.data.feed import pipeline
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
-from distill_jax.model.t5.t5 import T5
+from distill_jax.model import registry
+from distill_jax.model.config import ModelConfig
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.run_folder import run_record
@@ -30,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 PyTree = Any
 _BEST, _LAST, _ALL = "best", "last", "all"
-# How a model is computed and trained, which changes no prediction.
-_SAME_PREDICTIONS = ("scan_layers", "remat_policy", "dropout_rate")
 _EXAMPLES = {
   "MODEL_DIR": "\"'runs/baseline'\"",
   "MIXTURE_OR_TASK_NAME": "\"'svamp_label'\"",
@@ -62,7 +61,7 @@ class ModelChoice:
   model_dir: str | None = None
   checkpoint_path: str | None = None
   checkpoints: str | int | Sequence[int] = _BEST
-  model_config: T5Config | None = None
+  model_config: ModelConfig | None = None
   vocab_path: str | None = None
   feature_lengths: Mapping[str, int] | None = None
   mesh: Mapping[str, int] = dataclasses.field(
@@ -131,7 +130,7 @@ class OpenedModel:
   checkpoints: tuple[StoredModel, ...]
   model_dir: pathlib.Path | None
   record: run_record.RunRecord | None
-  model: T5
+  model: nn.Module
   mesh: Mesh
   vocabulary: vocab.Vocabulary
   feature_lengths: Mapping[str, int]
@@ -196,7 +195,7 @@ def open_model(
   assert record is not None
   stored = _list_checkpoints(choice, path, model_dir)
   vocabulary = _load_run_vocabulary(model_dir, record, choice.vocab_path)
-  own_config = T5Config(**record.identity["model_config"])
+  own_config = registry.read_config(record.identity["model_config"])
   own_lengths = record.identity["feed"]["feature_lengths"]
   lengths = choice.feature_lengths or own_lengths
   changes = dict(lengths) if lengths != own_lengths else {}
@@ -247,20 +246,24 @@ def _make_opened(
   choice, stored, model_dir, record, own_config, vocabulary, lengths, changes
 ) -> OpenedModel:
   config = choice.model_config or own_config
-  for field in dataclasses.fields(T5Config):
-    value = getattr(config, field.name)
-    is_same = value == getattr(own_config, field.name)
-    if not is_same and field.name not in _SAME_PREDICTIONS:
-      changes[field.name] = value
+  if type(config) is not type(own_config):
+    raise UserError(
+      f"MODEL_CONFIG is a {type(config).__name__}, and {stored[0].path} holds a"
+      f" model of {type(own_config).__name__}. Leave the model's gin file out."
+    )
+  for name, value in config.list_fields().items():
+    is_same = value == getattr(own_config, name)
+    if not is_same and name not in config.training_fields:
+      changes[name] = value
   mesh = mesh_lib.make_mesh(choice.mesh, dcn_axis_sizes=choice.dcn_mesh)
   config.check_platform(mesh.devices.flat[0].platform)
-  fit_checks.check_attention(config, lengths)
+  config.check_lengths(lengths)
   fit_checks.check_vocabulary(vocabulary, config)
   return OpenedModel(
     tuple(stored),
     model_dir,
     record,
-    T5(config, sharding.make_constrain_fn(mesh)),
+    registry.make_module(config, sharding.make_constrain_fn(mesh)),
     mesh,
     vocabulary,
     lengths,

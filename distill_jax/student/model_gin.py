@@ -4,9 +4,7 @@
 `--gin_file=<folder>/model.gin` fits it.
 """
 
-import dataclasses
-
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 
 # Fields that the gin files in gin/models set through macros.
 _MACROS = {
@@ -19,18 +17,22 @@ _MACROS = {
 }
 
 
-def make_model_gin(config: T5Config, header: str) -> str:
+def make_model_gin(config: ModelConfig, header: str) -> str:
   """Returns the text of a gin file that builds a model.
 
   Args:
     config: the architecture.
     header: one line that says what the model is.
   """
-  values = {
-    field.name: getattr(config, field.name)
-    for field in dataclasses.fields(config)
-  }
-  macros = [f"{macro} = {values[name]!r}" for name, macro in _MACROS.items()]
+  values = {name: getattr(config, name) for name in config.list_fields()}
+  macros = [
+    f"{macro} = {values[name]!r}"
+    for name, macro in _MACROS.items()
+    if name in values
+  ]
+  config_class = type(config)
+  package, _, module = config_class.__module__.rpartition(".")
+  configurable = f"{module}.{config_class.__qualname__}"
   bindings = [
     f"  {name} = {'%' + _MACROS[name] if name in _MACROS else repr(value)}"
     for name, value in values.items()
@@ -41,12 +43,12 @@ def make_model_gin(config: T5Config, header: str) -> str:
     [
       f"# {header}",
       "from __gin__ import dynamic_registration",
-      "from distill_jax.model.t5 import config",
+      f"from {package} import {module}" if package else f"import {module}",
       "",
       *macros,
-      "MODEL_CONFIG = @config.T5Config()",
+      f"MODEL_CONFIG = @{configurable}()",
       "",
-      "config.T5Config:",
+      f"{configurable}:",
       *bindings,
       "",
     ]

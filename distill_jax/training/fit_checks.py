@@ -9,13 +9,13 @@ from distill_jax.data import vocab
 from distill_jax.data.feed import pipeline
 from distill_jax.data.token_cache import TokenCache
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 from distill_jax.partitioning import sharding
 
 _log = logging.getLogger(__name__)
 
 
-def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
+def check_vocabulary(vocabulary: vocab.Vocabulary, config: ModelConfig) -> None:
   """Refuses a vocabulary with more ids than the model has embeddings.
 
   Args:
@@ -34,7 +34,7 @@ def check_vocabulary(vocabulary: vocab.Vocabulary, config: T5Config) -> None:
 
 
 def check_sentinels(
-  cache: TokenCache, vocabulary: vocab.Vocabulary, config: T5Config
+  cache: TokenCache, vocabulary: vocab.Vocabulary, config: ModelConfig
 ) -> None:
   """Refuses span corruption whose sentinels the model does not embed.
 
@@ -75,27 +75,6 @@ def check_rows(
     raise UserError(
       f"BATCH_SIZE is {rows}; it must divide by the {shards} device groups that"
       f" share its rows times the {parts} micro-batches, {shards * parts}."
-    )
-
-
-def check_attention(
-  config: T5Config, feature_lengths: Mapping[str, int]
-) -> None:
-  """Refuses rows that the attention's kernel does not take.
-
-  Args:
-    config: of the model.
-    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
-
-  Raises:
-    UserError: cuDNN is asked for, and a length is odd.
-  """
-  is_odd = any(length % 2 for length in feature_lengths.values())
-  if config.attention_implementation == "cudnn" and is_odd:
-    raise UserError(
-      f"TASK_FEATURE_LENGTHS is {dict(feature_lengths)}, and"
-      " ATTENTION_IMPLEMENTATION is 'cudnn', which takes even numbers of"
-      " tokens. Give even ones, or 'xla'."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from distill_jax.checkpoint import formats
 from distill_jax.data import vocab
 from distill_jax.errors import UserError
-from distill_jax.model.t5.config import T5Config
+from distill_jax.model.config import ModelConfig
 from distill_jax.partitioning import sharding
 
 _log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ PyTree = Any
 
 def load_initial_params(
   path: str | None,
-  config: T5Config,
+  config: ModelConfig,
   abstract_params: PyTree,
   param_shardings: PyTree,
   vocabulary: vocab.Vocabulary,

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int
 
+from distill_jax.model import registry
 from distill_jax.partitioning import sharding
 from distill_jax.training import gpu_random, seeded_program
 
@@ -40,23 +41,21 @@ def init_params(model: nn.Module, rng: Array) -> PyTree:
   """Initializes parameters, with their logical axes as Flax metadata.
 
   Args:
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     rng: key.
 
   Returns:
     The tree of boxed parameters.
   """
-  tokens = jnp.ones((1, 2), jnp.int32)
-  return model.init(rng, tokens, tokens, tokens, tokens, enable_dropout=False)[
-    "params"
-  ]
+  batch = registry.find(model.config).layout.make_example()
+  return model.init(rng, batch, enable_dropout=False)["params"]
 
 
 def abstract_params(model: nn.Module) -> tuple[PyTree, PyTree]:
   """Returns shapes and logical axes of the parameters; allocates nothing.
 
   Args:
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
 
   Returns:
     A tree of `jax.ShapeDtypeStruct` and a tree of tuples of axis names.
@@ -101,7 +100,7 @@ def shard_state(
   """Returns shapes and shardings of the state of a model on a mesh.
 
   Args:
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     optimizer: the optimizer.
     mesh: the mesh.
 
@@ -166,7 +165,7 @@ def init_state(
   Sets how GPUs draw, see `jit_init`.
 
   Args:
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     optimizer: the optimizer.
     shardings: see `shard_state`.
     seed: decides the parameters, whatever the mesh.

@@ -14,7 +14,6 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from distill_jax.data.feed import batch as batch_lib
 from distill_jax.objective import objective as objective_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import accumulate, gpu_random, seeded_program
@@ -40,7 +39,7 @@ def train_step(
     state: the state before.
     batch: a global batch, keys of `data.feed.batch`, [batch, length] each;
       label and rationale rows together.
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     optimizer: the optimizer.
     objective: terms of the loss.
     num_microbatches: parts the batch is cut into to save memory; without
@@ -132,12 +131,12 @@ def compute_loss(
 
 
 def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l d"]:
-  """Runs the model on the keys of a batch that it reads.
+  """Runs the model on a batch, of which it takes what it reads.
 
   Args:
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     params: its parameters.
-    batch: keys of `data.feed.batch`, [batch, length] each.
+    batch: keys of the family's layout, [batch, length] each.
     **kwargs: `enable_dropout`, `rngs` where it is set, and `method`, if not
       the whole model.
 
@@ -145,15 +144,7 @@ def apply_model(model, params, batch, **kwargs) -> Float[Array, "b l d"]:
     Logits, [batch, decoder_length, vocab] float32, or what `method` returns.
   """
   rngs = kwargs.pop("rngs", None)
-  return model.apply(
-    {"params": params},
-    batch[batch_lib.ENCODER_INPUT_TOKENS],
-    batch[batch_lib.DECODER_INPUT_TOKENS],
-    batch[batch_lib.ENCODER_SEGMENT_IDS],
-    batch[batch_lib.DECODER_SEGMENT_IDS],
-    rngs=rngs,
-    **kwargs,
-  )
+  return model.apply({"params": params}, dict(batch), rngs=rngs, **kwargs)
 
 
 def eval_step(
@@ -168,7 +159,7 @@ def eval_step(
   Args:
     params: parameters.
     batch: keys of `data.feed.batch`, [batch, length] each, one example a row.
-    model: a `model.t5.t5.T5`.
+    model: a family's, see `model.registry`.
     loss_chunk_tokens: target tokens whose logits are in memory at once; None:
       those of the whole batch. With no backward pass it costs nothing.
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from distill_jax.data import token_cache, vocab
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.decoding.cache import start_decoding
 from distill_jax.decoding.strategy import DecodingConfig, decode
 from distill_jax.errors import UserError
@@ -75,7 +76,13 @@ def compile_full_rows(
   def decode_rows(params, batch):
     tokens = batch["tokens"]
     step_fn, cache = start_decoding(
-      model, params, tokens, (tokens > 0).astype(np.int32), num_tokens
+      model,
+      params,
+      {
+        batch_lib.ENCODER_INPUT_TOKENS: tokens,
+        batch_lib.ENCODER_SEGMENT_IDS: (tokens > 0).astype(np.int32),
+      },
+      num_tokens,
     )
 
     def end_rows(tokens, step, cache):

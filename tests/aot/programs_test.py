@@ -58,7 +58,7 @@ def test_decoding_is_the_one_of_evaluation(name):
     mesh_lib.make_mesh(_MESH),
   )
   batch = programs.make_batch(student, _ROWS, _LENGTHS)
-  inputs = programs.select_inputs(batch).values()
+  inputs = student.family.layout.select_inputs(batch)
   evaluator = Evaluator(
     student.model,
     student.mesh,
@@ -71,7 +71,7 @@ def test_decoding_is_the_one_of_evaluation(name):
   params = student.state.params
   row_ids = np.arange(_ROWS, dtype=np.int32)
   expected = evaluator._decode.lower(
-    params, layout.describe_params(params), *inputs, row_ids, 5
+    params, layout.describe_params(params), inputs, row_ids, 5
   )
   lowered = programs.lower_decoding(student, batch, 5, layout)
   assert lowered.as_text() == expected.as_text()

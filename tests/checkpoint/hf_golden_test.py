@@ -27,7 +27,7 @@ def golden(request):
 @functools.partial(jax.jit, static_argnums=0)
 def _differentiate(config, params, batch, targets):
   def compute_loss(params):
-    logits = T5(config).apply({"params": params}, **batch, enable_dropout=False)
+    logits = T5(config).apply({"params": params}, batch, enable_dropout=False)
     log_probs = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_probs, targets[:, :, None], axis=2)
     return -jnp.mean(picked[:, :, 0], where=targets > 0), logits

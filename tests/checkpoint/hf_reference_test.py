@@ -13,6 +13,7 @@ import hf_golden
 import jax
 import numpy as np
 import pytest
+import t5_batch
 from tiny_run import fixture_model_dir as fixture_model_dir
 
 from distill_jax.checkpoint import formats, hf
@@ -115,7 +116,7 @@ def _assert_same_logits(model, stored):
   )
   logits = jax.jit(
     lambda params, batch: T5(stored.config).apply(
-      {"params": params}, *batch, enable_dropout=False
+      {"params": params}, t5_batch.make_batch(*batch), enable_dropout=False
     )
   )(hf_golden.read_params(stored), batch)
   is_target = targets > 0

@@ -10,6 +10,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
+import t5_batch
 import tiny_student
 from jax.sharding import PartitionSpec
 from tpu_compiler import needs_libtpu
@@ -199,14 +200,14 @@ def _make_arguments(evaluator, params, mesh):
   tokens *= np.arange(_INPUTS) < lengths
   batch = sharding.to_global(
     {
-      "tokens": tokens,
-      "segment_ids": (tokens > 0).astype(np.int32),
+      **t5_batch.make_inputs(tokens, (tokens > 0).astype(np.int32)),
       "row_ids": np.arange(_ROWS, dtype=np.int32),
     },
     mesh,
   )
   decoder_params = evaluator._decoder_params.get(params)
-  return params, decoder_params, *batch.values(), _TARGETS
+  row_ids = batch.pop("row_ids")
+  return params, decoder_params, batch, row_ids, _TARGETS
 
 
 def _decode(name, mesh_sizes, decoding, config):

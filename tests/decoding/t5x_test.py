@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import t5_batch
 import t5x_fixtures
 
 from distill_jax.decoding.beam import beam_decode
@@ -30,7 +31,10 @@ def _decode(expected, decode_fn, **settings):
     segment_ids = (tokens > 0).astype(jnp.int32)
     return decode_fn(
       *start_decoding(
-        T5(config), params, tokens, segment_ids, max_decode_length
+        T5(config),
+        params,
+        t5_batch.make_inputs(tokens, segment_ids),
+        max_decode_length,
       ),
       batch_size=len(tokens),
       max_decode_length=max_decode_length,

@@ -230,7 +230,7 @@ def evaluate_as_decoded(info, targets, predictions, vocabulary, choices=None):
   ]
   written = [to_ids(text) for text in predictions]
 
-  def decode(params, decoder_params, tokens, segment_ids, row_ids, length):
+  def decode(params, decoder_params, inputs, row_ids, length):
     rows = np.zeros((len(targets), 1, 32), np.int32)
     for row, ids in zip(rows, written, strict=True):
       row[0, : len(ids)] = ids

@@ -59,6 +59,6 @@ def score():
 
   @functools.partial(jax.jit, static_argnums=0)
   def run(config, params, batch):
-    return T5(config).apply({"params": params}, **batch, enable_dropout=False)
+    return T5(config).apply({"params": params}, batch, enable_dropout=False)
 
   return run

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import pytest
+import t5_batch
 
 import gin
 from distill_jax.model.t5.config import T5Config
@@ -76,7 +77,9 @@ def _count_parameters(config: T5Config) -> int:
     dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
   )
   params = jax.eval_shape(
-    lambda rng, t: model.init(rng, t, t, t, t, enable_dropout=False),
+    lambda rng, t: model.init(
+      rng, t5_batch.make_batch(t, t, t, t), enable_dropout=False
+    ),
     jax.random.key(0),
     tokens,
   )["params"]

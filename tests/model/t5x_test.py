@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import t5_batch
 import t5x_fixtures
 from flax import traverse_util
 
@@ -21,10 +22,12 @@ def _score(config, params, batch):
 
   return jax.jit(T5(config).apply, static_argnames="enable_dropout")(
     {"params": params},
-    batch["encoder_input_tokens"],
-    batch["decoder_input_tokens"],
-    get_segments("encoder", "encoder_input_tokens"),
-    get_segments("decoder", "decoder_target_tokens"),
+    t5_batch.make_batch(
+      batch["encoder_input_tokens"],
+      batch["decoder_input_tokens"],
+      get_segments("encoder", "encoder_input_tokens"),
+      get_segments("decoder", "decoder_target_tokens"),
+    ),
     enable_dropout=False,
   )
 

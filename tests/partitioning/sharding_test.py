@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import t5_batch
 import tiny_student
 from flax import traverse_util
 from jax.sharding import PartitionSpec as P
@@ -229,7 +230,7 @@ def test_no_rule_is_unused():
 
     def decode(params, tokens, model=model):
       step_fn, cache = decoding_cache.start_decoding(
-        model, params, tokens, tokens, 4
+        model, params, t5_batch.make_inputs(tokens, tokens), 4
       )
       return step_fn(tokens[:, 0], 0, cache)
 

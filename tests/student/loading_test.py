@@ -167,7 +167,7 @@ def test_a_hugging_face_folder_opens(variant, tmp_path, caplog):
   # Twice, so that the rows divide among the devices.
   batch = {key: np.tile(value, (2, 1)) for key, value in golden.batch.items()}
   found = opened.model.apply(
-    {"params": _load(opened)}, **batch, enable_dropout=False
+    {"params": _load(opened)}, batch, enable_dropout=False
   )
   is_target = golden.batch["decoder_segment_ids"] > 0
   np.testing.assert_allclose(

@@ -9,6 +9,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import t5_batch
 from flax import traverse_util
 
 from distill_jax.checkpoint import hf
@@ -80,8 +81,7 @@ def decode_tokens(
     step_fn, cache = start_decoding(
       T5(config),
       params,
-      tokens,
-      (tokens > 0).astype(jnp.int32),
+      t5_batch.make_inputs(tokens, (tokens > 0).astype(jnp.int32)),
       max_decode_length,
     )
     return decode_fn(

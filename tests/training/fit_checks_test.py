@@ -72,13 +72,3 @@ def test_what_is_cut_is_counted(tmp_path, monkeypatch):
   assert "5 of 5 targets of toy_rationale are longer than 2" in message
   with pytest.raises(UserError, match="cuts every one of the 5 labels of toy_"):
     fit_checks.warn_of_trimming(cache, {"inputs": 99, "targets": 1})
-
-
-def test_cudnn_takes_even_lengths():
-  cudnn = dataclasses.replace(
-    CONFIG, dtype="bfloat16", attention_implementation="cudnn"
-  )
-  fit_checks.check_attention(cudnn, {"inputs": 8, "targets": 4})
-  fit_checks.check_attention(CONFIG, {"inputs": 7, "targets": 4})
-  with pytest.raises(UserError, match="'targets': 5.*takes even numbers"):
-    fit_checks.check_attention(cudnn, {"inputs": 8, "targets": 5})

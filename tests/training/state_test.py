@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_student
 
+from distill_jax.model.t5.config import T5Config
 from distill_jax.model.t5.t5 import T5
 from distill_jax.optim import factory, schedules
 from distill_jax.partitioning import mesh as mesh_lib
@@ -73,9 +74,11 @@ def test_the_seed_decides_the_parameters_whatever_the_mesh(sharded):
 
 def test_a_parameter_without_axes_is_named():
   class Plain(nn.Module):
+    config: T5Config = tiny_student.CONFIG
+
     @nn.compact
-    def __call__(self, *tokens, enable_dropout):
-      del tokens, enable_dropout
+    def __call__(self, batch, enable_dropout):
+      del batch, enable_dropout
       return nn.Dense(3, name="dense")(jnp.ones((1, 2)))
 
   with pytest.raises(

@@ -47,13 +47,21 @@ class BatchCounts:
 
 def count(batch: batch_lib.Batch) -> BatchCounts:
   """Counts what a batch holds."""
-  encoder_ids = batch[batch_lib.ENCODER_SEGMENT_IDS]
+  all_ids = [
+    batch[key]
+    for key in (batch_lib.ENCODER_SEGMENT_IDS, batch_lib.DECODER_SEGMENT_IDS)
+    if key in batch
+  ]
   decoder_ids = batch[batch_lib.DECODER_SEGMENT_IDS]
   starts = (decoder_ids > 0) & (batch[batch_lib.DECODER_POSITIONS] == 0)
+  # A label starts where the token before is of another segment or, in a decoder
+  # alone, of the inputs.
   is_label = batch[batch_lib.DECODER_TASK_IDS] == batch_lib.LABEL_TASK_ID
+  starts_label = is_label.copy()
+  starts_label[:, 1:] &= ~is_label[:, :-1] | starts[:, 1:]
   return BatchCounts(
-    tokens=int(np.count_nonzero(encoder_ids) + np.count_nonzero(decoder_ids)),
-    places=encoder_ids.size + decoder_ids.size,
+    tokens=sum(int(np.count_nonzero(ids)) for ids in all_ids),
+    places=sum(ids.size for ids in all_ids),
     segments=int(np.count_nonzero(starts)),
-    labels=int(np.count_nonzero(starts & is_label)),
+    labels=int(np.count_nonzero(starts_label)),
   )

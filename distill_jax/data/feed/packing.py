@@ -16,26 +16,8 @@ import grain
 import numpy as np
 
 from distill_jax.data.feed import batch as batch_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-  """One example, trimmed to fit a row.
-
-  Attributes:
-    inputs: [input_length] int32.
-    targets: [target_length] int32, EOS included.
-    task_id: `LABEL_TASK_ID` or `RATIONALE_TASK_ID`.
-    example_id: of the record it was made from.
-    weight: of its targets' tokens in the loss.
-  """
-
-  inputs: np.ndarray
-  targets: np.ndarray
-  task_id: int
-  example_id: str = ""
-  weight: float = 1.0
-
+from distill_jax.data.feed import batch_layout
+from distill_jax.data.feed.batch_layout import BatchLayout, Segment
 
 Unit = Sequence[Segment]
 
@@ -46,13 +28,14 @@ class PackingConfig:
 
   Attributes:
     batch_rows: rows of a batch, over all hosts.
-    encoder_length: tokens a row on the encoder side.
-    decoder_length: tokens a row on the decoder side.
+    encoder_length: tokens of a row's inputs.
+    decoder_length: tokens of a row's targets.
     max_segments_per_row: 1 puts each segment in a row of its own (padding
       instead of packing); None packs as many as fit.
     max_examples_per_batch: a batch is full at this many units even when more
       would fit; None: no such limit. With it, two methods whose rows differ in
       length still see equally many examples a step.
+    layout: the arrays of a batch, and where segments go in them.
   """
 
   batch_rows: int
@@ -60,11 +43,12 @@ class PackingConfig:
   decoder_length: int
   max_segments_per_row: int | None = None
   max_examples_per_batch: int | None = None
+  layout: BatchLayout = batch_layout.ENCODER_DECODER
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value is not None and value < 1:
+      if isinstance(value, int) and value < 1:
         raise ValueError(f"{field.name} is {value}; it must be at least 1")
 
 
@@ -73,9 +57,14 @@ class BatchPacker:
 
   def __init__(self, config: PackingConfig):
     self._config = config
-    # Places left in each row; none once it has all the segments it may.
-    self._encoder_free = np.full(config.batch_rows, config.encoder_length)
-    self._decoder_free = np.full(config.batch_rows, config.decoder_length)
+    # Places left in each row, for each kind of room that the layout has; none
+    # once a row has all the segments it may.
+    self._free = [
+      np.full(config.batch_rows, length)
+      for length in config.layout.list_room(
+        config.encoder_length, config.decoder_length
+      )
+    ]
     self._num_segments = [0] * config.batch_rows
     self._num_units = 0
     self._placed: list[tuple[int, Segment]] = []  # Row and segment, in order.
@@ -93,28 +82,29 @@ class BatchPacker:
       return False
     taken = []
     for segment in unit:
-      num_inputs, num_targets = len(segment.inputs), len(segment.targets)
-      fits = self._encoder_free >= num_inputs
-      fits &= self._decoder_free >= num_targets
+      needed = self._config.layout.list_needed(segment)
+      fits = self._free[0] >= needed[0]
+      for free, length in zip(self._free[1:], needed[1:], strict=True):
+        fits &= free >= length
       row = int(fits.argmax())
       if not fits[row]:
         self._give_back(taken)
         return False
-      taken.append((row, self._encoder_free[row], self._decoder_free[row]))
-      self._encoder_free[row] -= num_inputs
-      self._decoder_free[row] -= num_targets
+      taken.append((row, [free[row] for free in self._free]))
+      for free, length in zip(self._free, needed, strict=True):
+        free[row] -= length
       self._num_segments[row] += 1
       if self._num_segments[row] == self._config.max_segments_per_row:
-        self._encoder_free[row] = -1
+        self._free[0][row] = -1
       self._placed.append((row, segment))
     self._num_units += 1
     return True
 
-  def _give_back(self, taken: list[tuple[int, int, int]]) -> None:
+  def _give_back(self, taken: list[tuple[int, list[int]]]) -> None:
     """Takes the last segments out of their rows again."""
-    for row, encoder_free, decoder_free in reversed(taken):
-      self._encoder_free[row] = encoder_free
-      self._decoder_free[row] = decoder_free
+    for row, lengths in reversed(taken):
+      for free, length in zip(self._free, lengths, strict=True):
+        free[row] = length
       self._num_segments[row] -= 1
       self._placed.pop()
 
@@ -126,33 +116,14 @@ class BatchPacker:
   def make_batch(self) -> batch_lib.Batch:
     """Writes the batch as filled so far, with the keys of `data.feed.batch`."""
     config = self._config
-    batch = batch_lib.make_empty_batch(
+    batch = config.layout.make_empty_batch(
       config.batch_rows, config.encoder_length, config.decoder_length
     )
     # All segments at once: a row's lie side by side, in their order.
     placed = sorted(self._placed, key=operator.itemgetter(0))
-    if not placed:
-      return batch
-    rows = np.array([row for row, _ in placed])
-    segments = [segment for _, segment in placed]
-    segment_ids = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
-
-    side = _Side([s.inputs for s in segments], rows, config.encoder_length)
-    side.write(batch[batch_lib.ENCODER_INPUT_TOKENS], side.tokens)
-    side.write(batch[batch_lib.ENCODER_POSITIONS], side.positions)
-    side.write_each(batch[batch_lib.ENCODER_SEGMENT_IDS], segment_ids)
-
-    side = _Side([s.targets for s in segments], rows, config.decoder_length)
-    side.write(batch[batch_lib.DECODER_TARGET_TOKENS], side.tokens)
-    side.write(batch[batch_lib.DECODER_POSITIONS], side.positions)
-    side.write_each(batch[batch_lib.DECODER_SEGMENT_IDS], segment_ids)
-    # The decoder starts from padding (id 0) anew in each segment.
-    previous = np.where(side.positions == 0, 0, np.roll(side.tokens, 1))
-    side.write(batch[batch_lib.DECODER_INPUT_TOKENS], previous)
-    weights = [s.weight for s in segments]
-    side.write_each(batch[batch_lib.DECODER_LOSS_WEIGHTS], weights)
-    task_ids = [s.task_id for s in segments]
-    side.write_each(batch[batch_lib.DECODER_TASK_IDS], task_ids)
+    if placed:
+      rows = np.array([row for row, _ in placed])
+      config.layout.write(batch, [segment for _, segment in placed], rows)
     return batch
 
   @property
@@ -162,41 +133,6 @@ class BatchPacker:
     for row, segment in self._placed:
       ids[row].append(segment.example_id)
     return ids
-
-
-class _Side:
-  """Where the tokens of one side, of all segments, go in [rows, length].
-
-  Attributes:
-    tokens: [num_tokens], of all segments.
-    positions: [num_tokens], each within its segment.
-  """
-
-  def __init__(self, tokens: list[np.ndarray], rows: np.ndarray, length: int):
-    """Finds the places.
-
-    Args:
-      tokens: of each segment.
-      rows: [num_segments], ascending.
-      length: of a row.
-    """
-    self.tokens = np.concatenate(tokens)
-    self._lengths = np.array([len(t) for t in tokens])
-    starts = np.cumsum(self._lengths) - self._lengths
-    in_row = starts - starts[np.searchsorted(rows, rows)]
-    self.positions = np.arange(len(self.tokens)) - self._repeat(starts)
-    self._places = self._repeat(rows * length + in_row) + self.positions
-
-  def _repeat(self, values: Any) -> np.ndarray:
-    return np.repeat(np.asarray(values), self._lengths)
-
-  def write(self, array: np.ndarray, values: np.ndarray) -> None:
-    """Writes a value for each token, [num_tokens], into [rows, length]."""
-    array.reshape(-1)[self._places] = values
-
-  def write_each(self, array: np.ndarray, values: Any) -> None:
-    """Writes one for each segment's tokens, [num_segments]."""
-    self.write(array, self._repeat(values))
 
 
 class PackIterDataset(grain.IterDataset):

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from distill_jax.data.feed import batch as batch_lib
-from distill_jax.data.feed import packing
+from distill_jax.data.feed import batch_layout, packing
 from distill_jax.data.feed import shards as shards_lib
 from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
 from distill_jax.data.token_table import TokenRow, TokenTable
@@ -107,6 +107,7 @@ def make_train_iterator(
   with_example_ids: bool = False,
   put_fn: Callable[[batch_lib.Batch], Any] | None = None,
   shards: Sequence[int] | None = None,
+  layout: batch_layout.BatchLayout = batch_layout.ENCODER_DECODER,
 ) -> grain.DatasetIterator:
   """Returns an endless iterator of training batches.
 
@@ -122,6 +123,7 @@ def make_train_iterator(
       batches ahead, so that a transfer overlaps the steps before it.
     shards: of `config.num_shards`, those to make; None: all. The other rows of
       a batch are padding.
+    layout: the arrays of a batch; the student's.
 
   Returns:
     A Grain iterator of numpy batches (`data.feed.batch`), [batch_rows, length]
@@ -136,15 +138,17 @@ def make_train_iterator(
       pair cannot fit in a batch.
   """
   if config.pairing == "paired":
-    streams, rates = [_paired_units(cache, config, split)], [1.0]
+    streams, rates = [_paired_units(cache, config, split, layout)], [1.0]
   else:
     streams, rates = _task_units(cache, config, split)
   # Threads of Grain's would read ahead what is in memory, one by one.
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 
+  packing_config = dataclasses.replace(config.packing, layout=layout)
+
   def pack(units: Sequence[grain.MapDataset]) -> grain.IterDataset:
     dataset = _mix(units, rates).to_iter_dataset(options)
-    return packing.PackIterDataset(dataset, config.packing, with_example_ids)
+    return packing.PackIterDataset(dataset, packing_config, with_example_ids)
 
   if config.num_shards == 1:
     dataset = pack(streams)
@@ -168,6 +172,7 @@ def make_eval_batches(
   info: TaskInfo,
   feature_lengths: Mapping[str, int],
   batch_rows: int,
+  layout: batch_layout.BatchLayout = batch_layout.ENCODER_DECODER,
 ) -> Iterator[tuple[batch_lib.Batch, list[Example]]]:
   """Yields each example once, in order, one a row, the last batch padded.
 
@@ -176,6 +181,7 @@ def make_eval_batches(
     info: the task.
     feature_lengths: {'inputs': ..., 'targets': ...}; longer ones are trimmed.
     batch_rows: rows a batch.
+    layout: the arrays of a batch; the student's.
 
   Yields:
     The batch, and the examples in its first rows; later rows are padding. All
@@ -186,6 +192,7 @@ def make_eval_batches(
     encoder_length=feature_lengths["inputs"],
     decoder_length=feature_lengths["targets"],
     max_segments_per_row=1,
+    layout=layout,
   )
   for start in range(0, len(examples), batch_rows):
     rows = [
@@ -273,7 +280,10 @@ class _PairSource:
 
 
 def _paired_units(
-  cache: TokenCache, config: FeedConfig, split: str
+  cache: TokenCache,
+  config: FeedConfig,
+  split: str,
+  layout: batch_layout.BatchLayout,
 ) -> grain.MapDataset:
   label_tasks = [n for n, t in cache.tasks.items() if t.kind != "rationale"]
   rationale_tasks = [n for n, t in cache.tasks.items() if t.kind == "rationale"]
@@ -302,18 +312,22 @@ def _paired_units(
     ),
   )
   if shard_rows == 1 and rationale_tasks:
-    _check_pairs_fit(pairs, config)
+    _check_pairs_fit(pairs, config, layout)
   dataset = grain.MapDataset.source(pairs).seed(config.seed)
   return dataset.shuffle().repeat()
 
 
-def _check_pairs_fit(pairs: _PairSource, config: FeedConfig) -> None:
+def _check_pairs_fit(
+  pairs: _PairSource, config: FeedConfig, layout: batch_layout.BatchLayout
+) -> None:
   lengths = config.feature_lengths
+  room = layout.list_room(lengths["inputs"], lengths["targets"])
   for index in range(len(pairs)):
     unit = pairs[index]
-    num_inputs = sum(len(segment.inputs) for segment in unit)
-    num_targets = sum(len(segment.targets) for segment in unit)
-    if num_inputs > lengths["inputs"] or num_targets > lengths["targets"]:
+    needed = np.sum([layout.list_needed(segment) for segment in unit], axis=0)
+    if np.any(needed > room):
+      num_inputs = sum(len(segment.inputs) for segment in unit)
+      num_targets = sum(len(segment.targets) for segment in unit)
       raise UserError(
         f"{_describe_rows(config)} and a pair of {num_inputs} input and"
         f" {num_targets} target tokens does not fit one row of {dict(lengths)}."

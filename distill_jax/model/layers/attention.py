@@ -10,8 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from distill_jax.model.layers import dot_product
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.linear import Linear, normal_init
-from distill_jax.model.t5.config import T5Config
 from distill_jax.partitioning.constraint import ConstrainFn, leave_free
 
 
@@ -33,7 +33,7 @@ class Attention(nn.Module):
   `layers.py`, `MultiHeadDotProductAttention`.
   """
 
-  config: T5Config
+  config: LayerConfig
   constrain_fn: ConstrainFn = leave_free
 
   def setup(self):

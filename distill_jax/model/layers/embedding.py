@@ -4,15 +4,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.parameter import make_parameter
-from distill_jax.model.t5.config import T5Config
 from distill_jax.partitioning.constraint import ConstrainFn, leave_free
 
 
 class Embedding(nn.Module):
   """The table shared by encoder, decoder and, in T5 1.0, the logits."""
 
-  config: T5Config
+  config: LayerConfig
   constrain_fn: ConstrainFn = leave_free
 
   def setup(self):

@@ -6,8 +6,8 @@ import math
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.linear import Linear
-from distill_jax.model.t5.config import T5Config
 from distill_jax.partitioning.constraint import ConstrainFn, leave_free
 
 _ACTIVATION_FNS = {
@@ -23,7 +23,7 @@ class MLP(nn.Module):
   Source: Shazeer 2020, "GLU Variants Improve Transformer", for the gated form.
   """
 
-  config: T5Config
+  config: LayerConfig
   constrain_fn: ConstrainFn = leave_free
 
   def setup(self):

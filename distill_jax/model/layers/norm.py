@@ -5,8 +5,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.parameter import make_parameter
-from distill_jax.model.t5.config import T5Config
 
 
 class RMSNorm(nn.Module):
@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
   normalization where the activations are only rescaled".
   """
 
-  config: T5Config
+  config: LayerConfig
 
   def setup(self):
     self.scale = make_parameter(

@@ -10,8 +10,8 @@ from flax import linen as nn
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.parameter import make_parameter
-from distill_jax.model.t5.config import T5Config
 
 
 class RelativeBias(nn.Module):
@@ -23,7 +23,7 @@ class RelativeBias(nn.Module):
       (encoder) or share the bucket of distance 0 (decoder, which masks them).
   """
 
-  config: T5Config
+  config: LayerConfig
   is_bidirectional: bool
 
   def setup(self):

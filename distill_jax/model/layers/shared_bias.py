@@ -17,14 +17,14 @@ from jaxtyping import Array, Bool, Float
 
 from distill_jax.model.layers import masks
 from distill_jax.model.layers.dot_product import AttentionBias
-from distill_jax.model.t5.config import GPU_ATTENTION, T5Config
+from distill_jax.model.layers.layer_config import GPU_ATTENTION, LayerConfig
 from distill_jax.partitioning.constraint import ConstrainFn, count_parts
 
 
 def prepare(
   position_bias: Float[Array, "1 heads q_length k_length"] | None,
   mask: Bool[Array, "batch 1 q_length k_length"],
-  config: T5Config,
+  config: LayerConfig,
   constrain_fn: ConstrainFn,
 ) -> Callable[[], AttentionBias]:
   """Brings the two into the form that the kernel wants.

@@ -6,9 +6,15 @@ gin files, `gin/models/<family>/<size>.gin`.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from distill_jax.errors import UserError
+from distill_jax.model.layers.layer_config import (
+  GPU_ATTENTION,
+  MAX_LAYERS,
+  LayerConfig,
+)
 
 _POSITIVE_INTEGERS = (
   "vocab_size",
@@ -21,8 +27,6 @@ _POSITIVE_INTEGERS = (
 )
 _ACTIVATIONS = ("relu", "gelu", "linear")
 _DTYPES = ("float32", "bfloat16")
-# A damaged file must not make a model without end.
-MAX_LAYERS = 1000
 REMAT_POLICIES = ("none", "full", "minimal")
 # Attention -> the platform it runs on, as JAX calls it; None: any.
 _ATTENTION_PLATFORMS = {
@@ -31,15 +35,10 @@ _ATTENTION_PLATFORMS = {
   "tokamax": "gpu",
   "pallas_tpu": "tpu",
 }
-# Fused kernels of GPUs: in half precision alone, and they take masks.
-GPU_ATTENTION = ("cudnn", "tokamax")
-# How a model is computed, but not what: same parameters, same results but for
-# rounding.
-COMPUTATION_FIELDS = ("attention_implementation", "remat_policy")
 
 
 @dataclasses.dataclass(frozen=True)
-class T5Config:
+class T5Config(LayerConfig):
   """One T5 architecture.
 
   Parameters are float32 always, as are softmax, norm statistics and logits.
@@ -97,6 +96,26 @@ class T5Config:
   scan_layers: bool = False
   remat_policy: str = "none"
   attention_implementation: str = "xla"
+
+  computation_fields: ClassVar[tuple[str, ...]] = (
+    "attention_implementation",
+    "remat_policy",
+  )
+  run_fields: ClassVar[tuple[str, ...]] = (
+    "attention_implementation",
+    "remat_policy",
+    "scan_layers",
+  )
+  training_fields: ClassVar[tuple[str, ...]] = (
+    "scan_layers",
+    "remat_policy",
+    "dropout_rate",
+  )
+  hidden_fields: ClassVar[tuple[str, ...]] = (
+    "mlp_activations",
+    "relative_attention_max_distance",
+    "layer_norm_epsilon",
+  )
 
   def __post_init__(self):
     # A list, as gin and JSON write it, would make the config unhashable.
@@ -183,14 +202,7 @@ class T5Config:
       )
 
   def check_platform(self, platform: str) -> None:
-    """Refuses devices that the attention has no kernel for.
-
-    Args:
-      platform: of the devices, as JAX calls it: "cpu", "gpu" or "tpu".
-
-    Raises:
-      UserError: names both.
-    """
+    """Refuses devices that the attention has no kernel for."""
     name = self.attention_implementation
     if _ATTENTION_PLATFORMS[name] not in (None, platform):
       raise UserError(
@@ -198,3 +210,32 @@ class T5Config:
         f" {_ATTENTION_PLATFORMS[name]}; the devices are {platform}s. Give"
         " 'xla'."
       )
+
+  def check_lengths(self, feature_lengths: Mapping[str, int]) -> None:
+    """Refuses odd lengths where cuDNN is asked for."""
+    is_odd = any(length % 2 for length in feature_lengths.values())
+    if self.attention_implementation == "cudnn" and is_odd:
+      raise UserError(
+        f"TASK_FEATURE_LENGTHS is {dict(feature_lengths)}, and"
+        " ATTENTION_IMPLEMENTATION is 'cudnn', which takes even numbers of"
+        " tokens. Give even ones, or 'xla'."
+      )
+
+  def describe(self) -> str:
+    """Names the architecture by its sizes, as the model gin files spell it."""
+    kind = "T5 1.1" if len(self.mlp_activations) > 1 else "T5 1.0"
+    return (
+      f"{kind} with vocab_size {self.vocab_size}, embed_dim {self.embed_dim},"
+      f" num_heads {self.num_heads}, head_dim {self.head_dim}, mlp_dim"
+      f" {self.mlp_dim}, {self.num_encoder_layers} encoder and"
+      f" {self.num_decoder_layers} decoder layers"
+    )
+
+  def take_part(self, num_parts: int) -> "T5Config":
+    """Returns a part of the heads, of the MLP and of the vocabulary."""
+    return dataclasses.replace(
+      self,
+      num_heads=self.num_heads // num_parts,
+      mlp_dim=self.mlp_dim // num_parts,
+      vocab_size=self.vocab_size // num_parts,
+    )

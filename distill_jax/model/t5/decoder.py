@@ -6,6 +6,7 @@ and values come from.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
@@ -41,6 +42,20 @@ class DecodeCache:
   self_attention: tuple[KeyValue, ...]
   cross_attention: tuple[KeyValue, ...]
   cross_bias: Float[Array, "batch 1 1 encoder_length"]
+
+  def reorder(self, rows: Int[Array, "batch"]) -> "DecodeCache":
+    """Returns a cache whose row i continues row `rows[i]`.
+
+    Only what decoding wrote moves: rows change places among the copies of one
+    input, whose encoder side is the same.
+
+    Args:
+      rows: [batch] int32, each a copy of the same input as the row it goes to.
+    """
+    return dataclasses.replace(
+      self,
+      self_attention=jax.tree.map(lambda leaf: leaf[rows], self.self_attention),
+    )
 
 
 class DecoderLayer(nn.Module):

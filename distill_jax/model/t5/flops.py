@@ -8,7 +8,8 @@ Source: Chowdhery et al. 2022 (arXiv:2204.02311), appendix B, whose 6N + 12LHQT
 a token is this sum for a decoder-only model.
 """
 
-from distill_jax.model.t5.config import GPU_ATTENTION, T5Config
+from distill_jax.model.layers.layer_config import GPU_ATTENTION
+from distill_jax.model.t5.config import T5Config
 
 
 def count_forward_flops(

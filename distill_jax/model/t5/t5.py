@@ -6,9 +6,12 @@ branch, each stack's output) and always draws once for all positions of a row,
 as Mesh TensorFlow's T5 did; T5X does so too but for the encoder's output.
 """
 
+from collections.abc import Mapping
+
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from distill_jax.data.feed import batch as batch_lib
 from distill_jax.model.layers.embedding import Embedding
 from distill_jax.model.t5.config import T5Config
 from distill_jax.model.t5.decoder import DecodeCache, Decoder
@@ -33,66 +36,49 @@ class T5(nn.Module):
     self.decoder = Decoder(self.config, self.token_embedder, self.constrain_fn)
 
   def __call__(
-    self,
-    encoder_input_tokens: Int[Array, "batch encoder_length"],
-    decoder_input_tokens: Int[Array, "batch decoder_length"],
-    encoder_segment_ids: Int[Array, "batch encoder_length"],
-    decoder_segment_ids: Int[Array, "batch decoder_length"],
-    *,
-    enable_dropout: bool,
+    self, batch: Mapping[str, Array], *, enable_dropout: bool
   ) -> Float[Array, "batch decoder_length vocab"]:
     """Scores every next target token, given those before it.
 
     Args:
-      encoder_input_tokens: [batch, encoder_length] int32.
-      decoder_input_tokens: [batch, decoder_length] int32, targets shifted
-        right inside each segment.
-      encoder_segment_ids: [batch, encoder_length] int32: 1.. for each packed
-        example, 0 on padding; not packed: `encoder_input_tokens > 0`.
-      decoder_segment_ids: [batch, decoder_length] int32, likewise; not packed:
-        `decoder_target_tokens > 0`, because the first input is 0 too.
+      batch: as for `compute_hidden`.
       enable_dropout: whether to draw from the "dropout" stream.
 
     Returns:
       [batch, decoder_length, vocab] float32; meaningless on padding.
     """
-    hidden = self.compute_hidden(
-      encoder_input_tokens,
-      decoder_input_tokens,
-      encoder_segment_ids,
-      decoder_segment_ids,
-      enable_dropout=enable_dropout,
-    )
+    hidden = self.compute_hidden(batch, enable_dropout=enable_dropout)
     return self.compute_logits(hidden)
 
   def compute_hidden(
-    self,
-    encoder_input_tokens: Int[Array, "batch encoder_length"],
-    decoder_input_tokens: Int[Array, "batch decoder_length"],
-    encoder_segment_ids: Int[Array, "batch encoder_length"],
-    decoder_segment_ids: Int[Array, "batch decoder_length"],
-    *,
-    enable_dropout: bool,
+    self, batch: Mapping[str, Array], *, enable_dropout: bool
   ) -> Float[Array, "batch decoder_length embed"]:
     """Runs all of the model but its last product, the largest array by far.
 
     Args:
-      encoder_input_tokens: as for the whole model, like those that follow.
-      decoder_input_tokens: likewise.
-      encoder_segment_ids: likewise.
-      decoder_segment_ids: likewise.
+      batch: of it are read
+        `encoder_input_tokens`, [batch, encoder_length] int32;
+        `decoder_input_tokens`, [batch, decoder_length] int32, targets shifted
+        right inside each segment;
+        `encoder_segment_ids`, [batch, encoder_length] int32: 1.. for each
+        packed example, 0 on padding; not packed: `encoder_input_tokens > 0`;
+        `decoder_segment_ids`, [batch, decoder_length] int32, likewise; not
+        packed: `decoder_target_tokens > 0`, because the first input is 0 too.
       enable_dropout: whether to draw from the "dropout" stream.
 
     Returns:
       [batch, decoder_length, embed], compute dtype.
     """
+    encoder_segment_ids = batch[batch_lib.ENCODER_SEGMENT_IDS]
     encoded = self.encode(
-      encoder_input_tokens, encoder_segment_ids, enable_dropout=enable_dropout
+      batch[batch_lib.ENCODER_INPUT_TOKENS],
+      encoder_segment_ids,
+      enable_dropout=enable_dropout,
     )
     return self.decoder(
-      decoder_input_tokens,
+      batch[batch_lib.DECODER_INPUT_TOKENS],
       encoded,
-      decoder_segment_ids,
+      batch[batch_lib.DECODER_SEGMENT_IDS],
       encoder_segment_ids,
       enable_dropout=enable_dropout,
     )
@@ -128,6 +114,25 @@ class T5(nn.Module):
       [batch, length, embed], compute dtype.
     """
     return self.encoder(tokens, segment_ids, enable_dropout=enable_dropout)
+
+  def encode_inputs(
+    self, inputs: Mapping[str, Array]
+  ) -> tuple[
+    Float[Array, "batch encoder_length embed"],
+    Int[Array, "batch encoder_length"],
+  ]:
+    """Returns what decoding starts from.
+
+    Args:
+      inputs: `encoder_input_tokens` and `encoder_segment_ids` of a batch that
+        is not packed.
+
+    Returns:
+      The encoder's output, and the segment ids.
+    """
+    segment_ids = inputs[batch_lib.ENCODER_SEGMENT_IDS]
+    tokens = inputs[batch_lib.ENCODER_INPUT_TOKENS]
+    return self.encode(tokens, segment_ids, enable_dropout=False), segment_ids
 
   def start_decoding(
     self,

@@ -9,6 +9,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import t5_batch
 import tiny_student
 from flax import linen as nn
 from flax import traverse_util
@@ -80,7 +81,7 @@ def differentiate(config, enable_dropout, params):
   def compute_loss(params):
     logits = T5(config).apply(
       {"params": params},
-      *(batch[key] for key in INPUT_KEYS),
+      batch,
       enable_dropout=enable_dropout,
       rngs={"dropout": jax.random.key(0)},
     )
@@ -271,7 +272,10 @@ def test_a_scanned_model_decodes_the_same_tokens(name, mesh_axes):
     @jax.jit
     def run(params):
       step_fn, cache = start_decoding(
-        T5(config, constrain_fn), params, tokens, segment_ids, 8
+        T5(config, constrain_fn),
+        params,
+        t5_batch.make_inputs(tokens, segment_ids),
+        8,
       )
       logits, _ = step_fn(jnp.zeros(len(tokens), jnp.int32), 0, cache)
       found = greedy_decode(

@@ -62,7 +62,7 @@ def differentiate(constrain_fn=leave_free, **choices):
   def compute_loss(params):
     logits = model.apply(
       {"params": params},
-      *(batch[key] for key in INPUT_KEYS),
+      batch,
       enable_dropout=False,
     )
     return jnp.mean(jnp.sin(logits))

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from tiny_student import CONFIG
 
 from distill_jax.errors import UserError
 
@@ -70,3 +71,13 @@ def test_attention_runs_where_its_kernel_does(
       continue
     with pytest.raises(UserError, match=f"{implementation}.*{platform}s"):
       config.check_platform(platform)
+
+
+def test_cudnn_takes_even_lengths():
+  cudnn = dataclasses.replace(
+    CONFIG, dtype="bfloat16", attention_implementation="cudnn"
+  )
+  cudnn.check_lengths({"inputs": 8, "targets": 4})
+  CONFIG.check_lengths({"inputs": 7, "targets": 4})
+  with pytest.raises(UserError, match="'targets': 5.*takes even numbers"):
+    cudnn.check_lengths({"inputs": 8, "targets": 5})

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+import t5_batch
 from jax.extend import core as jax_core
 
 from distill_jax.data.feed import batch as batch_lib
@@ -32,7 +33,9 @@ def _make_forward(config):
 
   def forward(params, inputs, targets) -> Any:
     return T5(config).apply(
-      {"params": params}, inputs, targets, inputs, targets, enable_dropout=False
+      {"params": params},
+      t5_batch.make_batch(inputs, targets, inputs, targets),
+      enable_dropout=False,
     )
 
   tokens = [
@@ -121,7 +124,9 @@ def test_logits_in_chunks_are_computed_again(config):
       )
 
     hidden = run(
-      T5.compute_hidden, inputs, targets, inputs, targets, enable_dropout=False
+      T5.compute_hidden,
+      t5_batch.make_batch(inputs, targets, inputs, targets),
+      enable_dropout=False,
     )
 
     def score(arrays):

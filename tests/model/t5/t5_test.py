@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import t5_batch
 from flax import traverse_util
 from flax.core import meta
 from jax.sharding import PartitionSpec as P
@@ -40,7 +41,9 @@ AXIS_NAMES = {
 def _init_abstractly(config):
   tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
   return jax.eval_shape(
-    lambda rng, t: T5(config).init(rng, t, t, t, t, enable_dropout=False),
+    lambda rng, t: T5(config).init(
+      rng, t5_batch.make_batch(t, t, t, t), enable_dropout=False
+    ),
     jax.random.key(0),
     tokens,
   )["params"]
@@ -128,7 +131,7 @@ def test_a_bias_of_every_layer_on_eight_devices_is_that_on_one(config):
     def compute_loss(params, tokens):
       logits = T5(config, constrain_fn).apply(
         {"params": params},
-        *(tokens, tokens, is_token, is_token),
+        t5_batch.make_batch(tokens, tokens, is_token, is_token),
         enable_dropout=False,
       )
       return jnp.mean(jnp.square(logits))
@@ -202,7 +205,7 @@ def test_activations_are_named_where_sharding_may_constrain_them(golden):
     model.apply(variables, first_tokens, 0, cache, method=T5.decode_step)
 
   def score(batch):
-    model.apply(variables, **batch, enable_dropout=False)
+    model.apply(variables, batch, enable_dropout=False)
 
   sizes = {
     "embed": golden.config.embed_dim,
@@ -239,7 +242,7 @@ def test_dropout_asks_for_a_key(golden):
   with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
     jax.eval_shape(
       lambda batch: model.apply(
-        {"params": golden.params}, **batch, enable_dropout=True
+        {"params": golden.params}, batch, enable_dropout=True
       ),
       golden.batch,
     )

@@ -3,7 +3,8 @@
 import pytest
 import stored_models
 
-from distill_jax.checkpoint.hf_names import HFName, make_names
+from distill_jax.model.hf_form import HFName
+from distill_jax.model.t5.hf_names import make_names
 
 
 @pytest.mark.parametrize("name", stored_models.CONFIGS)

@@ -6,17 +6,19 @@ in two fields that have changed their meaning; a kernel takes the division, or
 the copying, with it.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from distill_jax.checkpoint.hf_config import read_flag
-from distill_jax.checkpoint.hf_names import EMBEDDING, IGNORED, LOGITS
-from distill_jax.checkpoint.stored_model import Index, LazyTensor
 from distill_jax.errors import UserError
+from distill_jax.model.t5.hf_config import read_flag
+from distill_jax.model.t5.hf_names import EMBEDDING, IGNORED, LOGITS
 
+# A `checkpoint.stored_model.LazyTensor`.
+LazyTensor = Any
 _COMPARED_BYTES = 2**26
 
 
@@ -129,9 +131,12 @@ def _scale(head: LazyTensor) -> LazyTensor:
   dtype = np.dtype(np.promote_types(head.dtype, np.float32))
   factor = dtype.type(head.shape[-1] ** -0.5)
 
-  def read(index: Index) -> np.ndarray:
+  def read(index: tuple[slice, ...]) -> np.ndarray:
     return head.read(index).astype(dtype) * factor
 
-  return LazyTensor(
-    f"{head.stored_name} / sqrt(d_model)", head.shape, dtype, read
+  return dataclasses.replace(
+    head,
+    stored_name=f"{head.stored_name} / sqrt(d_model)",
+    dtype=dtype,
+    read_fn=read,
   )

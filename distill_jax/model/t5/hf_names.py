@@ -5,8 +5,8 @@ missing or too much, follow from it.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from distill_jax.model.hf_form import HFName
 from distill_jax.model.t5.config import T5Config
 
 EMBEDDING = "shared.weight"
@@ -20,19 +20,6 @@ IGNORED = (
 )
 
 _PROJECTIONS = (("q", "query"), ("k", "key"), ("v", "value"), ("o", "out"))
-
-
-class HFName(NamedTuple):
-  """A tensor in Hugging Face's files.
-
-  Attributes:
-    name: in `model.safetensors`.
-    is_transposed: torch keeps a kernel as (out, in), T5X as (in, out), and the
-      relative bias as (buckets, heads) against (heads, buckets).
-  """
-
-  name: str
-  is_transposed: bool
 
 
 def make_names(config: T5Config) -> dict[str, HFName]:

@@ -6,8 +6,8 @@ import logging
 import hf_golden
 import pytest
 
-from distill_jax.checkpoint import hf_config
 from distill_jax.errors import UserError
+from distill_jax.model.t5 import hf_config
 
 GATED = {
   "model_type": "t5",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import stored_models
 
-from distill_jax.checkpoint import hf_logits
 from distill_jax.errors import UserError
+from distill_jax.model.t5 import hf_logits
 
 CONFIG = pathlib.Path("config.json")
 EMBEDDING = np.arange(24, dtype=np.float32).reshape(6, 4)

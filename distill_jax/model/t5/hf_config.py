@@ -13,7 +13,8 @@ from distill_jax.errors import UserError
 from distill_jax.model.t5.config import T5Config
 
 # Each type's `feed_forward_proj` where a configuration does not say.
-_MODEL_TYPES = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
+_PROJECTIONS = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
+MODEL_TYPES = tuple(_PROJECTIONS)
 ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 # transformers' name of the function that a projection means. "gelu" would be
 # the exact one, "gelu_new" is the tanh approximation.
@@ -82,6 +83,22 @@ _HARMLESS = {
 _log = logging.getLogger(__name__)
 
 
+def find_model_type(hf_config: Mapping[str, Any]) -> str | None:
+  """Returns "t5", "mt5" or "umt5"; None: it is another model.
+
+  Args:
+    hf_config: of `config.json`.
+  """
+  model_type = hf_config.get("model_type")
+  if model_type is None:
+    # The published umT5 checkpoints name their class only.
+    architecture = str(hf_config.get("architectures")).lower()
+    named = [name for name in MODEL_TYPES if f"'{name}for" in architecture]
+    model_type = named[0] if named else None
+  is_known = isinstance(model_type, str) and model_type in MODEL_TYPES
+  return model_type if is_known else None
+
+
 def read_model_type(
   hf_config: Mapping[str, Any], path: str | pathlib.Path
 ) -> str:
@@ -94,16 +111,11 @@ def read_model_type(
   Raises:
     UserError: it is another model.
   """
-  model_type = hf_config.get("model_type")
+  model_type = find_model_type(hf_config)
   if model_type is None:
-    # The published umT5 checkpoints name their class only.
-    architecture = str(hf_config.get("architectures")).lower()
-    named = [name for name in _MODEL_TYPES if f"'{name}for" in architecture]
-    model_type = named[0] if named else None
-  if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
     raise UserError(
-      f"{path}: model_type is {model_type!r}; T5's are"
-      f" {', '.join(_MODEL_TYPES)}."
+      f"{path}: model_type is {hf_config.get('model_type')!r}; T5's are"
+      f" {', '.join(MODEL_TYPES)}."
     )
   return model_type
 
@@ -248,6 +260,79 @@ def read_config(
   )
 
 
+def make_config(config: T5Config, dtype: str) -> dict[str, Any]:
+  """Translates an architecture into `config.json`.
+
+  Args:
+    config: the architecture.
+    dtype: name of the type of the weights.
+
+  Raises:
+    UserError: the activations have no name in transformers.
+  """
+  activations = {value: key for key, value in ACTIVATIONS.items()}
+  if tuple(config.mlp_activations) not in activations:
+    raise UserError(
+      f"mlp_activations {config.mlp_activations} has no name in transformers;"
+      f" known are {', '.join(map(str, activations))}."
+    )
+  is_umt5 = config.per_layer_relative_bias
+  hf_config = {
+    "architectures": [f"{'UMT5' if is_umt5 else 'T5'}ForConditionalGeneration"],
+    "model_type": "umt5" if is_umt5 else "t5",
+    "vocab_size": config.vocab_size,
+    "d_model": config.embed_dim,
+    "d_kv": config.head_dim,
+    "d_ff": config.mlp_dim,
+    "num_layers": config.num_encoder_layers,
+    "num_decoder_layers": config.num_decoder_layers,
+    "num_heads": config.num_heads,
+    "feed_forward_proj": activations[tuple(config.mlp_activations)],
+    "tie_word_embeddings": config.tie_embeddings,
+    "dropout_rate": config.dropout_rate,
+    "relative_attention_num_buckets": config.relative_attention_num_buckets,
+    "relative_attention_max_distance": config.relative_attention_max_distance,
+    "layer_norm_epsilon": config.layer_norm_epsilon,
+    "is_encoder_decoder": True,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "dtype": dtype,
+  }
+  # Theirs names the type of the weights.
+  if config.dtype != "float32":
+    hf_config[ACTIVATION_DTYPE] = config.dtype
+  return hf_config
+
+
+def make_generation(config: T5Config) -> dict[str, Any]:
+  """Returns what `generation_config.json` must say besides the ids.
+
+  Args:
+    config: the architecture.
+  """
+  if config.num_decoder_layers > config.num_encoder_layers:
+    # transformers 5 makes its cache for as many layers as the encoder has.
+    return {"use_cache": False}
+  return {}
+
+
+def list_notes(config: T5Config) -> list[str]:
+  """Returns what whoever loads a model with transformers must know.
+
+  Args:
+    config: the architecture.
+  """
+  if config.per_layer_relative_bias and not config.tie_embeddings:
+    return [
+      "transformers 5.23 scales the logits of this umT5 as if it had no head of"
+      " its own: set `model.config.tie_word_embeddings = False` there after"
+      " loading, or losses and probabilities differ. 5.24 needs no such"
+      " setting."
+    ]
+  return []
+
+
 def read_flag(
   hf_config: Mapping[str, Any], name: str, path: str | pathlib.Path
 ) -> bool | None:
@@ -273,7 +358,7 @@ def _read_projection(
   hf_config: Mapping[str, Any], path: str | pathlib.Path
 ) -> str:
   model_type = read_model_type(hf_config, path)
-  projection = hf_config.get("feed_forward_proj", _MODEL_TYPES[model_type])
+  projection = hf_config.get("feed_forward_proj", _PROJECTIONS[model_type])
   if not isinstance(projection, str) or projection not in ACTIVATIONS:
     raise UserError(
       f"{path}: feed_forward_proj is {projection!r}; known are"

@@ -28,6 +28,7 @@ from distill_jax.config import (
   command_line,
   console_logging,
   gin_bindings,
+  gin_help,
   interrupts,
 )
 from distill_jax.errors import UserError
@@ -233,6 +234,9 @@ def _use_compilation_cache() -> None:
 
 def _print_help() -> None:
   """Teaches; absl's own help speaks of the module that happens to be main."""
+  if flags.FLAGS.is_parsed() and _RUN_MODE.value is not None:
+    _print_help_of(RUN_MODES[_RUN_MODE.value])
+    return
   print(__doc__)
   print("Run modes:")
   for mode in RUN_MODES.values():
@@ -242,6 +246,19 @@ def _print_help() -> None:
     _print_flag(flag)
   print("  --verbosity=0\n    Shows the messages of libraries too.")
   print("  --version\n    Shows which distill-jax this is.")
+
+
+def _print_help_of(mode: RunMode) -> None:
+  """Shows the settings and flags of one mode."""
+  files = _GIN_FILES.value or [mode.gin_file]
+  macros = gin_help.read_macros(files, _list_search_paths())
+  print(f"distill-jax --run_mode={mode.name}: {mode.summary}\n")
+  print(f"Settings of {', '.join(files)}, each given as --gin.NAME=value.\n")
+  print(gin_help.format_macros(macros))
+  if mode.all_flags:
+    print("\nFlags of this mode:")
+  for name in mode.all_flags:
+    _print_flag(flags.FLAGS[name])
 
 
 def _print_flag(flag: flags.Flag) -> None:

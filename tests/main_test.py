@@ -131,6 +131,35 @@ def test_flags_of_several_processes(tmp_path, mode):
   )
 
 
+def test_help_of_a_mode(tmp_path):
+  program = (
+    "import sys\n"
+    "for name in ('jax', 'flax', 'orbax', 'tensorflow', 'seqio', 'numpy'):\n"
+    "  sys.modules[name] = None\n"
+    "from distill_jax import main\n"
+    "main.run()\n"
+  )
+  process = _run(
+    "--run_mode=train", "--help", folder=tmp_path, command=("-c", program)
+  )
+  assert process.returncode == 0, process.stderr
+  for text in (
+    "EVAL_PERIOD = 1000\n      A whole number >= 1. Steps between evaluations on",
+    "Required:\n  MIXTURE_OR_TASK_NAME\n",
+    "--process_index",
+  ):
+    assert text in process.stdout
+  for text in ("--shard", "TEACHER_MODEL", "CHECKPOINTS"):
+    assert text not in process.stdout
+
+
+def test_help_of_a_file_that_is_not_there(tmp_path):
+  process = _run(
+    "--run_mode=eval", "--gin_file=a.gin", "--help", folder=tmp_path
+  )
+  _assert_mistake(process, "There is no gin file a.gin")
+
+
 def test_version(tmp_path):
   process = _run("--version", folder=tmp_path)
   assert process.returncode == 0

@@ -52,6 +52,9 @@ def run(
       else:
         show_help_fn()
       sys.stdout.flush()
+    except UserError as error:  # A file that help is read from is missing.
+      print(f"{name}: {error}", file=sys.stderr)
+      sys.exit(error.exit_code)
     except BrokenPipeError:  # Whoever reads it has read enough, as `head` does.
       # Python would flush it once more at its end, and tell of it.
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

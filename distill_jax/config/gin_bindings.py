@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from distill_jax.config import fields, replaced_choices
+from distill_jax.config import declaration, fields, replaced_choices
 from distill_jax.errors import UserError
 from gin import config as gin_config
 
@@ -194,7 +194,8 @@ def _call(configurable):
   raise_on_missing()
   raise_on_wrong_types()
   try:
-    return gin.get_configurable(configurable)()
+    with declaration.built_by_gin():
+      return gin.get_configurable(configurable)()
   except Exception as error:
     raise UserError(_explain_build(error)) from error
 

@@ -144,12 +144,12 @@ def test_help_of_a_mode(tmp_path):
   )
   assert process.returncode == 0, process.stderr
   for text in (
-    "EVAL_PERIOD = 1000\n      A whole number >= 1. Steps between evaluations on",
+    "EVAL_PERIOD = 1000\n      A whole number >= 1. Steps between evaluations",
     "Required:\n  MIXTURE_OR_TASK_NAME\n",
     "--process_index",
   ):
     assert text in process.stdout
-  for text in ("--shard", "TEACHER_MODEL", "CHECKPOINTS"):
+  for text in ("--shard", "TEACHER_MODEL", "EVAL_SPLITS"):
     assert text not in process.stdout
 
 

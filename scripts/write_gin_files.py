@@ -14,7 +14,6 @@ written again; its value must be the same.
 """
 
 import dataclasses
-import functools
 import importlib
 import pathlib
 import re
@@ -146,7 +145,8 @@ def _write_list(text: str) -> str:
   after = rest[rest.index(f"{_END}\n") :]
   macros, referred = _collect(text)
   required = [n for n, each in macros.items() if each.is_required]
-  common = [n for n in macros if n in _find_common() and n not in required]
+  named = _find_common(text) - {*required}
+  common = [name for name in macros if name in named]
   elsewhere = {
     name
     for file in referred
@@ -184,20 +184,20 @@ def _collect(text: str) -> tuple[dict[str, gin_help.MacroHelp], list[str]]:
   return gin_help.parse_macros(text, "", [str(ROOT)]), referred
 
 
-@functools.cache
-def _find_common() -> frozenset[str]:
-  """Returns the macros that a class of some gin file declares as common."""
+def _find_common(text: str) -> set[str]:
+  """Returns the macros that a class of a file or of those it includes names."""
   common = set(_COMMON)
-  for path in GIN_FOLDER.glob("*.gin"):
-    for match in re.finditer(r"# begin: macros of ([\w.]+)", path.read_text()):
-      module, _, name = match[1].rpartition(".")
-      owner = getattr(importlib.import_module(module), name)
-      common |= {
-        declared.macro
-        for declared in declaration.read(owner).values()
-        if declared.is_common and declared.macro
-      }
-  return frozenset(common)
+  for match in re.finditer(r"# begin: macros of ([\w.]+)", text):
+    module, _, name = match[1].rpartition(".")
+    owner = getattr(importlib.import_module(module), name)
+    common |= {
+      declared.macro
+      for declared in declaration.read(owner).values()
+      if declared.is_common and declared.macro
+    }
+  for file in gin_help.list_includes(text):
+    common |= _find_common((ROOT / file).read_text(encoding="utf-8"))
+  return common
 
 
 def write_docs() -> str:

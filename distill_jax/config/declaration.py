@@ -39,6 +39,7 @@ class Declaration:
   is_common: bool = False
   hint: str = ""
   gin_text: str | None = None
+  takes: str | None = None
 
 
 def field(
@@ -56,6 +57,7 @@ def field(
   is_common: bool = False,
   hint: str = "",
   gin_text: str | None = None,
+  takes: str | None = None,
   default_factory: Any = dataclasses.MISSING,
 ) -> Any:
   """Declares a setting, in place of `dataclasses.field`.
@@ -75,6 +77,7 @@ def field(
     hint: goes behind what the value must be.
     gin_text: what the gin file gives where it is not `default`: of a macro its
       value, else what the field is bound to.
+    takes: which values it takes, in place of what its annotation says.
     default_factory: as of `dataclasses.field`.
   """
   declared = Declaration(
@@ -86,10 +89,11 @@ def field(
     below,
     one_of,
     is_filled,
-    is_checked and macro is not None,
+    is_checked and (macro is not None or gin_text is None),
     is_common,
     hint,
     gin_text,
+    takes,
   )
   keywords: dict[str, Any] = {"metadata": {_KEY: declared}}
   if default is not dataclasses.MISSING:
@@ -142,6 +146,8 @@ def describe(settings_class: type, name: str) -> str:
   """
   annotation = _find_annotations(settings_class)[name]
   declared = read(settings_class)[name]
+  if declared.takes is not None:
+    return declared.takes
   if declared.one_of is not None:
     kinds = [f"one of {', '.join(map(repr, declared.one_of))}"]
   else:

@@ -47,6 +47,22 @@ _SHARE = 1 / 8
 _SHARE_UNSPLIT = 1 / 4
 
 
+def check(name: str) -> None:
+  """Refuses what is no layout.
+
+  Args:
+    name: the setting's value.
+
+  Raises:
+    UserError: names the run files' macro.
+  """
+  if name not in LAYOUTS:
+    raise UserError(
+      f"DECODE_LAYOUT is {name!r}; it must be one of"
+      f" {', '.join(map(repr, LAYOUTS))}."
+    )
+
+
 def choose(
   num_fsdp: int,
   replicated_bytes: int,

@@ -107,8 +107,8 @@ class SweepRun:
       for name in pair:
         if name not in names:
           raise UserError(
-            f"{comparisons} has {name!r}, and no arm has that name; the arms are"
-            f" {', '.join(map(repr, names))}."
+            f"{comparisons} has {name!r}, and no arm has that name; the arms"
+            f" are {', '.join(map(repr, names))}."
           )
     # In the report it would be found out after the first run.
     verdicts.check_comparisons([(a, b) for a, b in self.comparisons or ()])

@@ -71,6 +71,11 @@ def test_the_choice(
   assert found == expected
 
 
+def test_an_unknown_layout():
+  with pytest.raises(UserError, match="DECODE_LAYOUT is 'whole'.*'split'"):
+    layout_lib.check("whole")
+
+
 def test_the_memory_of_a_known_chip_does_not_depend_on_the_host():
   class _Device:
     device_kind = "TPU v4"

@@ -499,7 +499,7 @@ def test_several_tasks_in_one_evaluation(own_model_dir, tmp_path, no_model):
 
 @pytest.mark.parametrize("names", [(), "", ["a", 1], 3])
 def test_tasks_that_cannot_be(names):
-  with pytest.raises(UserError, match="must be a name or a list of names"):
+  with pytest.raises(UserError, match="must be a text or a list of texts"):
     _make_run(mixture_or_task_name=names)
 
 

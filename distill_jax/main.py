@@ -5,11 +5,11 @@ parameters:
 
   distill-jax --run_mode=train --gin_file=gin/models/t5_1_1/tiny.gin
     --gin_file=gin/runs/train.gin --gin.TRAIN_STEPS=100
-    --gin.MIXTURE_OR_TASK_NAME="'word_problems_distill'"
-    --gin.MODEL_DIR="'/tmp/first_run'"
+    --gin.MIXTURE_OR_TASK_NAME=word_problems_distill
+    --gin.MODEL_DIR=/tmp/first_run
 
-Settings are gin macros: --gin.NAME=value. Strings need quotes of their own
-inside the shell's. The header of each file in gin/runs/ lists its macros.
+Settings are gin macros: --gin.NAME=value. Texts inside a list or dictionary
+need quotes. --run_mode=train --help shows the settings of training.
 """
 
 import contextlib

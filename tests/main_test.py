@@ -24,9 +24,9 @@ _TRAIN = (
 _LABEL = (
   "--run_mode=label",
   "--gin_file=gin/runs/label.gin",
-  "--gin.INPUT_PATH='questions.jsonl'",
+  "--gin.INPUT_PATH=questions.jsonl",
   "--gin.OUTPUT_PATH='out'",
-  "--gin.TEACHER_MODEL='m'",
+  "--gin.TEACHER_MODEL=m",
   "--gin.PROMPT='svamp'",
 )
 

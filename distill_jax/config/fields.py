@@ -97,6 +97,22 @@ def list_alternatives(annotation: Any) -> list[Any]:
   return [annotation]
 
 
+def takes_text(annotation: Any) -> bool:
+  """Whether a text is among what a type takes.
+
+  Args:
+    annotation: a type.
+  """
+  return any(
+    each is str
+    or (
+      typing.get_origin(each) is typing.Literal
+      and any(isinstance(choice, str) for choice in typing.get_args(each))
+    )
+    for each in list_alternatives(annotation)
+  )
+
+
 def describe_type(annotation: Any, several: bool = False) -> str:
   """Says in words what a type takes.
 

@@ -48,8 +48,8 @@ def test_the_whole_file_is_checked(seed):
   "fields, told",
   [
     ({"prompts": "svamp"}, "prompts is 'svamp'; it must be a list"),
-    ({"models": []}, "EVALUATE_TEACHERS"),
-    ({"temperatures": 0.5}, "EVALUATE_TEMPERATURES"),
+    ({"models": []}, "models"),
+    ({"temperatures": 0.5}, "temperatures"),
     ({"num_examples": 0}, "num_examples is 0"),
   ],
 )

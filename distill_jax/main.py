@@ -1,23 +1,15 @@
 """distill-jax: distilling step by step in JAX, one stage a run mode.
 
-  label       questions -> a teacher's answers -> records
-  prepare     SeqIO tasks -> token cache
-  train       token cache -> checkpoints, metrics.jsonl, TensorBoard events
-  eval        checkpoint -> metrics and predictions
-  infer       checkpoint + any text or JSONL -> predictions JSONL
-  sweep       arms x training-set sizes x seeds -> table, plots, report
-  precompile  gin files -> memory and bounds on accelerators that are not here
-
 A first run, with data that is generated and a student of 0.3 million
 parameters:
 
   distill-jax --run_mode=train --gin_file=gin/models/t5_1_1/tiny.gin
     --gin_file=gin/runs/train.gin --gin.TRAIN_STEPS=100
-    --gin.MIXTURE_OR_TASK_NAME="'word_problems_distill'"
-    --gin.MODEL_DIR="'/tmp/first_run'"
+    --gin.MIXTURE_OR_TASK_NAME=word_problems_distill
+    --gin.MODEL_DIR=/tmp/first_run
 
-Settings are gin macros: --gin.NAME=value. Strings need quotes of their own
-inside the shell's. The header of each file in gin/runs/ lists its macros.
+Settings are gin macros: --gin.NAME=value. Texts inside a list or dictionary
+need quotes. --run_mode=train --help shows the settings of training.
 """
 
 import contextlib
@@ -31,33 +23,24 @@ from typing import Any
 
 from absl import flags
 
+from distill_jax import __version__
 from distill_jax.config import (
   command_line,
   console_logging,
   gin_bindings,
+  gin_help,
   interrupts,
 )
 from distill_jax.errors import UserError
+from distill_jax.runs import mode as mode_lib
+from distill_jax.runs.mode import RUN_MODES, RunMode
 
 _PACKAGE = pathlib.Path(__file__).parent
-# Run mode -> module with the class of its settings and its `run`.
-_RUN_MODES = {
-  "label": ("distill_jax.runs.label", "LabelRun"),
-  "prepare": ("distill_jax.runs.prepare", "PrepareRun"),
-  "train": ("distill_jax.runs.train", "TrainRun"),
-  "eval": ("distill_jax.runs.eval", "EvalRun"),
-  "infer": ("distill_jax.runs.infer", "InferRun"),
-  "sweep": ("distill_jax.runs.sweep", "SweepRun"),
-  "precompile": ("distill_jax.runs.precompile", "PrecompileRun"),
-}
-# Modes whose `run` returns an exit code.
-_WITH_EXIT_CODE = ("label", "precompile", "sweep")
-
 _RUN_MODE = flags.DEFINE_enum(
   "run_mode",
   None,
-  list(_RUN_MODES),
-  f"The stage to run: {', '.join(_RUN_MODES)}.",
+  list(RUN_MODES),
+  f"The stage to run: {', '.join(RUN_MODES)}.",
 )
 _GIN_FILES = flags.DEFINE_multi_string(
   "gin_file",
@@ -71,55 +54,51 @@ _GIN_BINDINGS = flags.DEFINE_multi_string(
 _GIN_SEARCH_PATHS = flags.DEFINE_list(
   "gin_search_paths", [], "More folders in which gin files are sought."
 )
-_DRY_RUN = flags.DEFINE_bool(
+flags.DEFINE_bool(
   "dry_run",
   False,
-  "label: print the first prompts and an estimate of the cost; send nothing.",
+  "print the first prompts and an estimate of the cost; send nothing.",
 )
-_EVALUATE = flags.DEFINE_bool(
+flags.DEFINE_bool(
   "evaluate",
   False,
-  "label: compare prompts, teachers and temperatures on labelled questions.",
+  "compare prompts, teachers and temperatures on labelled questions.",
 )
-_REBUILD = flags.DEFINE_bool(
+flags.DEFINE_bool(
   "rebuild",
   False,
-  "label: make the records again from the journal; send nothing.",
+  "make the records again from the journal; send nothing.",
 )
-_SHARD = flags.DEFINE_string(
+flags.DEFINE_string(
   "shard",
   None,
-  "label: i/n; only the questions i, i + n, ... counted from 0. A run without"
+  "i/n; only the questions i, i + n, ... counted from 0. A run without"
   " it puts the shards together.",
 )
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Replace what an earlier run wrote to the same place."
 )
-_MULTIPROCESS_GPU = flags.DEFINE_bool(
+flags.DEFINE_bool(
   "multiprocess_gpu",
   False,
-  "train: join the other processes of this run, found by JAX where the next"
+  "join the other processes of this run, found by JAX where the next"
   " three flags are not given. TPU pods and srun are found without it.",
 )
-_COORDINATOR_ADDRESS = flags.DEFINE_string(
-  "coordinator_address", None, "train: HOST:PORT of process 0, free there."
+flags.DEFINE_string(
+  "coordinator_address", None, "HOST:PORT of process 0, free there."
 )
-_PROCESS_COUNT = flags.DEFINE_integer(
-  "process_count", None, "train: how many processes the run has."
-)
-_PROCESS_INDEX = flags.DEFINE_integer(
-  "process_index", None, "train: which of them this is, from 0."
-)
+flags.DEFINE_integer("process_count", None, "how many processes the run has.")
+flags.DEFINE_integer("process_index", None, "which of them this is, from 0.")
 _JOIN_SECONDS = flags.DEFINE_integer(
   "join_seconds",
   300,
-  "train: the longest to wait for the other processes at the start.",
+  "the longest to wait for the other processes at the start.",
   lower_bound=1,
 )
 _LOST_PROCESS_SECONDS = flags.DEFINE_integer(
   "lost_process_seconds",
   60,
-  "train: a process not heard from for so long ends the others.",
+  "a process not heard from for so long ends the others.",
   lower_bound=1,
 )
 
@@ -133,109 +112,92 @@ def main(arguments: list[str]) -> int | None:
     )
   if _RUN_MODE.value is None:
     raise UserError(
-      f"--run_mode is missing; it is one of {', '.join(_RUN_MODES)}. See"
-      " --help."
+      f"--run_mode is missing; it is one of {', '.join(RUN_MODES)}. See --help."
     )
+  mode = RUN_MODES[_RUN_MODE.value]
   if not _GIN_FILES.value:
     raise UserError(
-      f"--gin_file is missing, e.g. --gin_file=gin/runs/{_RUN_MODE.value}.gin."
-      " See --help."
+      f"--gin_file is missing, e.g. --gin_file={mode.gin_file}. See --help."
     )
-  flags_of_mode = _read_mode_flags()
-  with _joined_processes():
-    returned = _run_mode(_RUN_MODE.value, _GIN_FILES.value, flags_of_mode)
+  _raise_on_unread_flags(mode)
+  with _joined_processes(mode):
+    returned = _run_mode(mode, _GIN_FILES.value)
   # The other modes return what they made.
-  return returned if _RUN_MODE.value in _WITH_EXIT_CODE else None
+  return returned if mode.returns_exit_code else None
 
 
-def _run_mode(
-  run_mode: str, gin_files: list[str], flags_of_mode: dict[str, Any]
-) -> Any:
+def _run_mode(mode: RunMode, gin_files: list[str]) -> Any:
   """Builds the settings of the mode and runs it."""
-  module_name, settings_class = _RUN_MODES[run_mode]
   # Gin files import what they configure.
   with interrupts.deferred():
-    gin_bindings.parse(
-      gin_files,
-      _GIN_BINDINGS.value,
-      [
-        *_GIN_SEARCH_PATHS.value,
-        os.getcwd(),
-        str(_PACKAGE),
-        str(_PACKAGE.parent),
-      ],
-    )
-  if run_mode in ("eval", "infer"):
+    gin_bindings.parse(gin_files, _GIN_BINDINGS.value, _list_search_paths())
+  if mode.finds_its_model:
     # A checkpoint knows its model; a model's gin file may still be given.
     gin_bindings.set_default("MODEL_CONFIG", "None")
-  if run_mode != "label":
+  if mode.needs_jax:
     _use_compilation_cache()
   with interrupts.deferred():
-    module = importlib.import_module(module_name)
-  run_settings = gin_bindings.build(getattr(module, settings_class))
+    module = importlib.import_module(mode.module)
+  read = {name: flags.FLAGS[name].value for name in mode.flags}
+  arguments = module.read_flags(**read) if read else {}
+  run_settings = gin_bindings.build(getattr(module, mode.settings_class))
   return module.run(
     run_settings,
     operative_config=gin_bindings.operative_config(),
     overwrite=_OVERWRITE.value,
-    **flags_of_mode,
+    **arguments,
   )
 
 
-def _read_mode_flags() -> dict[str, Any]:
-  """Returns what the flags of one mode say, as arguments of its `run`.
+def _list_search_paths() -> list[str]:
+  """Returns the folders in which gin files are sought."""
+  given = _GIN_SEARCH_PATHS.value
+  return [*given, os.getcwd(), str(_PACKAGE), str(_PACKAGE.parent)]
+
+
+def _raise_on_unread_flags(mode: RunMode) -> None:
+  """Refuses flags of other modes.
 
   Raises:
-    UserError: another mode was given one of them, or they exclude each other.
+    UserError: names them, and the modes that they belong to.
   """
-  given = [
-    holder.name for holder in (_DRY_RUN, _EVALUATE, _REBUILD) if holder.value
-  ]
-  if _RUN_MODE.value != "label":
-    if _SHARD.value is not None:
-      given.append(_SHARD.name)
-    if given:
-      raise UserError(
-        f"--run_mode={_RUN_MODE.value} does not read --{', --'.join(given)};"
-        " --run_mode=label does. Leave it out."
-      )
-    return {}
-  if len(given) > 1:
+  given = {
+    name: flags.FLAGS[name].value
+    for name in flags.FLAGS
+    if flags.FLAGS[name].value != flags.FLAGS[name].default
+  }
+  unread = mode_lib.find_unread(mode, given)
+  if unread:
+    readers = {
+      f"--run_mode={name}" for names in unread.values() for name in names
+    }
     raise UserError(
-      f"--{' and --'.join(given)} exclude each other. Give one of them."
+      f"--run_mode={mode.name} does not read --{', --'.join(unread)};"
+      f" {' and '.join(sorted(readers))}"
+      f" {'does' if len(readers) == 1 else 'do'}. Leave it out."
     )
-  if _EVALUATE.value and _SHARD.value is not None:
-    raise UserError(
-      "--evaluate compares on few questions and takes no --shard. Leave that"
-      " out."
-    )
-  return {"action": given[0] if given else "label", "shard": _SHARD.value}
 
 
 @contextlib.contextmanager
-def _joined_processes() -> Iterator[None]:
-  """Joins the other processes of a training run, and ends with them."""
-  if _RUN_MODE.value in ("label", "prepare", "precompile"):
-    yield  # JAX is not needed, or not before the mode has set it up.
+def _joined_processes(mode: RunMode) -> Iterator[None]:
+  """Joins the other processes of a run, and ends with them."""
+  if not mode.needs_jax or mode.sets_up_jax:
+    yield
     return
   from distill_jax.hosts import distributed, end_together
 
   launch = distributed.read_launch(
-    {
-      holder.name: holder.value
-      for holder in (
-        _MULTIPROCESS_GPU,
-        _COORDINATOR_ADDRESS,
-        _PROCESS_COUNT,
-        _PROCESS_INDEX,
-      )
-    }
+    {name: flags.FLAGS[name].value for name in mode_lib.PROCESS_FLAGS}
   )
-  if _RUN_MODE.value != "train":
+  if not mode.runs_in_several_processes:
     if launch.is_several:
+      others = [
+        m.name for m in RUN_MODES.values() if m.runs_in_several_processes
+      ]
       raise UserError(
-        f"--run_mode={_RUN_MODE.value} runs in one process, on all the devices"
-        " it sees; --run_mode=train in several. Start it once, without"
-        " --coordinator_address and in one task."
+        f"--run_mode={mode.name} runs in one process, on all the devices it"
+        f" sees; --run_mode={' and '.join(others)} in several. Start it once,"
+        " in one task and without JAX_COORDINATOR_ADDRESS."
       )
     yield
     return
@@ -253,7 +215,7 @@ def run() -> None:
   # As `python -m` does: a user's own tasks may be a module in this folder.
   sys.path.append(os.getcwd())
   arguments = gin_bindings.rewrite_arguments(sys.argv)
-  command_line.run("distill-jax", main, arguments, _print_help)
+  command_line.run("distill-jax", main, arguments, _print_help, __version__)
 
 
 def _use_compilation_cache() -> None:
@@ -272,33 +234,42 @@ def _use_compilation_cache() -> None:
 
 def _print_help() -> None:
   """Teaches; absl's own help speaks of the module that happens to be main."""
+  if flags.FLAGS.is_parsed() and _RUN_MODE.value is not None:
+    _print_help_of(RUN_MODES[_RUN_MODE.value])
+    return
   print(__doc__)
-  print("Flags:")
-  for holder in (
-    _RUN_MODE,
-    _GIN_FILES,
-    _GIN_BINDINGS,
-    _GIN_SEARCH_PATHS,
-    _DRY_RUN,
-    _EVALUATE,
-    _REBUILD,
-    _SHARD,
-    _OVERWRITE,
-    _MULTIPROCESS_GPU,
-    _COORDINATOR_ADDRESS,
-    _PROCESS_COUNT,
-    _PROCESS_INDEX,
-    _JOIN_SECONDS,
-    _LOST_PROCESS_SECONDS,
-  ):
-    described = textwrap.fill(
-      flags.FLAGS[holder.name].help,
-      width=80,
-      initial_indent="    ",
-      subsequent_indent="    ",
-    )
-    print(f"  --{holder.name}\n{described}")
+  print("Run modes:")
+  for mode in RUN_MODES.values():
+    print(f"  {mode.name:<11} {mode.summary}")
+  print("\nFlags:")
+  for flag in flags.FLAGS.get_flags_for_module(sys.modules[__name__]):
+    _print_flag(flag)
   print("  --verbosity=0\n    Shows the messages of libraries too.")
+  print("  --version\n    Shows which distill-jax this is.")
+
+
+def _print_help_of(mode: RunMode) -> None:
+  """Shows the settings and flags of one mode."""
+  files = _GIN_FILES.value or [mode.gin_file]
+  macros = gin_help.read_macros(files, _list_search_paths())
+  print(f"distill-jax --run_mode={mode.name}: {mode.summary}\n")
+  print(f"Settings of {', '.join(files)}, each given as --gin.NAME=value.\n")
+  print(gin_help.format_macros(macros))
+  if mode.all_flags:
+    print("\nFlags of this mode:")
+  for name in mode.all_flags:
+    _print_flag(flags.FLAGS[name])
+
+
+def _print_flag(flag: flags.Flag) -> None:
+  readers = mode_lib.find_readers(flag.name)
+  described = textwrap.fill(
+    f"{', '.join(readers)}: " * bool(readers) + flag.help,
+    width=80,
+    initial_indent="    ",
+    subsequent_indent="    ",
+  )
+  print(f"  --{flag.name}\n{described}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import time
 import fault_server
 import pytest
 
+import distill_jax
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _TRAIN = (
   "--run_mode=train",
@@ -22,9 +24,9 @@ _TRAIN = (
 _LABEL = (
   "--run_mode=label",
   "--gin_file=gin/runs/label.gin",
-  "--gin.INPUT_PATH='questions.jsonl'",
+  "--gin.INPUT_PATH=questions.jsonl",
   "--gin.OUTPUT_PATH='out'",
-  "--gin.TEACHER_MODEL='m'",
+  "--gin.TEACHER_MODEL=m",
   "--gin.PROMPT='svamp'",
 )
 
@@ -101,16 +103,67 @@ def test_processes_that_cannot_be_joined(tmp_path, arguments, code, told):
   _assert_mistake(process, told, code=code)
 
 
-def test_one_process_evaluates(tmp_path):
+def test_one_process_evaluates(tmp_path, monkeypatch):
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+  monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+  monkeypatch.setenv("JAX_PROCESS_ID", "0")
   process = _run(
-    "--run_mode=eval",
-    "--gin_file=gin/runs/eval.gin",
-    "--coordinator_address=127.0.0.1:1",
+    "--run_mode=eval", "--gin_file=gin/runs/eval.gin", folder=tmp_path
+  )
+  _assert_mistake(
+    process, "--run_mode=eval runs in one process", "--run_mode=train in sev"
+  )
+
+
+@pytest.mark.parametrize("mode", ["label", "prepare", "eval", "precompile"])
+def test_flags_of_several_processes(tmp_path, mode):
+  process = _run(
+    f"--run_mode={mode}",
+    f"--gin_file=gin/runs/{mode}.gin",
     "--process_count=2",
     "--process_index=0",
     folder=tmp_path,
   )
-  _assert_mistake(process, "--run_mode=eval runs in one process")
+  _assert_mistake(
+    process,
+    f"--run_mode={mode} does not read --process_count, --process_index;"
+    " --run_mode=train does. Leave",
+  )
+
+
+def test_help_of_a_mode(tmp_path):
+  program = (
+    "import sys\n"
+    "for name in ('jax', 'flax', 'orbax', 'tensorflow', 'seqio', 'numpy'):\n"
+    "  sys.modules[name] = None\n"
+    "from distill_jax import main\n"
+    "main.run()\n"
+  )
+  process = _run(
+    "--run_mode=train", "--help", folder=tmp_path, command=("-c", program)
+  )
+  assert process.returncode == 0, process.stderr
+  for text in (
+    "EVAL_PERIOD = 1000\n      A whole number >= 1. Steps between evaluations",
+    "Required:\n  MIXTURE_OR_TASK_NAME\n",
+    "--process_index",
+  ):
+    assert text in process.stdout
+  for text in ("--shard", "TEACHER_MODEL", "EVAL_SPLITS"):
+    assert text not in process.stdout
+
+
+def test_help_of_a_file_that_is_not_there(tmp_path):
+  process = _run(
+    "--run_mode=eval", "--gin_file=a.gin", "--help", folder=tmp_path
+  )
+  _assert_mistake(process, "There is no gin file a.gin")
+
+
+def test_version(tmp_path):
+  process = _run("--version", folder=tmp_path)
+  assert process.returncode == 0
+  assert process.stdout == f"distill-jax {distill_jax.__version__}\n"
 
 
 def test_help(tmp_path):

@@ -84,6 +84,35 @@ def is_of_type(value: Any, annotation: Any) -> bool:
   return True
 
 
+def list_alternatives(annotation: Any) -> list[Any]:
+  """Returns the types that a union is of; a type alone is its own.
+
+  Args:
+    annotation: a type.
+  """
+  if typing.get_origin(annotation) is typing.Annotated:
+    annotation = typing.get_args(annotation)[0]
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return list(typing.get_args(annotation))
+  return [annotation]
+
+
+def takes_text(annotation: Any) -> bool:
+  """Whether a text is among what a type takes.
+
+  Args:
+    annotation: a type.
+  """
+  return any(
+    each is str
+    or (
+      typing.get_origin(each) is typing.Literal
+      and any(isinstance(choice, str) for choice in typing.get_args(each))
+    )
+    for each in list_alternatives(annotation)
+  )
+
+
 def describe_type(annotation: Any, several: bool = False) -> str:
   """Says in words what a type takes.
 

@@ -19,13 +19,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
-from distill_jax.config import fields, replaced_choices
+from distill_jax.config import declaration, fields, replaced_choices
 from distill_jax.errors import UserError
 from gin import config as gin_config
 
 _QUOTING = (
-  "Strings need quotes of their own inside the shell's:"
-  " --gin.MODEL_DIR=\"'/tmp/run'\"."
+  "Texts need quotes inside a list or dictionary, and where the setting takes"
+  " no text alone: --gin.EVAL_SPLITS=\"('test',)\"."
 )
 # Settings that name a file or folder, here or on a bucket.
 _PATHS = (
@@ -130,7 +130,7 @@ def _parse(files, bindings, search_paths) -> None:
         f"--gin.{name}: no gin file given knows {name}. {_suggest(name, known)}"
       )
     try:
-      gin.parse_config(_with_imports(binding))
+      gin.parse_config(_with_imports(_quote_text(binding)))
     except Exception as error:
       raise UserError(_explain_binding(binding, error)) from error
 
@@ -145,6 +145,56 @@ def _suggest(name: str, known: Collection[str]) -> str:
   if close:
     return f"Did you mean {close[0]}?"
   return f"They know: {', '.join(sorted(known)) or 'nothing'}."
+
+
+def _quote_text(binding: str) -> str:
+  """Puts quotes around a bare text, where the macro takes texts.
+
+  Args:
+    binding: "NAME = value". What is a literal, begins one, or refers to an
+      object stays as it is.
+  """
+  name, _, value = (part.strip() for part in binding.partition("="))
+  if not value or value[0] in "'\"([{@%" or _is_literal_text(value):
+    return binding
+  types = _find_macro_types(name)
+  if types and all(map(fields.takes_text, types)):
+    return f"{name} = {value!r}"
+  return binding
+
+
+def _is_literal_text(text: str) -> bool:
+  try:
+    ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return False
+  return True
+
+
+def _find_macro_types(macro: str) -> list[Any]:
+  """Returns the types of all parameters that a macro's value comes to."""
+  found = []
+  for (_, selector), parameters in gin_config._CONFIG.items():
+    if selector == "gin.macro":
+      continue
+    hints = _find_types(selector)
+    for parameter, value in parameters.items():
+      if parameter in hints and macro in _list_macros(value):
+        found.append(hints[parameter])
+  return found
+
+
+def _list_macros(value: Any) -> list[str]:
+  """Returns the macros that a value comes from, one by way of another."""
+  names: list[str] = []
+  while (
+    isinstance(value, gin_config.ConfigurableReference)
+    and value.selector == "gin.macro"
+    and value.config_key[0] not in names
+  ):
+    names.append(value.config_key[0])
+    value = gin_config._CONFIG.get(value.config_key, {}).get("value")
+  return names
 
 
 def _with_imports(binding: str) -> str:
@@ -194,7 +244,8 @@ def _call(configurable):
   raise_on_missing()
   raise_on_wrong_types()
   try:
-    return gin.get_configurable(configurable)()
+    with declaration.built_by_gin():
+      return gin.get_configurable(configurable)()
   except Exception as error:
     raise UserError(_explain_build(error)) from error
 
@@ -283,7 +334,7 @@ def raise_on_missing() -> None:
     )
   if others := sorted(missing - {"MODEL_CONFIG"}):
     arguments = " ".join(f"--gin.{name}=VALUE" for name in others)
-    hints.append(f"Missing: {arguments}. {_QUOTING}")
+    hints.append(f"Missing: {arguments}.")
   if hints:
     raise UserError("\n".join(hints))
 

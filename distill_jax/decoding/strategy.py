@@ -5,19 +5,19 @@ strategy by name.
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Int, Key, PyTree
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.decoding.beam import beam_decode
 from distill_jax.decoding.cache import StepFn, repeat_rows
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.decoding.sampling import sample_decode
 from distill_jax.errors import UserError
 
-_STRATEGIES = ("greedy", "beam", "sample")
 # Field -> the one strategy that reads it.
 _READER = {
   "num_beams": "beam",
@@ -49,86 +49,91 @@ class DecodingConfig:
     >>> dj.DecodingConfig("sample", top_p=0.9).temperature
     1.0
 
-  Attributes:
-    strategy: "greedy", "beam" or "sample". Greedy with several beams is beam
-      search, as in Hugging Face's `generate`.
-    num_beams: sequences kept a row. Beam search needs it: T5X's function keeps
-      4 by default, its models 1.
-    length_penalty: exponent of beam search's length penalty, see `beam`; 0.6,
-      as in T5X.
-    temperature: divides the logits that samples are drawn by; 1.0.
-    top_k: draw among so many likeliest tokens; None: among all, where Hugging
-      Face draws among 50.
-    top_p: draw among the likeliest that reach this probability; None: all.
-    seed: of the draws; 0.
-    num_samples: draws of each input.
-    max_decode_length: tokens at most, the end token included; None: as many as
-      the targets have in training, and in evaluation as the longest label of
-      the task, see `Evaluator.evaluate`.
-
   Raises:
-    UserError: names the run files' macro.
+    UserError: names the setting.
   """
 
-  strategy: Literal["greedy", "beam", "sample"] = "greedy"
-  num_beams: int | None = None
-  length_penalty: float | None = None
-  temperature: float | None = None
-  top_k: int | None = None
-  top_p: float | None = None
-  seed: int | None = None
-  num_samples: int = 1
-  max_decode_length: int | None = None
+  strategy: Literal["greedy", "beam", "sample"] = field(
+    "greedy",
+    macro="DECODING",
+    is_common=True,
+    help="how tokens are chosen; 'greedy' with several beams is beam search, as"
+    " in Hugging Face's generate. What a strategy does not read is an error",
+  )
+  num_beams: int | None = field(
+    None,
+    macro="NUM_BEAMS",
+    least=1,
+    help="sequences kept a row; above 1, 'greedy' is beam search too. 'beam'"
+    " needs it: T5X's function keeps 4 by default, its models 1",
+  )
+  length_penalty: float | None = field(
+    None,
+    macro="LENGTH_PENALTY",
+    least=0,
+    hint=", or the search could not tell when to stop",
+    help="of 'beam', T5X's alpha: the log-likelihood is divided by ((5 +"
+    " length) / 6) ** LENGTH_PENALTY; None: 0.6",
+  )
+  temperature: float | None = field(
+    None,
+    macro="TEMPERATURE",
+    above=0,
+    hint="; for the likeliest tokens decode greedily",
+    help="of 'sample': divides the logits that samples are drawn by; None: 1.0",
+  )
+  top_k: int | None = field(
+    None,
+    macro="TOP_K",
+    least=1,
+    help="of 'sample': draw among this many likeliest tokens; None: among all,"
+    " where Hugging Face draws among 50",
+  )
+  top_p: float | None = field(
+    None,
+    macro="TOP_P",
+    above=0,
+    most=1,
+    help="of 'sample': draw among the likeliest that reach this probability;"
+    " None: all",
+  )
+  seed: int | None = field(
+    None,
+    macro="SEED",
+    least=0,
+    most=_MAX_SEED,
+    help="of the draws of 'sample'; None: 0",
+  )
+  num_samples: int = field(
+    1,
+    macro="NUM_SAMPLES",
+    least=1,
+    help="draws of each input, of 'sample'; above 1, predictions lists all of"
+    " them and prediction is the first; so do finish_reasons and"
+    " prediction_values",
+  )
+  max_decode_length: int | None = field(
+    None,
+    macro="MAX_DECODE_LENGTH",
+    least=1,
+    help="tokens at most, the end token included; None: as many as the targets"
+    " have in training, and in evaluation as the longest label of the task",
+  )
 
   def __post_init__(self):
-    if self.strategy not in _STRATEGIES:
-      raise UserError(
-        f"DECODING is {self.strategy!r}; it must be one of"
-        f" {', '.join(_STRATEGIES)}."
-      )
-    for name in ("num_beams", "top_k", "num_samples", "max_decode_length"):
-      self._check(name, lambda value: value >= 1, "a whole number >= 1", int)
-    self._check(
-      "seed",
-      lambda value: 0 <= value <= _MAX_SEED,
-      f"a whole number from 0 to {_MAX_SEED}",
-      int,
-    )
-    self._check(
-      "length_penalty",
-      lambda value: 0 <= value < math.inf,
-      "a number >= 0, or the search could not tell when to stop",
-    )
-    self._check(
-      "temperature",
-      lambda value: 0 < value < math.inf,
-      "a number above 0; for the likeliest tokens decode greedily",
-    )
-    self._check(
-      "top_p",
-      lambda value: 0 < value <= 1,
-      "a probability, above 0 and at most 1",
-    )
+    declaration.check(self)
     if self.strategy == "greedy" and self.num_beams not in (None, 1):
       object.__setattr__(self, "strategy", "beam")
     self._check_readers()
     if self.strategy == "beam" and self.num_beams is None:
       raise UserError(
-        "DECODING is 'beam' and NUM_BEAMS was not given. Add --gin.NUM_BEAMS=4,"
-        " or another number."
+        f"{declaration.name_of(self, 'strategy')} is 'beam' and"
+        f" {declaration.name_of(self, 'num_beams')} was not given. Give 4, or"
+        " another number."
       )
     for name, value in _DEFAULTS[self.strategy].items():
       if getattr(self, name) is None:
         object.__setattr__(self, name, value)
-
-  def _check(self, name, is_allowed, allowed: str, number: Any = (int, float)):
-    value = getattr(self, name)
-    if value is None and name != "num_samples":
-      return
-    # True is an int to Python, and no number to anybody else.
-    is_number = isinstance(value, number) and not isinstance(value, bool)
-    if not is_number or not is_allowed(value):
-      raise UserError(f"{name.upper()} is {value!r}; it must be {allowed}.")
 
   def _check_readers(self):
     """Refuses what the strategy would ignore."""
@@ -137,9 +142,11 @@ class DecodingConfig:
       # One beam and one sample say nothing.
       is_silent = value is None or (name.startswith("num_") and value == 1)
       if not is_silent and reader != self.strategy:
+        strategy = declaration.name_of(self, "strategy")
         raise UserError(
-          f"{name.upper()} is {value!r}, which only DECODING='{reader}' reads;"
-          f" it is {self.strategy!r}. Remove the one or change the other."
+          f"{declaration.name_of(self, name)} is {value!r}, which only"
+          f" {strategy}='{reader}' reads; it is {self.strategy!r}. Remove the"
+          " one or change the other."
         )
 
   def describe(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data import vocab
 from distill_jax.data.feed import pipeline
 from distill_jax.data.settings import DataSettings
@@ -39,83 +41,116 @@ _SHOWN_DIGITS = 8
 
 @dataclasses.dataclass(frozen=True)
 class EvalRun:
-  """Settings of `--run_mode=eval`.
+  """Settings of `--run_mode=eval`."""
 
-  Attributes:
-    model_dir: folder of a training run; with a checkpoint that lies in no run,
-      folder for its results.
-    checkpoint_path: a checkpoint in any form that `checkpoint.formats` opens;
-      None: of the run in `model_dir`.
-    checkpoints: which of a run: "best" on validation, "last", "all" that are
-      kept, or steps. Results go to `eval/` in the checkpoint's run.
-    mixture_or_task_name: one or several; None: what the run was trained on.
-    splits: which splits to evaluate; a string is one split.
-    data: what shapes the examples, where another task is given; else it must
-      agree with the run's.
-    feature_lengths: tokens of a row; None: the run's.
-    model_config: None: the run's, or what the checkpoint says.
-    mesh: devices of a slice along each axis, see `partitioning.mesh`.
-    dcn_mesh: slices along each axis; None: all along the data axis.
-    batch_rows: rows a batch.
-    decoding: how predictions are decoded.
-    decode_layout: where the decoder's parameters lie meanwhile, one of
-      `decoding.layout.LAYOUTS`.
-    prediction: "generate" decodes every prediction; "rank" predicts labels by
-      the likeliest of the task's answer choices, and decodes rationales.
-    max_examples: of each task and split; None: all.
-    task_module: module that registers the task.
-    cache_dir: folder of token caches.
-  """
-
-  data: DataSettings
-  model_dir: str | None = None
-  checkpoint_path: str | None = None
-  checkpoints: str | int | Sequence[int] = "best"
-  mixture_or_task_name: str | Sequence[str] | None = None
-  splits: Sequence[str] | str = ("test",)
-  feature_lengths: Mapping[str, int] | None = None
-  model_config: ModelConfig | None = None
-  mesh: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"data": -1}
+  data: DataSettings = field(
+    help="what shapes the examples, where another task is given; else it must"
+    " agree with the run's",
+    gin_text="@settings.DataSettings()",
   )
-  dcn_mesh: Mapping[str, int] | None = None
-  batch_rows: int = 32
-  decoding: DecodingConfig = DecodingConfig()
-  decode_layout: str = layout_lib.AUTO
-  prediction: Literal["generate", "rank"] = _GENERATE
-  max_examples: int | None = None
-  task_module: str = prepare.DEFAULT_TASK_MODULE
-  cache_dir: str | None = None
+  model_dir: str | None = field(
+    None,
+    macro="MODEL_DIR",
+    is_common=True,
+    help="folder of a training run; with a checkpoint that lies in no run,"
+    " folder for its results",
+  )
+  checkpoint_path: str | None = field(
+    None,
+    macro="CHECKPOINT_PATH",
+    is_common=True,
+    help="a checkpoint: of a run, Hugging Face, T5X or Orbax; None: of the run"
+    " in MODEL_DIR",
+  )
+  checkpoints: str | int | Sequence[int] = field(
+    "best",
+    macro="CHECKPOINTS",
+    help="of a run: 'best' on validation, 'last', 'all' that are kept, a step"
+    " or a list of steps",
+  )
+  mixture_or_task_name: str | Sequence[str] | None = field(
+    None,
+    macro="MIXTURE_OR_TASK_NAME",
+    is_filled=True,
+    is_common=True,
+    help="one or several; None: what the run was trained on",
+  )
+  splits: Sequence[str] | str = field(
+    ("test",),
+    macro="EVAL_SPLITS",
+    is_common=True,
+    help="which splits to evaluate; a text is one split",
+  )
+  feature_lengths: Mapping[str, int] | None = field(
+    None, macro="TASK_FEATURE_LENGTHS", help="tokens of a row; None: the run's"
+  )
+  model_config: ModelConfig | None = field(
+    None,
+    help="None: the run's, or what the checkpoint says",
+    gin_text="%MODEL_CONFIG",
+  )
+  mesh: Mapping[str, int] = field(
+    default_factory=lambda: {"data": -1},
+    macro="MESH",
+    help="devices of a slice along each axis; -1: those that are left",
+  )
+  dcn_mesh: Mapping[str, int] | None = field(
+    None,
+    macro="DCN_MESH",
+    help="slices along each axis; None: all along the data axis",
+  )
+  batch_rows: int = field(
+    32, macro="BATCH_SIZE", least=1, is_common=True, help="rows of a batch"
+  )
+  decoding: DecodingConfig = field(
+    DecodingConfig(),
+    help="how predictions are decoded",
+    gin_text="@strategy.DecodingConfig()",
+  )
+  decode_layout: str = field(
+    layout_lib.AUTO,
+    macro="DECODE_LAYOUT",
+    one_of=layout_lib.LAYOUTS,
+    help="where a MESH with fsdp has the decoder's parameters while it decodes:"
+    " 'replicated' along fsdp; 'split' over fsdp and model; 'as_trained',"
+    " gathered at every token; 'auto' replicates what takes an eighth of a"
+    " device's memory at most and splits what takes more",
+  )
+  prediction: Literal["generate", "rank"] = field(
+    _GENERATE,
+    macro="EVAL_PREDICTION",
+    help="'generate' decodes every prediction; 'rank' predicts labels by the"
+    " likeliest of the answer choices, and decodes rationales: the choice whose"
+    " tokens, EOS included, sum to the highest log-likelihood; of equals the"
+    " first. Choices are the task's label set, or those that an input lists"
+    " below its line 'Answer Choices:'",
+  )
+  max_examples: int | None = field(
+    None,
+    macro="MAX_EVAL_EXAMPLES",
+    least=1,
+    help="examples of each task and split; None: all",
+  )
+  task_module: str = field(
+    prepare.DEFAULT_TASK_MODULE,
+    macro="MIXTURE_OR_TASK_MODULE",
+    help="module that registers the task",
+  )
+  cache_dir: str | None = field(
+    None, macro="CACHE_DIR", help="folder of token caches"
+  )
 
   def __post_init__(self):
-    for macro, value in (
-      ("BATCH_SIZE", self.batch_rows),
-      ("MAX_EVAL_EXAMPLES", self.max_examples),
-    ):
-      if value is None and macro == "MAX_EVAL_EXAMPLES":
-        continue
-      if not isinstance(value, int) or value < 1:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a whole number >= 1."
-        )
-    layout_lib.check(self.decode_layout)
-    if self.prediction not in (_GENERATE, _RANK):
-      raise UserError(
-        f"EVAL_PREDICTION is {self.prediction!r}; it must be {_GENERATE!r} or"
-        f" {_RANK!r}."
-      )
+    declaration.check(self)
     if self.decoding.num_samples != 1:
       raise UserError(
         f"{self.decoding.num_samples} samples of each input were asked for;"
         " eval takes one. --run_mode=infer writes several."
       )
-    names = self.task_names
-    if names is not None and (
-      not names or not all(isinstance(name, str) and name for name in names)
-    ):
+    if not all(self.task_names or ("the run's",)):
       raise UserError(
-        f"MIXTURE_OR_TASK_NAME is {self.mixture_or_task_name!r}; it must be a"
-        " name or a list of names."
+        f"{declaration.name_of(self, 'mixture_or_task_name')} is"
+        f" {self.mixture_or_task_name!r}; it must be a name or a list of names."
       )
 
   @property
@@ -124,9 +159,7 @@ class EvalRun:
     given = self.mixture_or_task_name
     if given is None:
       return None
-    if isinstance(given, str) or not isinstance(given, Sequence):
-      return [given]
-    return list(given)
+    return [given] if isinstance(given, str) else list(given)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import tqdm
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data import named_tasks
 from distill_jax.data.token_cache import TaskInfo
 from distill_jax.decoding import layout as layout_lib
@@ -45,87 +47,131 @@ _AddFn = Callable[[list[dict[str, Any]], int], None]
 
 @dataclasses.dataclass(frozen=True)
 class InferRun:
-  """Settings of `--run_mode=infer`.
+  """Settings of `--run_mode=infer`."""
 
-  Attributes:
-    input_path: JSONL with a field `input` (other fields are kept), or text
-      with one input a line; "-" is standard input. Blank lines are skipped,
-      so number the inputs of a text, in JSONL, where its line numbers matter.
-    output_path: the inputs with what was found, as JSONL; "-" is standard
-      output.
-    model_dir: folder of a training run.
-    checkpoint_path: a checkpoint in any form that `checkpoint.formats` opens;
-      None: the run's best on validation.
-    mixture_or_task_name: whose prefix inputs get and how answers are read;
-      None: what the run was trained on, of a checkpoint of no run plain text.
-    task_module: module that registers the data set.
-    input_prefix: put before each input in place of the task's; "": nothing.
-    vocab_path: where the checkpoint has no vocabulary.
-    feature_lengths: tokens of a row; None: the run's.
-    mode: "predict" adds `prediction` and `finish_reason`, "stop" or, of a text
-      that was cut at the limit of tokens, "length"; where answers are
-      equations `prediction_value` too, null where one has none. "score" reads
-      a field `target` too and adds `log_likelihood`, of that target after the
-      input of a label task, and `num_target_tokens`. T5X's names.
-    with_rationale: predict the rationale too, in a second decoding:
-      `predicted_rationale` and `rationale_finish_reason`.
-    skips_bad_lines: leave lines out that cannot be read or scored, and count
-      them; False: the first one ends the run.
-    model_config: None: the run's, or what the checkpoint says.
-    mesh: devices of a slice along each axis, see `partitioning.mesh`.
-    dcn_mesh: slices along each axis; None: all along the data axis.
-    batch_rows: rows a batch.
-    decoding: how predictions are decoded. Of several samples the first is
-      the prediction, and a list of all stands beside it.
-    decode_layout: where the decoder's parameters lie meanwhile, one of
-      `decoding.layout.LAYOUTS`.
-  """
-
-  input_path: str
-  output_path: str
-  model_dir: str | None = None
-  checkpoint_path: str | None = None
-  mixture_or_task_name: str | None = None
-  task_module: str = prepare.DEFAULT_TASK_MODULE
-  input_prefix: str | None = None
-  vocab_path: str | None = None
-  feature_lengths: Mapping[str, int] | None = None
-  mode: Literal["predict", "score"] = _PREDICT
-  with_rationale: bool = False
-  skips_bad_lines: bool = False
-  model_config: ModelConfig | None = None
-  mesh: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"data": -1}
+  input_path: str = field(
+    macro="INPUT_PATH",
+    is_filled=True,
+    help="JSONL with a field input (other fields are kept), or text with one"
+    " input a line; '-' is standard input. Blank lines are skipped, so number"
+    " the inputs of a text, in JSONL, where its line numbers matter. An empty"
+    " input gives an empty output",
   )
-  dcn_mesh: Mapping[str, int] | None = None
-  batch_rows: int = 32
-  decoding: DecodingConfig = DecodingConfig()
-  decode_layout: str = layout_lib.AUTO
+  output_path: str = field(
+    macro="OUTPUT_PATH",
+    is_filled=True,
+    help="the inputs with what was found, as JSONL; '-' is standard output",
+  )
+  model_dir: str | None = field(
+    None,
+    macro="MODEL_DIR",
+    is_common=True,
+    help="folder of a training run",
+  )
+  checkpoint_path: str | None = field(
+    None,
+    macro="CHECKPOINT_PATH",
+    is_common=True,
+    help="a checkpoint: of a run, Hugging Face, T5X or Orbax; None: the best on"
+    " validation in MODEL_DIR",
+  )
+  mixture_or_task_name: str | None = field(
+    None,
+    macro="MIXTURE_OR_TASK_NAME",
+    help="whose prefix goes before each input, and how answers are read; None:"
+    " the run's, and for a checkpoint of no run plain text in and out",
+  )
+  task_module: str = field(
+    prepare.DEFAULT_TASK_MODULE,
+    macro="MIXTURE_OR_TASK_MODULE",
+    help="module that registers the data set",
+  )
+  input_prefix: str | None = field(
+    None,
+    macro="INPUT_PREFIX",
+    help="put before each input in place of the task's; '': nothing",
+  )
+  vocab_path: str | None = field(
+    None,
+    macro="VOCAB_PATH",
+    help="a vocabulary, where none lies beside the checkpoint",
+  )
+  feature_lengths: Mapping[str, int] | None = field(
+    None, macro="TASK_FEATURE_LENGTHS", help="tokens of a row; None: the run's"
+  )
+  mode: Literal["predict", "score"] = field(
+    _PREDICT,
+    macro="INFER_MODE",
+    help="'predict' adds prediction and finish_reason: 'stop', or 'length' of a"
+    " text that was cut at the limit of tokens; where answers are equations"
+    " prediction_value too, null where one has none. 'score' reads a field"
+    " target too and adds log_likelihood, the natural log of that target's"
+    " probability after the input of a label task, summed over its tokens with"
+    " EOS, and num_target_tokens",
+  )
+  with_rationale: bool = field(
+    False,
+    macro="WITH_RATIONALE",
+    is_common=True,
+    help="predict the rationale too, in a second decoding: predicted_rationale"
+    " and rationale_finish_reason",
+  )
+  skips_bad_lines: bool = field(
+    False,
+    macro="SKIP_BAD_LINES",
+    help="leave out lines that cannot be read or scored, and count them; False:"
+    " the first one ends the run",
+  )
+  model_config: ModelConfig | None = field(
+    None,
+    help="None: the run's, or what the checkpoint says",
+    gin_text="%MODEL_CONFIG",
+  )
+  mesh: Mapping[str, int] = field(
+    default_factory=lambda: {"data": -1},
+    macro="MESH",
+    help="devices of a slice along each axis; -1: those that are left",
+  )
+  dcn_mesh: Mapping[str, int] | None = field(
+    None,
+    macro="DCN_MESH",
+    help="slices along each axis; None: all along the data axis",
+  )
+  batch_rows: int = field(
+    32, macro="BATCH_SIZE", least=1, is_common=True, help="rows of a batch"
+  )
+  decoding: DecodingConfig = field(
+    DecodingConfig(),
+    help="how predictions are decoded",
+    gin_text="@strategy.DecodingConfig()",
+  )
+  decode_layout: str = field(
+    layout_lib.AUTO,
+    macro="DECODE_LAYOUT",
+    one_of=layout_lib.LAYOUTS,
+    help="where the decoder's parameters lie meanwhile, as in"
+    " gin/runs/eval.gin",
+  )
 
   def __post_init__(self):
-    if not isinstance(self.batch_rows, int) or self.batch_rows < 1:
-      raise UserError(
-        f"BATCH_SIZE is {self.batch_rows!r}; it must be a whole number >= 1."
-      )
-    layout_lib.check(self.decode_layout)
-    if self.mode not in (_PREDICT, _SCORE):
-      raise UserError(
-        f"INFER_MODE is {self.mode!r}; it must be {_PREDICT!r} or {_SCORE!r}."
-      )
+    declaration.check(self)
+    mode, rationale, prefix = (
+      declaration.name_of(self, name)
+      for name in ("mode", "with_rationale", "input_prefix")
+    )
     if self.mode == _SCORE and self.with_rationale:
       raise UserError(
-        f"INFER_MODE is {_SCORE!r}, which generates nothing, and WITH_RATIONALE"
-        " is set. Leave one of them out."
+        f"{mode} is {_SCORE!r}, which generates nothing, and {rationale} is"
+        " set. Leave one of them out."
       )
     if self.input_prefix is not None and self.with_rationale:
       raise UserError(
-        f"INPUT_PREFIX is {self.input_prefix!r}, and WITH_RATIONALE asks for"
-        " two tasks, which their own prefixes tell apart. Leave one of them"
-        " out."
+        f"{prefix} is {self.input_prefix!r}, and {rationale} asks for two"
+        " tasks, which their own prefixes tell apart. Leave one of them out."
       )
     if self.mode == _SCORE and self.decoding != DecodingConfig():
       raise UserError(
-        f"INFER_MODE is {_SCORE!r}, which decodes nothing: nothing reads the"
+        f"{mode} is {_SCORE!r}, which decodes nothing: nothing reads the"
         f" settings of decoding, {self.decoding.describe()}. Leave them out."
       )
 
@@ -302,14 +348,14 @@ def _add_predictions(
 ) -> None:
   """Adds a predicted text for each field."""
   inputs = [row["input"] for row in part]
-  for field, info in fields.items():
+  for name, info in fields.items():
     predicted = student.decode_texts(inputs, info, decoding, first_row)
     for row, samples in zip(part, predicted, strict=True):
-      _add_samples(row, field, [sample.text for sample in samples])
-      if field == _PREDICTION and info.metric == "equation":
+      _add_samples(row, name, [sample.text for sample in samples])
+      if name == _PREDICTION and info.metric == "equation":
         _add_samples(row, _VALUE, [sample.value for sample in samples])
       _add_samples(
-        row, _REASONS[field], [sample.finish_reason for sample in samples]
+        row, _REASONS[name], [sample.finish_reason for sample in samples]
       )
 
 

@@ -55,6 +55,34 @@ Action = Literal["label", "rebuild", "evaluate", "dry_run"]
 GO_ON = conclusion.GO_ON
 
 
+def read_flags(
+  dry_run: bool, evaluate: bool, rebuild: bool, shard: str | None
+) -> dict[str, Any]:
+  """Returns arguments of `run` for the flags of the command.
+
+  Args:
+    dry_run: --dry_run.
+    evaluate: --evaluate.
+    rebuild: --rebuild.
+    shard: --shard.
+
+  Raises:
+    UserError: they exclude each other.
+  """
+  flags = {"dry_run": dry_run, "evaluate": evaluate, "rebuild": rebuild}
+  given = [name for name, value in flags.items() if value]
+  if len(given) > 1:
+    raise UserError(
+      f"--{' and --'.join(given)} exclude each other. Give one of them."
+    )
+  if evaluate and shard is not None:
+    raise UserError(
+      "--evaluate compares on few questions and takes no --shard. Leave that"
+      " out."
+    )
+  return {"action": given[0] if given else "label", "shard": shard}
+
+
 def run(
   settings: LabelRun,
   operative_config: str = "",

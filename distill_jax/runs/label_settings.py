@@ -4,10 +4,11 @@ Sends nothing.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.errors import UserError
 from distill_jax.teacher.asking import exchange
 from distill_jax.teacher.filtering.filters import FilterConfig
@@ -24,119 +25,219 @@ DIRECT, BATCH = "direct", "batch"
 
 @dataclasses.dataclass(frozen=True)
 class LabelRun:
-  """Settings of `--run_mode=label`.
+  """Settings of `--run_mode=label`."""
 
-  Attributes:
-    input_path: questions: see `questions.read_questions`.
-    output_path: a folder for the journal, the records and their summary. It may
-      be that of an earlier run, which then goes on.
-    teacher_model: the server's name of the teacher, or a list of such names,
-      who then vote; see `teachers.read_teachers` for those of several servers.
-    prompt: name of a template that ships, or path of one.
-    client: where the teacher is and how hard it is asked.
-    order: "rationale_first" or "label_first"; None: as the template says.
-    endpoint: "chat" or "completions".
-    temperature: of sampling; None: the server's.
-    top_p: share of probability sampled from; None: the server's.
-    seed: of the first sample; None: none is sent.
-    num_samples: answers asked of each teacher for each question.
-    max_tokens: most tokens of an answer; None: the template's.
-    max_tokens_field: see `variants.Variant`.
-    parse: see `variants.Variant`.
-    accuracies: see `variants.Variant`.
-    send_stop: see `variants.Variant`.
-    extra_parameters: see `variants.Variant`.
-    rationale_from: see `variants.Variant`.
-    max_cost: of all that the folder's journals hold, in the price table's
-      currency; nothing more is sent before it is exceeded. None: any.
-    max_total_tokens: tokens in and out, limited as `max_cost` is.
-    accept_addresses: servers whose answers count though they are not asked now;
-      "any"; None: none.
-    filters: which records are kept. `answer_form` and `labels` are taken from
-      the template.
-    transport: "direct", or "batch" for the provider's batch API.
-    batch: of the latter; a `state_path` of None is in the output folder.
-    price_table: TOML with prices; None: costs are not known.
-    vocab_path: the teacher's sentencepiece model, for the estimate of
-      `--dry_run`; None: four characters a token.
-    retry_failures: ask again what failed for good in an earlier run.
-    max_open_failures: nothing more is sent after so many failures in a row that
-      might pass.
-    drain_seconds: how long Ctrl-C waits for answers under way.
-    num_previewed: prompts that `--dry_run` prints.
-    evaluation: what `--evaluate` compares.
-  """
-
-  input_path: str
-  output_path: str
-  teacher_model: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
-  prompt: str
-  client: TeacherConfig
-  order: Literal["rationale_first", "label_first"] | None = None
-  endpoint: exchange.Endpoint = "chat"
-  temperature: float | None = 0.0
-  top_p: float | None = None
-  seed: int | None = 0
-  num_samples: int = 1
-  max_tokens: int | None = None
-  max_tokens_field: exchange.MaxTokensField = "max_tokens"
-  parse: str = variants.TOLERANT
-  accuracies: Mapping[str, float] | None = None
-  send_stop: bool = True
-  extra_parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  rationale_from: str = variants.FROM_ANSWER
-  max_cost: float | None = None
-  max_total_tokens: int | None = None
-  accept_addresses: provenance.Accepted = None
-  filters: FilterConfig = FilterConfig()
-  transport: Literal["direct", "batch"] = DIRECT
-  batch: BatchConfig | None = None
-  price_table: str | None = None
-  vocab_path: str | None = None
-  retry_failures: bool = False
-  max_open_failures: int = 100
-  drain_seconds: float = 30.0
-  num_previewed: int = 2
-  evaluation: ComparisonConfig = ComparisonConfig()
+  input_path: str = field(
+    macro="INPUT_PATH",
+    is_filled=True,
+    help="questions: JSONL, a JSON array, CSV or Parquet, gzip too, with id,"
+    " input and, if known, label; other columns go into meta",
+  )
+  output_path: str = field(
+    macro="OUTPUT_PATH",
+    is_filled=True,
+    help="a folder for the journal, the records and their summary; it may be"
+    " that of an earlier run, which then goes on",
+  )
+  teacher_model: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = (
+    field(
+      macro="TEACHER_MODEL",
+      is_checked=False,
+      takes="a name or a list of names",
+      help="the server's name of the teacher, or a list of such names, who then"
+      " vote; {'model': name, 'base_url': ...} for one with an address, a key"
+      " or a way to be asked of its own",
+    )
+  )
+  prompt: str = field(
+    macro="PROMPT",
+    is_filled=True,
+    help="svamp, asdiv, cqa, anli1, esnli, word_problems, or the path of a"
+    " .toml file of your own",
+  )
+  client: TeacherConfig = field(
+    help="where the teacher is and how hard it is asked",
+    gin_text="@config.TeacherConfig()",
+  )
+  order: Literal["rationale_first", "label_first"] | None = field(
+    None,
+    macro="PROMPT_ORDER",
+    help="what an answer begins with; None: as the template says",
+  )
+  endpoint: exchange.Endpoint = field(
+    "chat",
+    macro="ENDPOINT",
+    is_common=True,
+    is_checked=False,
+    help="'completions' is for base models",
+  )
+  temperature: float | None = field(
+    0.0,
+    macro="TEMPERATURE",
+    least=0,
+    most=2,
+    is_common=True,
+    is_checked=False,
+    help="of sampling; None: the server's",
+  )
+  top_p: float | None = field(
+    None,
+    macro="TOP_P",
+    least=0,
+    most=1,
+    is_checked=False,
+    help="share of probability that is sampled from; None: the server's",
+  )
+  seed: int | None = field(
+    0,
+    macro="SEED",
+    least=0,
+    is_checked=False,
+    help="of the first sample; None: none is sent, and the server draws one",
+  )
+  num_samples: int = field(
+    1,
+    macro="NUM_SAMPLES",
+    least=1,
+    is_common=True,
+    is_checked=False,
+    help="answers asked of each teacher for each question; several, at a"
+    " TEMPERATURE above 0, vote",
+  )
+  max_tokens: int | None = field(
+    None,
+    macro="MAX_TOKENS",
+    least=1,
+    is_common=True,
+    is_checked=False,
+    help="most tokens of an answer; None: as the template says",
+  )
+  max_tokens_field: exchange.MaxTokensField = field(
+    "max_tokens",
+    macro="MAX_TOKENS_FIELD",
+    is_checked=False,
+    help="'max_completion_tokens' is for OpenAI's newer models",
+  )
+  parse: str = field(
+    variants.TOLERANT,
+    macro="PARSE",
+    is_filled=True,
+    help="'tolerant'; 'strict', the authors' rules; or the prompt in whose form"
+    " the outputs are read",
+  )
+  accuracies: Mapping[str, float] | None = field(
+    None,
+    macro="TEACHER_ACCURACIES",
+    is_checked=False,
+    help="{'model': share of right answers}, weighs the votes",
+  )
+  send_stop: bool = field(
+    True,
+    macro="SEND_STOP",
+    is_checked=False,
+    help="False: for models that refuse stop; the answers are then ended here",
+  )
+  extra_parameters: Mapping[str, Any] = field(
+    default_factory=dict,
+    macro="EXTRA_PARAMETERS",
+    is_checked=False,
+    help="of the API, as {'reasoning_effort': 'low'}",
+  )
+  rationale_from: str = field(
+    variants.FROM_ANSWER,
+    macro="RATIONALE_FROM",
+    one_of=(variants.FROM_ANSWER, variants.FROM_REASONING),
+    is_checked=False,
+    help="'reasoning': what a reasoning model thought",
+  )
+  max_cost: float | None = field(
+    None,
+    macro="MAX_COST",
+    above=0,
+    is_common=True,
+    help="of all that OUTPUT_PATH's journals hold, in PRICE_TABLE's currency;"
+    " nothing more is sent before it is exceeded; None: no limit",
+  )
+  max_total_tokens: int | None = field(
+    None,
+    macro="MAX_TOTAL_TOKENS",
+    above=0,
+    is_common=True,
+    help="tokens in and out, limited as MAX_COST is; None: no limit",
+  )
+  accept_addresses: provenance.Accepted = field(
+    None,
+    macro="ACCEPT_ADDRESSES",
+    is_checked=False,
+    takes="a list of texts, 'any' or None",
+    help="servers whose answers in the journal count though they are not asked"
+    " now",
+  )
+  filters: FilterConfig = field(
+    FilterConfig(),
+    help="which records are kept; answer form and labels are the template's",
+    gin_text="@filters.FilterConfig()",
+  )
+  transport: Literal["direct", "batch"] = field(
+    DIRECT, macro="TRANSPORT", help="'batch': the provider's batch API"
+  )
+  batch: BatchConfig | None = field(
+    None,
+    help="of 'batch'; a `state_path` of None is in the output folder",
+    gin_text="@batch_api.BatchConfig()",
+  )
+  price_table: str | None = field(
+    None,
+    macro="PRICE_TABLE",
+    is_common=True,
+    help="TOML: currency = 'USD', and for each model [models.'some-model'] with"
+    " prompt and completion, the prices of a million tokens; cached and"
+    " reasoning, where those tokens have a price of their own; None: costs are"
+    " not known",
+  )
+  vocab_path: str | None = field(
+    None,
+    macro="TEACHER_VOCAB_PATH",
+    help="the teacher's sentencepiece model, for the estimate of --dry_run;"
+    " None: four characters a token",
+  )
+  retry_failures: bool = field(
+    False,
+    macro="RETRY_FAILURES",
+    help="ask again what failed for good in an earlier run",
+  )
+  max_open_failures: int = field(
+    100,
+    macro="MAX_OPEN_FAILURES",
+    least=1,
+    help="nothing more is sent after this many failures in a row that might"
+    " pass",
+  )
+  drain_seconds: float = field(
+    30.0,
+    macro="DRAIN_SECONDS",
+    least=0,
+    help="how long Ctrl-C waits for answers under way",
+  )
+  num_previewed: int = field(
+    2, macro="DRY_RUN_PROMPTS", least=0, help="prompts that --dry_run prints"
+  )
+  evaluation: ComparisonConfig = field(
+    ComparisonConfig(),
+    help="what `--evaluate` compares",
+    gin_text="@comparison.ComparisonConfig()",
+  )
 
   def __post_init__(self):
-    if self.transport not in (DIRECT, BATCH):
-      raise UserError(
-        f"TRANSPORT is {self.transport!r}; it must be {DIRECT!r} or {BATCH!r}."
-      )
-    for macro, value in (
-      ("INPUT_PATH", self.input_path),
-      ("OUTPUT_PATH", self.output_path),
-      ("PROMPT", self.prompt),
-      ("PARSE", self.parse),
-    ):
-      if not isinstance(value, str) or not value:
-        raise UserError(f"{macro} is {value!r}; it must be a text.")
+    declaration.check(self)
     if not isinstance(self.teacher_model, str | list | tuple | Mapping):
       raise UserError(
-        f"TEACHER_MODEL is {self.teacher_model!r}; it is a model's name, as the"
-        " server has it, or a list of such names."
+        f"{declaration.name_of(self, 'teacher_model')} is"
+        f" {self.teacher_model!r}; it is a model's name, as the server has it,"
+        " or a list of such names."
       )
-    for macro, value, kind in (
-      ("MAX_COST", self.max_cost, int | float),
-      ("MAX_TOTAL_TOKENS", self.max_total_tokens, int),
-    ):
-      is_number = isinstance(value, kind) and not isinstance(value, bool)
-      if value is not None and not (is_number and 0 < value < math.inf):
-        raise UserError(
-          f"{macro} is {value!r}; it is a number above 0, or None for no limit."
-        )
     provenance.check_accepted(self.accept_addresses)
     self.read_teachers()
-    for macro, value, least in (
-      ("MAX_OPEN_FAILURES", self.max_open_failures, 1),
-      ("DRAIN_SECONDS", self.drain_seconds, 0),
-      ("DRY_RUN_PROMPTS", self.num_previewed, 0),
-    ):
-      if not isinstance(value, int | float) or not value >= least:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a number >= {least}."
-        )
 
   def read_teachers(self) -> tuple[teachers.Teacher, ...]:
     """Returns the teachers of TEACHER_MODEL."""

@@ -29,6 +29,8 @@ from distill_jax.aot import (
   saved_activations,
 )
 from distill_jax.aot import topology as topology_lib
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.errors import UserError
 from distill_jax.model.config import ModelConfig
@@ -48,101 +50,131 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 @dataclasses.dataclass(frozen=True)
 class PrecompileRun:
-  """Settings of `--run_mode=precompile`.
+  """Settings of `--run_mode=precompile`."""
 
-  Attributes:
-    model_config: the student.
-    optimizer: from `optim.factory`.
-    objective: weights of the loss's terms.
-    feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
-    batch_rows: rows a step over all devices.
-    topology: the accelerator, see `aot.topology.parse`; None: the devices of
-      this machine.
-    num_slices: how many slices of it.
-    mesh: devices along each axis, see `partitioning.mesh`.
-    dcn_mesh: slices along each axis, likewise.
-    num_microbatches: as in training.
-    loss_chunk_tokens: as in training.
-    on_nonfinite_loss: as in training.
-    decode_batch_rows: rows of a decoded batch; None: `batch_rows`.
-    decode_layout: where the decoder's parameters lie meanwhile, one of
-      `decoding.layout.LAYOUTS`.
-    programs: which to compile, of "train" and "decode".
-    compile_effort: from -1 (soonest compiled) to 1, see
-      `aot.compilation.make_effort_options`; None: XLA's own default.
-    searches_batch_size: look for the largest `batch_rows` that trains.
-    output_path: JSON file for the report; None: it is only printed.
-
-  Raises:
-    UserError: names the run file's macro.
-  """
-
-  model_config: ModelConfig
-  optimizer: optax.GradientTransformation
-  objective: Objective
-  feature_lengths: Mapping[str, int]
-  batch_rows: int
-  topology: str | None = None
-  num_slices: int = 1
-  mesh: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"data": -1}
+  model_config: ModelConfig = field(
+    help="the student", gin_text="%MODEL_CONFIG"
   )
-  dcn_mesh: Mapping[str, int] | None = None
-  num_microbatches: int = 1
-  loss_chunk_tokens: int | None = None
-  on_nonfinite_loss: str = "stop"
-  decode_batch_rows: int | None = None
-  decode_layout: str = layout_lib.AUTO
-  programs: Sequence[str] = (TRAIN, DECODE)
-  compile_effort: float | None = -1.0
-  searches_batch_size: bool = False
-  output_path: str | None = None
+  optimizer: optax.GradientTransformation = field(
+    help="from `optim.factory`", gin_text="%OPTIMIZER"
+  )
+  objective: Objective = field(
+    help="the terms of the loss", gin_text="@objective.Objective()"
+  )
+  feature_lengths: Mapping[str, int] = field(
+    macro="TASK_FEATURE_LENGTHS",
+    gin_text="{'inputs': 256, 'targets': 128}",
+    is_common=True,
+    help="tokens of a row",
+  )
+  batch_rows: int = field(
+    macro="BATCH_SIZE",
+    gin_text="32",
+    least=1,
+    is_common=True,
+    help="rows of a step, over all devices",
+  )
+  topology: str | None = field(
+    None,
+    macro="TOPOLOGY",
+    is_common=True,
+    help="the accelerator: 'v4:2x2x4', 'v4-32', 'v5litepod-64', 'v5p-16',"
+    " 'v6e-16', 'h100:1x1x8', ...; None: the devices of this machine",
+  )
+  num_slices: int = field(
+    1,
+    macro="NUM_SLICES",
+    is_common=True,
+    help="how many slices of it, joined by the data center's network",
+  )
+  mesh: Mapping[str, int] = field(
+    default_factory=lambda: {"data": -1},
+    macro="MESH",
+    is_common=True,
+    help="devices of a slice along each axis; -1: those that are left",
+  )
+  dcn_mesh: Mapping[str, int] | None = field(
+    None,
+    macro="DCN_MESH",
+    help="slices along each axis; None: all along the data axis",
+  )
+  num_microbatches: int = field(
+    1, macro="NUM_MICROBATCHES", least=1, help="as in training"
+  )
+  loss_chunk_tokens: int | None = field(
+    None, macro="LOSS_CHUNK_TOKENS", least=1, help="as in training"
+  )
+  on_nonfinite_loss: str = field(
+    "stop",
+    macro="ON_NONFINITE_LOSS",
+    one_of=nonfinite.POLICIES,
+    help="as in training",
+  )
+  decode_batch_rows: int | None = field(
+    None,
+    macro="EVAL_BATCH_SIZE",
+    least=1,
+    help="rows that are decoded at once; None: as BATCH_SIZE",
+  )
+  decode_layout: str = field(
+    layout_lib.AUTO,
+    macro="DECODE_LAYOUT",
+    one_of=layout_lib.LAYOUTS,
+    help="where the decoder's parameters lie meanwhile, as in"
+    " gin/runs/eval.gin",
+  )
+  programs: Sequence[str] = field(
+    (TRAIN, DECODE),
+    macro="PROGRAMS",
+    is_filled=True,
+    help="which to compile, of 'train' and 'decode'",
+  )
+  compile_effort: float | None = field(
+    -1.0,
+    macro="COMPILE_EFFORT",
+    least=-1,
+    most=1,
+    help="XLA's exec_time_optimization_effort (from JAX 0.11.1 on: the nearest"
+    " of the levels O0 to O3); None: XLA's default, about five times slower to"
+    " compile",
+  )
+  searches_batch_size: bool = field(
+    False,
+    macro="SEARCH_BATCH_SIZE",
+    is_common=True,
+    help="find the largest BATCH_SIZE that trains",
+  )
+  output_path: str | None = field(
+    None,
+    macro="OUTPUT_PATH",
+    is_common=True,
+    help="JSON file for the report; None: it is only printed",
+  )
 
   def __post_init__(self):
-    for field, macro in (
-      ("batch_rows", "BATCH_SIZE"),
-      ("num_microbatches", "NUM_MICROBATCHES"),
-      ("loss_chunk_tokens", "LOSS_CHUNK_TOKENS"),
-      ("decode_batch_rows", "EVAL_BATCH_SIZE"),
-    ):
-      value = getattr(self, field)
-      if value is None and field in ("loss_chunk_tokens", "decode_batch_rows"):
-        continue
-      if type(value) is not int or value < 1:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a whole number >= 1."
-        )
+    declaration.check(self)
     lengths = self.feature_lengths
-    if set(lengths) != {"inputs", "targets"} or not all(
-      type(length) is int and length >= 1 for length in lengths.values()
-    ):
+    if set(lengths) != {"inputs", "targets"} or min(lengths.values()) < 1:
       raise UserError(
-        f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it gives tokens of a row,"
-        " as {'inputs': 512, 'targets': 128}."
+        f"{declaration.name_of(self, 'feature_lengths')} is {dict(lengths)}; it"
+        " gives tokens of a row, as {'inputs': 512, 'targets': 128}."
       )
-    if not self.programs or set(self.programs) - {TRAIN, DECODE}:
+    if set(self.programs) - {TRAIN, DECODE}:
       raise UserError(
-        f"PROGRAMS is {self.programs!r}; it names one or both of"
-        f" ('{TRAIN}', '{DECODE}')."
+        f"{declaration.name_of(self, 'programs')} is {self.programs!r}; it"
+        f" names one or both of ('{TRAIN}', '{DECODE}')."
       )
-    layout_lib.check(self.decode_layout)
-    if self.on_nonfinite_loss not in nonfinite.POLICIES:
-      raise UserError(
-        f"ON_NONFINITE_LOSS is {self.on_nonfinite_loss!r}; it must be one of"
-        f" {', '.join(map(repr, nonfinite.POLICIES))}."
-      )
-    effort = self.compile_effort
-    if effort is not None and not -1 <= effort <= 1:
-      raise UserError(f"COMPILE_EFFORT is {effort!r}; it is from -1 to 1.")
     if self.topology is None and self.num_slices != 1:
       raise UserError(
-        f"NUM_SLICES is {self.num_slices} and TOPOLOGY was not given. Name the"
-        " slices, e.g. --gin.TOPOLOGY=\"'v5e:4x4'\"."
+        f"{declaration.name_of(self, 'num_slices')} is {self.num_slices} and"
+        f" {declaration.name_of(self, 'topology')} was not given. Name the"
+        " slices, as 'v5e:4x4'."
       )
     if self.searches_batch_size and TRAIN not in self.programs:
       raise UserError(
-        "SEARCH_BATCH_SIZE is True and PROGRAMS has no 'train', whose batch it"
-        " is. Add it."
+        f"{declaration.name_of(self, 'searches_batch_size')} is True and"
+        f" {declaration.name_of(self, 'programs')} has no 'train', whose batch"
+        " it is. Add it."
       )
 
 

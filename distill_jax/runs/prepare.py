@@ -8,7 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill_jax.config import interrupts
+from distill_jax.config import declaration, interrupts
+from distill_jax.config.declaration import field
 from distill_jax.data import (
   datasets,
   label_reader,
@@ -40,19 +41,28 @@ _LATER_SETTINGS = ("animal_legs", "shuffle_rationales")
 
 @dataclasses.dataclass(frozen=True)
 class PrepareRun:
-  """Settings of `--run_mode=prepare`.
+  """Settings of `--run_mode=prepare`."""
 
-  Attributes:
-    mixture_or_task_name: a SeqIO task or mixture.
-    data: what shapes its examples.
-    task_module: module that registers it.
-    cache_dir: folder of token caches; None: under the user's cache folder.
-  """
+  mixture_or_task_name: str = field(
+    macro="MIXTURE_OR_TASK_NAME", help="a SeqIO task or mixture"
+  )
+  data: settings_lib.DataSettings = field(
+    help="what shapes its examples", gin_text="@settings.DataSettings()"
+  )
+  task_module: str = field(
+    DEFAULT_TASK_MODULE,
+    macro="MIXTURE_OR_TASK_MODULE",
+    help="module that registers tasks and mixtures",
+  )
+  cache_dir: str | None = field(
+    None,
+    macro="CACHE_DIR",
+    is_common=True,
+    help="folder of token caches; None: ~/.cache/distill_jax/tokens",
+  )
 
-  mixture_or_task_name: str
-  data: settings_lib.DataSettings
-  task_module: str = DEFAULT_TASK_MODULE
-  cache_dir: str | None = None
+  def __post_init__(self):
+    declaration.check(self)
 
 
 def run(

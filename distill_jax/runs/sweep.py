@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from distill_jax.checkpoint import damage, manager
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data import datasets, task_kinds
 from distill_jax.data.settings import DataSettings
 from distill_jax.errors import UserError
@@ -34,68 +36,79 @@ from distill_jax.runs import (
 _log = logging.getLogger(__name__)
 
 _RESULTS = "results.json"
-_SPLITS = ("test", "validation")
 SOME_FAILED = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
-  """Settings of `--run_mode=sweep`.
+  """Settings of `--run_mode=sweep`."""
 
-  Attributes:
-    base: a run with the settings that all share. Its `model_dir` holds the runs
-      and the report.
-    arms: by name, the macros of training that an arm has in place of the
-      sweep's, and SIZES, SEEDS and EVAL_TASK of its own.
-    sizes: numbers of training examples to ask for; where validation is split
-      off, a run has about as many, and the report says how many.
-    seeds: of initialization, order and dropout; a dictionary gives each size
-      its own.
-    title: of the report.
-    notes: paragraphs of the report.
-    comparisons: pairs of arms whose difference the report judges, positive
-      where the first leads; None: every two.
-    seed_sd: standard deviation of a run's accuracy between seeds that is
-      expected, a share; None: not stated.
-    split: what is scored. Tuning reads "validation" and leaves test unread.
-    num_shown_examples: examples shown with each arm's prediction.
-  """
-
-  base: train.TrainRun
-  arms: Mapping[str, Mapping[str, Any]]
-  sizes: Sequence[int]
-  seeds: Sequence[int] | Mapping[int, Sequence[int]]
-  title: str
-  notes: Sequence[str] = ()
-  comparisons: Sequence[Sequence[str]] | None = None
-  seed_sd: float | None = None
-  split: Literal["test", "validation"] = "test"
+  base: train.TrainRun = field(
+    help="a run with the settings that all share. Its `model_dir` holds the"
+    " runs and the report",
+    gin_text="@train.TrainRun()",
+  )
+  arms: Mapping[str, Mapping[str, Any]] = field(
+    macro="ARMS",
+    is_checked=False,
+    help="by name, what an arm has in place of the settings here; see the head"
+    " of gin/runs/sweep.gin",
+  )
+  sizes: Sequence[int] = field(
+    macro="SIZES",
+    is_checked=False,
+    help="numbers of training examples to ask for; where validation is split"
+    " off, a run has about as many, and the report says how many",
+  )
+  seeds: Sequence[int] | Mapping[int, Sequence[int]] = field(
+    macro="SEEDS",
+    is_checked=False,
+    help="of initialization, order and dropout; a dictionary gives each size"
+    " its own: {125: (0, 1, 2, 3, 4), 250: (0, 1, 2)}",
+  )
+  title: str = field(macro="TITLE", help="of the report")
+  notes: Sequence[str] = field(
+    (), macro="NOTES", help="paragraphs of the report"
+  )
+  comparisons: Sequence[Sequence[str]] | None = field(
+    None,
+    macro="COMPARISONS",
+    is_checked=False,
+    help="pairs of arms whose difference the report judges, positive where the"
+    " first leads, as (('step by step', 'finetuning'),); None: every two",
+  )
+  seed_sd: float | None = field(
+    None,
+    macro="SEED_SD",
+    above=0,
+    below=1,
+    hint=": a share, such as 0.03 for 3 points",
+    help="standard deviation of a run's accuracy between seeds that you expect;"
+    " the plan then says which difference can be shown; None: not stated",
+  )
+  split: Literal["test", "validation"] = field(
+    "test",
+    macro="SPLIT",
+    help="what is scored; tuning reads 'validation' and leaves test unread",
+  )
   num_shown_examples: int = 8
 
   def __post_init__(self):
+    declaration.check(self)
     arms = sweep_cells.read_arms(self.arms, self.sizes, self.seeds)
-    if self.split not in _SPLITS:
-      raise UserError(
-        f"SPLIT is {self.split!r}; it must be one of"
-        f" {', '.join(map(repr, _SPLITS))}."
-      )
-    if self.seed_sd is not None and not 0 < self.seed_sd < 1:
-      raise UserError(
-        f"SEED_SD is {self.seed_sd!r}; it is a share above 0 and below 1, such"
-        " as 0.03 for 3 points."
-      )
     names = [arm.name for arm in arms]
+    comparisons = declaration.name_of(self, "comparisons")
     for pair in self.comparisons or ():
       if isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1]:
         raise UserError(
-          f"COMPARISONS has {pair!r}; a comparison is a pair of arms, such as"
+          f"{comparisons} has {pair!r}; a comparison is a pair of arms, such as"
           f" {(names[-1], names[0])!r}."
         )
       for name in pair:
         if name not in names:
           raise UserError(
-            f"COMPARISONS has {name!r}, and no arm has that name; the arms are"
-            f" {', '.join(map(repr, names))}."
+            f"{comparisons} has {name!r}, and no arm has that name; the arms"
+            f" are {', '.join(map(repr, names))}."
           )
     # In the report it would be found out after the first run.
     verdicts.check_comparisons([(a, b) for a, b in self.comparisons or ()])

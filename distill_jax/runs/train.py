@@ -28,6 +28,8 @@ import numpy as np
 import optax
 
 from distill_jax.checkpoint import manager
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data import vocab
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.data.feed import pipeline, shards
@@ -67,124 +69,173 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainRun:
-  """Settings of `--run_mode=train`.
+  """Settings of `--run_mode=train`."""
 
-  Attributes:
-    model_config: the student.
-    mixture_or_task_name: what it learns.
-    model_dir: folder for everything the run writes.
-    train_steps: updates in all, those before a resume included.
-    data: what shapes the examples.
-    feed: how they become batches.
-    objective: weights of the loss's terms.
-    learning_rate: the schedule, for the log; the optimizer has its own.
-    optimizer: from `optim.factory`.
-    mesh: devices of a slice along each axis, see `partitioning.mesh`.
-    dcn_mesh: slices along each axis; None: all along the data axis.
-    seed: of initialization and dropout; the order of examples has `feed.seed`.
-    num_microbatches: parts a batch is cut into to save memory.
-    loss_chunk_tokens: target tokens of a micro-batch whose logits are in memory
-      at once; None: all.
-    eval_period: steps between evaluations on validation.
-    checkpoint_period: steps between checkpoints; None: as `eval_period`. A
-      step that none before is better than on validation is saved besides.
-    early_stopping_evals: end after so many evaluations in a row without a
-      better label accuracy on validation; None: never.
-    early_stopping_min_delta: how much better one must be to count.
-    log_period: steps between lines of metrics.
-    keep_checkpoints: how many of the newest to keep, besides the best.
-    on_nonfinite_loss: "stop" the run at a loss or gradient that is no number,
-      or "skip" the update of that step; see `training.nonfinite`.
-    max_skipped_steps: in the whole run; one more ends it.
-    preemption_save_seconds: the longest to wait for the checkpoint that a
-      signal asks for.
-    eval_batch_rows: rows a batch in evaluation; None: as in training.
-    decode_layout: where the decoder's parameters lie in validation, one of
-      `decoding.layout.LAYOUTS`.
-    max_eval_examples: of each validation split; None: all.
-    initial_checkpoint_path: parameters to start from, in any form that
-      `checkpoint.formats` opens.
-    task_module: module that registers the task.
-    cache_dir: folder of token caches.
-  """
-
-  model_config: ModelConfig
-  mixture_or_task_name: str
-  model_dir: str
-  train_steps: int
-  data: DataSettings
-  feed: pipeline.FeedConfig
-  objective: Objective
-  learning_rate: Callable[[int], Any]
-  optimizer: optax.GradientTransformation
-  mesh: Mapping[str, int] = dataclasses.field(
-    default_factory=lambda: {"data": -1}
+  model_config: ModelConfig = field(
+    help="the student", gin_text="%MODEL_CONFIG"
   )
-  dcn_mesh: Mapping[str, int] | None = None
-  seed: int = 0
-  num_microbatches: int = 1
-  loss_chunk_tokens: int | None = None
-  eval_period: int = 1000
-  checkpoint_period: int | None = None
-  early_stopping_evals: int | None = None
-  early_stopping_min_delta: float = 0.0
-  log_period: int = 10
-  keep_checkpoints: int = 2
-  on_nonfinite_loss: str = "stop"
-  max_skipped_steps: int = 10
-  preemption_save_seconds: int = 300
-  eval_batch_rows: int | None = None
-  decode_layout: str = layout_lib.AUTO
-  max_eval_examples: int | None = None
-  initial_checkpoint_path: str | None = None
-  task_module: str = prepare.DEFAULT_TASK_MODULE
-  cache_dir: str | None = None
+  mixture_or_task_name: str = field(
+    macro="MIXTURE_OR_TASK_NAME", help="the task or mixture that it learns"
+  )
+  model_dir: str = field(
+    macro="MODEL_DIR",
+    is_filled=True,
+    help="folder for everything that the run writes",
+  )
+  train_steps: int = field(
+    macro="TRAIN_STEPS",
+    least=1,
+    help="updates in all, those before a resume included",
+  )
+  data: DataSettings = field(
+    help="what shapes the examples", gin_text="@settings.DataSettings()"
+  )
+  feed: pipeline.FeedConfig = field(
+    help="how they become batches", gin_text="@pipeline.FeedConfig()"
+  )
+  objective: Objective = field(
+    help="the terms of the loss", gin_text="@objective.Objective()"
+  )
+  learning_rate: Callable[[int], Any] = field(
+    help="the schedule, for the log; the optimizer has its own",
+    gin_text="%LEARNING_RATE_SCHEDULE",
+  )
+  optimizer: optax.GradientTransformation = field(
+    help="from `optim.factory`", gin_text="%OPTIMIZER"
+  )
+  mesh: Mapping[str, int] = field(
+    default_factory=lambda: {"data": -1},
+    macro="MESH",
+    is_common=True,
+    help="devices of a slice along each axis; -1: those that are left",
+  )
+  dcn_mesh: Mapping[str, int] | None = field(
+    None,
+    macro="DCN_MESH",
+    help="slices of a multi-slice job along each axis; None: all along the data"
+    " axis",
+  )
+  seed: int = field(
+    0,
+    macro="SEED",
+    least=0,
+    is_common=True,
+    help="of initialization, dropout and the order of examples",
+  )
+  num_microbatches: int = field(
+    1,
+    macro="NUM_MICROBATCHES",
+    least=1,
+    help="parts that a batch is cut into to save memory",
+  )
+  loss_chunk_tokens: int | None = field(
+    None,
+    macro="LOSS_CHUNK_TOKENS",
+    least=1,
+    help="target tokens of a micro-batch whose logits are in memory at once;"
+    " None: all",
+  )
+  eval_period: int = field(
+    1000,
+    macro="EVAL_PERIOD",
+    least=1,
+    is_common=True,
+    help="steps between evaluations on validation",
+  )
+  checkpoint_period: int | None = field(
+    None,
+    macro="CHECKPOINT_PERIOD",
+    least=1,
+    help="steps between checkpoints; None: as EVAL_PERIOD. A step that is"
+    " better on validation than all before is saved besides",
+  )
+  early_stopping_evals: int | None = field(
+    None,
+    macro="EARLY_STOPPING_EVALS",
+    least=1,
+    help="end after this many evaluations in a row without a better label"
+    " accuracy on validation; None: never",
+  )
+  early_stopping_min_delta: float = field(
+    0.0,
+    macro="EARLY_STOPPING_MIN_DELTA",
+    least=0,
+    below=1,
+    help="a difference of accuracies; what is better by no more does not count",
+  )
+  log_period: int = field(
+    10, macro="LOG_PERIOD", least=1, help="steps between lines of metrics"
+  )
+  keep_checkpoints: int = field(
+    2,
+    macro="KEEP_CHECKPOINTS",
+    least=1,
+    help="how many of the newest to keep, besides the best",
+  )
+  on_nonfinite_loss: str = field(
+    "stop",
+    macro="ON_NONFINITE_LOSS",
+    one_of=nonfinite.POLICIES,
+    help="at a loss or gradient that is no number: 'stop' the run, or 'skip'"
+    " the update of that step",
+  )
+  max_skipped_steps: int = field(
+    10,
+    macro="MAX_SKIPPED_STEPS",
+    least=0,
+    help="updates that ON_NONFINITE_LOSS = 'skip' leaves out in the whole run;"
+    " one more ends it",
+  )
+  preemption_save_seconds: int = field(
+    300,
+    macro="PREEMPTION_SAVE_SECONDS",
+    least=1,
+    help="the longest to wait for the checkpoint that SIGTERM or Ctrl-C asks"
+    " for",
+  )
+  eval_batch_rows: int | None = field(
+    None,
+    macro="EVAL_BATCH_SIZE",
+    least=1,
+    help="rows of a batch in evaluation; None: as BATCH_SIZE",
+  )
+  decode_layout: str = field(
+    layout_lib.AUTO,
+    macro="DECODE_LAYOUT",
+    one_of=layout_lib.LAYOUTS,
+    help="where the decoder's parameters lie in validation, as in"
+    " gin/runs/eval.gin",
+  )
+  max_eval_examples: int | None = field(
+    None,
+    macro="MAX_EVAL_EXAMPLES",
+    least=1,
+    help="examples of each validation split; None: all",
+  )
+  initial_checkpoint_path: str | None = field(
+    None,
+    macro="INITIAL_CHECKPOINT_PATH",
+    is_common=True,
+    help="parameters to start from: of a run, Hugging Face, T5X or Orbax; None:"
+    " they are drawn by SEED",
+  )
+  task_module: str = field(
+    prepare.DEFAULT_TASK_MODULE,
+    macro="MIXTURE_OR_TASK_MODULE",
+    help="module that registers the task",
+  )
+  cache_dir: str | None = field(
+    None, macro="CACHE_DIR", help="folder of token caches"
+  )
 
   def __post_init__(self):
-    for field, least, macro in (
-      ("train_steps", 1, "TRAIN_STEPS"),
-      ("num_microbatches", 1, "NUM_MICROBATCHES"),
-      ("loss_chunk_tokens", 1, "LOSS_CHUNK_TOKENS"),
-      ("eval_period", 1, "EVAL_PERIOD"),
-      ("checkpoint_period", 1, "CHECKPOINT_PERIOD"),
-      ("early_stopping_evals", 1, "EARLY_STOPPING_EVALS"),
-      ("log_period", 1, "LOG_PERIOD"),
-      ("keep_checkpoints", 1, "KEEP_CHECKPOINTS"),
-      ("max_skipped_steps", 0, "MAX_SKIPPED_STEPS"),
-      ("preemption_save_seconds", 1, "PREEMPTION_SAVE_SECONDS"),
-      ("eval_batch_rows", 1, "EVAL_BATCH_SIZE"),
-      ("max_eval_examples", 1, "MAX_EVAL_EXAMPLES"),
-      ("seed", 0, "SEED"),
-    ):
-      value = getattr(self, field)
-      if value is None and _FIELDS[field].default is None:
-        continue
-      if type(value) is not int or value < least:
-        raise UserError(
-          f"{macro} is {value!r}; it must be a whole number >= {least}."
-        )
-    if not 0 <= self.early_stopping_min_delta < 1:
-      raise UserError(
-        "EARLY_STOPPING_MIN_DELTA is"
-        f" {self.early_stopping_min_delta!r}; it is a difference of accuracies,"
-        " at least 0 and below 1."
-      )
+    declaration.check(self)
     if self.early_stopping_min_delta and self.early_stopping_evals is None:
       raise UserError(
-        "EARLY_STOPPING_MIN_DELTA is given and EARLY_STOPPING_EVALS is not."
-        " Give both, or leave it out."
+        f"{declaration.name_of(self, 'early_stopping_min_delta')} is given and"
+        f" {declaration.name_of(self, 'early_stopping_evals')} is not. Give"
+        " both, or leave it out."
       )
-    if self.on_nonfinite_loss not in nonfinite.POLICIES:
-      raise UserError(
-        f"ON_NONFINITE_LOSS is {self.on_nonfinite_loss!r}; it must be one of"
-        f" {', '.join(map(repr, nonfinite.POLICIES))}."
-      )
-    layout_lib.check(self.decode_layout)
-    if not isinstance(self.model_dir, str) or not self.model_dir.strip():
-      raise UserError(f"MODEL_DIR is {self.model_dir!r}; it must be a path.")
-
-
-_FIELDS = {field.name: field for field in dataclasses.fields(TrainRun)}
 
 
 def run(

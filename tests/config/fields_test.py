@@ -59,3 +59,20 @@ def test_numbers_in_quotes():
   explained = fields.explain_mismatch("A", "3e-3", float | None)
   assert explained.endswith("a number or None. Leave the quotes out.")
   assert "quotes out" not in fields.explain_mismatch("A", "x", float)
+
+
+@pytest.mark.parametrize(
+  "annotation, expected",
+  [
+    (str, True),
+    (str | None, True),
+    (str | list[str], True),
+    (Literal["a", "b"] | None, True),
+    (int, False),
+    (list[str], False),
+    (Literal[1, 2], False),
+    (Mapping[str, int], False),
+  ],
+)
+def test_which_types_take_a_text(annotation, expected):
+  assert fields.takes_text(annotation) == expected

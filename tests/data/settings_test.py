@@ -16,13 +16,13 @@ def fixture_no_settings(monkeypatch):
 @pytest.mark.parametrize(
   "field, value, told",
   [
-    ("subsample", 0.0, "SUBSAMPLE is 0.0; it is a fraction"),
-    ("subsample", 1.5, "SUBSAMPLE is 1.5"),
-    ("max_not_ok_share", -0.1, "MAX_NOT_OK_SHARE is -0.1"),
+    ("subsample", 0.0, "subsample is 0.0; it must be a number above 0 a"),
+    ("subsample", 1.5, "subsample is 1.5"),
+    ("max_not_ok_share", -0.1, "max_not_ok_share is -0.1"),
     (
       "teacher_parse",
       "loose",
-      "PARSE is 'loose'.* 'strict', 'tolerant'",
+      "parse is 'loose'.* 'strict', 'tolerant'",
     ),
     ("on_rationale_label_conflict", "drop", "of 'keep', 'drop_rationale', 'dr"),
   ],
@@ -67,5 +67,5 @@ def test_prefix(kind):
 
 @pytest.mark.parametrize("copies", [0, 1.5, True])
 def test_a_text_is_corrupted_once_at_least(copies):
-  with pytest.raises(UserError, match="SPAN_CORRUPTION_COPIES is"):
+  with pytest.raises(UserError, match="span_corruption_copies is"):
     settings.DataSettings(span_corruption_copies=copies)

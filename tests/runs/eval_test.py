@@ -229,7 +229,7 @@ def test_what_ranking_would_ignore(
 @pytest.mark.parametrize(
   "changes, told",
   [
-    ({"prediction": "choose"}, "EVAL_PREDICTION is 'choose'; .*'rank'"),
+    ({"prediction": "choose"}, "prediction is 'choose'; .*'rank'"),
     (
       {"decoding": DecodingConfig("sample", num_samples=2)},
       "2 samples of each input.*eval takes one",
@@ -334,15 +334,9 @@ def test_a_disk_that_is_full_in_the_end(own_model_dir, no_model, monkeypatch):
     eval_mode.run(_make_run(model_dir=str(own_model_dir)))
 
 
-@pytest.mark.parametrize(
-  "field, macro",
-  [
-    ("batch_rows", "BATCH_SIZE"),
-    ("max_examples", "MAX_EVAL_EXAMPLES"),
-  ],
-)
-def test_numbers_below_one(field, macro):
-  with pytest.raises(UserError, match=f"{macro} is 0; it must be"):
+@pytest.mark.parametrize("field", ["batch_rows", "max_examples"])
+def test_numbers_below_one(field):
+  with pytest.raises(UserError, match=f"{field} is 0; it must be"):
     _make_run(**{field: 0})
 
 
@@ -505,7 +499,7 @@ def test_several_tasks_in_one_evaluation(own_model_dir, tmp_path, no_model):
 
 @pytest.mark.parametrize("names", [(), "", ["a", 1], 3])
 def test_tasks_that_cannot_be(names):
-  with pytest.raises(UserError, match="must be a name or a list of names"):
+  with pytest.raises(UserError, match="must be a text or a list of texts"):
     _make_run(mixture_or_task_name=names)
 
 

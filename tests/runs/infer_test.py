@@ -490,9 +490,9 @@ def test_output_that_cannot_be_written_is_told_before_the_work(
 @pytest.mark.parametrize(
   "changes, told",
   [
-    ({"batch_rows": 0}, "BATCH_SIZE is 0; it must be"),
-    ({"mode": "rank"}, "INFER_MODE is 'rank'; it must be 'predict' or 'score'"),
-    ({"mode": "score", "with_rationale": True}, "and WITH_RATIONALE is set"),
+    ({"batch_rows": 0}, "batch_rows is 0; it must be"),
+    ({"mode": "rank"}, "mode is 'rank'; it must be one of 'predict', 'score'"),
+    ({"mode": "score", "with_rationale": True}, "and with_rationale is set"),
     (
       {"mode": "score", "decoding": DecodingConfig(num_beams=2)},
       "nothing reads the settings of decoding, .*'num_beams': 2",
@@ -660,5 +660,5 @@ def test_the_prefix_of_inputs_can_be_replaced(predict, prefix, prediction):
 
 
 def test_a_prefix_for_two_tasks_is_refused():
-  with pytest.raises(UserError, match="INPUT_PREFIX is 'a', and WITH_RATIONAL"):
+  with pytest.raises(UserError, match="input_prefix is 'a', and with_rational"):
     infer.InferRun("in", "out", input_prefix="a", with_rationale=True)

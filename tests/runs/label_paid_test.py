@@ -282,12 +282,12 @@ def test_batches_stay_within_a_budget(tmp_path, capsys):
 @pytest.mark.parametrize(
   "fields, told",
   [
-    ({"max_cost": 0}, "MAX_COST is 0"),
-    ({"max_cost": "3"}, "MAX_COST is '3'"),
-    ({"max_cost": True}, "MAX_COST is True"),
-    ({"max_cost": float("nan")}, "MAX_COST is nan"),
-    ({"max_total_tokens": -1}, "MAX_TOTAL_TOKENS is -1"),
-    ({"max_total_tokens": 1.5}, "MAX_TOTAL_TOKENS is 1.5"),
+    ({"max_cost": 0}, "max_cost is 0"),
+    ({"max_cost": "3"}, "max_cost is '3'"),
+    ({"max_cost": True}, "max_cost is True"),
+    ({"max_cost": float("nan")}, "max_cost is nan"),
+    ({"max_total_tokens": -1}, "max_total_tokens is -1"),
+    ({"max_total_tokens": 1.5}, "max_total_tokens is 1.5"),
     ({"accept_addresses": 3}, "ACCEPT_ADDRESSES is 3"),
   ],
 )

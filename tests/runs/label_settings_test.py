@@ -74,9 +74,9 @@ def test_budgets_in_words():
 @pytest.mark.parametrize(
   "fields, told",
   [
-    ({"teacher_model": 5}, "TEACHER_MODEL is 5"),
+    ({"teacher_model": 5}, "teacher_model is 5"),
     ({"teacher_model": ["a", {}]}, "TEACHER_MODEL holds what is no teacher"),
-    ({"max_cost": -1}, "MAX_COST is -1"),
+    ({"max_cost": -1}, "max_cost is -1"),
     ({"accept_addresses": "http://a"}, "ACCEPT_ADDRESSES is"),
   ],
 )

@@ -1065,14 +1065,14 @@ def test_a_model_without_price(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "fields, told",
   [
-    ({"transport": "pigeon"}, "TRANSPORT is 'pigeon'"),
-    ({"max_open_failures": 0}, "MAX_OPEN_FAILURES is 0"),
-    ({"drain_seconds": -1}, "DRAIN_SECONDS is -1"),
-    ({"num_previewed": None}, "DRY_RUN_PROMPTS is None"),
-    ({"teacher_model": 5}, "TEACHER_MODEL is 5"),
-    ({"input_path": 5}, "INPUT_PATH is 5"),
-    ({"prompt": ("svamp", "cqa")}, "PROMPT is"),
-    ({"parse": 5}, "PARSE is 5"),
+    ({"transport": "pigeon"}, "transport is 'pigeon'"),
+    ({"max_open_failures": 0}, "max_open_failures is 0"),
+    ({"drain_seconds": -1}, "drain_seconds is -1"),
+    ({"num_previewed": None}, "num_previewed is None"),
+    ({"teacher_model": 5}, "teacher_model is 5"),
+    ({"input_path": 5}, "input_path is 5"),
+    ({"prompt": ("svamp", "cqa")}, "prompt is"),
+    ({"parse": 5}, "parse is 5"),
   ],
 )
 def test_settings_that_cannot_be(tmp_path, fields, told):

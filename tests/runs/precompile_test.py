@@ -207,14 +207,14 @@ def test_no_batch_fits(monkeypatch, compilations, capsys):
   "changes, told",
   [
     ({"batch_rows": 6}, "BATCH_SIZE is 6; it must divide by the 4 device gro"),
-    ({"batch_rows": 0}, "BATCH_SIZE is 0"),
+    ({"batch_rows": 0}, "batch_rows is 0"),
     ({"num_microbatches": 3}, "times the 3 micro-batches, 12"),
-    ({"loss_chunk_tokens": "a"}, "LOSS_CHUNK_TOKENS is 'a'"),
-    ({"feature_lengths": {"inputs": 3}}, "TASK_FEATURE_LENGTHS is"),
-    ({"programs": ("eval",)}, "PROGRAMS is"),
-    ({"on_nonfinite_loss": "x"}, "ON_NONFINITE_LOSS is 'x'"),
-    ({"compile_effort": 2}, "COMPILE_EFFORT is 2"),
-    ({"num_slices": 2}, "NUM_SLICES is 2 and TOPOLOGY was not given"),
+    ({"loss_chunk_tokens": "a"}, "loss_chunk_tokens is 'a'"),
+    ({"feature_lengths": {"inputs": 3}}, "feature_lengths is"),
+    ({"programs": ("eval",)}, "programs is"),
+    ({"on_nonfinite_loss": "x"}, "on_nonfinite_loss is 'x'"),
+    ({"compile_effort": 2}, "compile_effort is 2"),
+    ({"num_slices": 2}, "num_slices is 2 and topology was not given"),
     ({"topology": "v4-3"}, "TOPOLOGY is 'v4-3'"),
     ({"mesh": {"data": 3}}, "MESH is"),
     (
@@ -228,7 +228,7 @@ def test_no_batch_fits(monkeypatch, compilations, capsys):
     ({"searches_batch_size": True}, "have no limit to search up to"),
     (
       {"searches_batch_size": True, "programs": ("decode",)},
-      "PROGRAMS has no 'train'",
+      "programs has no 'train'",
     ),
   ],
 )

@@ -446,7 +446,7 @@ def test_a_task_module_that_is_not_there_is_named(own):
   ("changes", "message"),
   [
     ({"SPLIT": "train"}, "SPLIT is 'train'; it must be one of"),
-    ({"SEED_SD": 3.0}, "SEED_SD is 3.0; it is a share"),
+    ({"SEED_SD": 3.0}, "SEED_SD is 3.0; it must be .*: a share"),
     ({"COMPARISONS": (("plain",),)}, r"COMPARISONS has \('plain',\); .* pair"),
     ({"COMPARISONS": ("plain",)}, "COMPARISONS"),
     ({"COMPARISONS": (("plain", "plian"),)}, "has 'plian', and no arm"),

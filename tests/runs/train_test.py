@@ -73,11 +73,11 @@ def fixture_cache(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"train_steps": 0}, "TRAIN_STEPS is 0"),
-    ({"eval_period": 1.5}, "EVAL_PERIOD is 1.5"),
-    ({"on_nonfinite_loss": "ignore"}, "ON_NONFINITE_LOSS is 'ignore'"),
-    ({"max_skipped_steps": -1}, "MAX_SKIPPED_STEPS is -1"),
-    ({"preemption_save_seconds": 0}, "PREEMPTION_SAVE_SECONDS is 0"),
+    ({"train_steps": 0}, "train_steps is 0"),
+    ({"eval_period": 1.5}, "eval_period is 1.5"),
+    ({"on_nonfinite_loss": "ignore"}, "on_nonfinite_loss is 'ignore'"),
+    ({"max_skipped_steps": -1}, "max_skipped_steps is -1"),
+    ({"preemption_save_seconds": 0}, "preemption_save_seconds is 0"),
     ({"num_microbatches": 3}, "BATCH_SIZE is 8; it must divide"),
     ({"mesh": {"data": 3}}, "MESH is"),
     (
@@ -631,6 +631,6 @@ def test_early_stopping_needs_something_to_stop_by(tmp_path):
   ],
 )
 def test_numbers_that_cannot_be_are_named(changes):
-  macro = next(reversed(changes)).upper()
-  with pytest.raises(UserError, match=f"^{macro} is "):
+  name = next(reversed(changes))
+  with pytest.raises(UserError, match=f"^{name} is "):
     make_run("run", **changes)

@@ -15,6 +15,8 @@ from typing import Any
 import grain
 import numpy as np
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.data.feed import batch_layout, packing
 from distill_jax.data.feed import shards as shards_lib
@@ -25,65 +27,73 @@ from distill_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class FeedConfig:
-  """How examples become batches.
+  """How examples become batches."""
 
-  Attributes:
-    feature_lengths: tokens of a packed row, {'inputs': ..., 'targets': ...};
-      a longer example is trimmed to them, keeping its EOS.
-    batch_rows: rows a step, over all hosts.
-    pairing: "paired" puts the label row and the rationale row of the same
-      example in the same batch (the paper's objective); "mixed" draws rows of
-      the tasks by their mixture rates (plain T5X).
-    packed: several examples a row; False pads each row instead.
-    max_examples_per_batch: see `packing.PackingConfig`.
-    seed: order of the examples.
-    num_shards: parts of a batch that are packed by themselves, each from every
-      `num_shards`th example, so that hosts can share the work; see
-      `data.feed.shards`. Rows and `max_examples_per_batch` divide by it.
-  """
-
-  feature_lengths: Mapping[str, int]
-  batch_rows: int
-  pairing: str = "paired"
-  packed: bool = True
-  max_examples_per_batch: int | None = None
-  seed: int = 0
-  num_shards: int = 1
+  feature_lengths: Mapping[str, int] = field(
+    macro="TASK_FEATURE_LENGTHS",
+    gin_text="{'inputs': 256, 'targets': 128}",
+    is_common=True,
+    help="tokens of a packed row; a longer example is trimmed to them, keeping"
+    " its EOS",
+  )
+  batch_rows: int = field(
+    macro="BATCH_SIZE",
+    gin_text="32",
+    least=1,
+    is_common=True,
+    help="rows of a step, over all devices and hosts",
+  )
+  pairing: str = field(
+    "paired",
+    macro="PAIRING",
+    one_of=("paired", "mixed"),
+    help="'paired' puts the label row and the rationale row of an example into"
+    " one batch (the paper's objective); 'mixed' draws rows of the tasks by"
+    " their mixture rates (plain T5X)",
+  )
+  packed: bool = field(
+    True,
+    macro="PACKED",
+    help="several examples a row; False pads each row instead",
+  )
+  max_examples_per_batch: int | None = field(
+    None,
+    macro="MAX_EXAMPLES_PER_BATCH",
+    least=1,
+    help="examples of a batch at most; None: as many as fit",
+  )
+  seed: int = field(0, macro="SEED", least=0, help="order of the examples")
+  num_shards: int = field(
+    1,
+    macro="DATA_SHARDS",
+    least=1,
+    help="parts of a batch that are packed by themselves, for several hosts to"
+    " share; BATCH_SIZE and MAX_EXAMPLES_PER_BATCH divide by it",
+  )
 
   def __post_init__(self):
-    if set(self.feature_lengths) != {"inputs", "targets"}:
+    declaration.check(self)
+    lengths = self.feature_lengths
+    name = declaration.name_of(self, "feature_lengths")
+    if set(lengths) != {"inputs", "targets"}:
       raise UserError(
-        f"TASK_FEATURE_LENGTHS is {dict(self.feature_lengths)}; it must give"
-        " 'inputs' and 'targets', e.g. {'inputs': 256, 'targets': 64}."
+        f"{name} is {dict(lengths)}; it must give 'inputs' and 'targets', e.g."
+        " {'inputs': 256, 'targets': 64}."
       )
-    for name, value in (
-      ("TASK_FEATURE_LENGTHS['inputs']", self.feature_lengths["inputs"]),
-      ("TASK_FEATURE_LENGTHS['targets']", self.feature_lengths["targets"]),
-      ("BATCH_SIZE", self.batch_rows),
-      ("DATA_SHARDS", self.num_shards),
-    ):
-      if not isinstance(value, int) or value < 1:
-        raise UserError(f"{name} is {value!r}; it must be a whole number >= 1.")
-    limit = self.max_examples_per_batch
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-      raise UserError(
-        f"MAX_EXAMPLES_PER_BATCH is {limit!r}; it must be a whole number >= 1."
-      )
-    for name, value in (
-      ("BATCH_SIZE", self.batch_rows),
-      ("MAX_EXAMPLES_PER_BATCH", limit),
-    ):
-      if value is not None and value % self.num_shards:
+    for feature, length in lengths.items():
+      if length < 1:
         raise UserError(
-          f"{name} is {value} and DATA_SHARDS {self.num_shards}; the shards of"
-          f" a batch are equal, so {name} must divide by their number."
+          f"{name}[{feature!r}] is {length!r}; it must be a whole number >= 1."
         )
-    if not isinstance(self.seed, int) or self.seed < 0:
-      raise UserError(f"SEED is {self.seed!r}; it must be a whole number >= 0.")
-    if self.pairing not in ("paired", "mixed"):
-      raise UserError(
-        f"PAIRING is {self.pairing!r}; it must be 'paired' or 'mixed'."
-      )
+    for field_name in ("batch_rows", "max_examples_per_batch"):
+      value = getattr(self, field_name)
+      if value is not None and value % self.num_shards:
+        name = declaration.name_of(self, field_name)
+        raise UserError(
+          f"{name} is {value} and {declaration.name_of(self, 'num_shards')}"
+          f" {self.num_shards}; the shards of a batch are equal, so {name} must"
+          " divide by their number."
+        )
 
   @property
   def packing(self) -> packing.PackingConfig:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from distill_jax.answers import answer_forms, arithmetic, equality, numerals
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data.records import Record
 from distill_jax.errors import UserError
 from distill_jax.teacher.filtering.class_balance import balance_classes
@@ -37,85 +39,93 @@ _RESULT = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-  """Which filters are on. By default none is: every record is kept.
+  """Which filters are on. By default none is: every record is kept."""
 
-  Attributes:
-    answer_form: of the labels, see `answer_forms`; decides when two
-      are equal and how a rationale may contradict one.
-    labels: the closed set, where there is one.
-    drop_label_not_parsed: records without a label that was read for certain.
-    drop_label_disagrees_with_gold: records whose teacher's label is not the
-      gold one; those without a gold label stay.
-    drop_empty_rationale: records with a blank rationale.
-    min_rationale_words: records with a shorter rationale go; 0: off.
-    max_question_share: records go where more than this share of the
-      rationale's word triples are the question's too; None: off.
-    max_loop_share: records go where more than this share of the rationale's
-      word 4-grams have occurred in it before; None: off.
-    drop_contradictions: records whose rationale argues for another label: it
-      names other options and not its own, or its last result ("= 42") is not
-      the value of its equation.
-    min_confidence: records whose answers agreed less go; None: off.
-    near_duplicate_threshold: a record goes where an earlier one that stays has
-      an input with at least this Jaccard similarity, over word triples, from
-      0.5; None: off.
-    class_balance: "over" repeats records of rare classes, "under" leaves out
-      records of frequent ones, until all classes have equally many; "weights"
-      multiplies their weights so that all classes have equal sums; None: off.
-    balance_by: the field that is the class, "teacher_label" or "label".
-    seed: of the draws of `class_balance`.
-  """
-
+  # Of the labels, see `answer_forms`; decides when two are equal and how a
+  # rationale may contradict one.
   answer_form: answer_forms.AnswerForm = "free_text"
+  # The closed set, where there is one.
   labels: Sequence[str] = ()
-  drop_label_not_parsed: bool = False
-  drop_label_disagrees_with_gold: bool = False
-  drop_empty_rationale: bool = False
-  min_rationale_words: int = 0
-  max_question_share: float | None = None
-  max_loop_share: float | None = None
-  drop_contradictions: bool = False
-  min_confidence: float | None = None
-  near_duplicate_threshold: float | None = None
-  class_balance: Literal["over", "under", "weights"] | None = None
-  balance_by: Literal["teacher_label", "label"] = "teacher_label"
-  seed: int = 0
+  drop_label_not_parsed: bool = field(
+    False,
+    macro="DROP_LABEL_NOT_PARSED",
+    help="records without a label that was read for certain go",
+  )
+  drop_label_disagrees_with_gold: bool = field(
+    False,
+    macro="DROP_LABEL_DISAGREES_WITH_GOLD",
+    help="records whose teacher's label is not the gold one go; those without a"
+    " gold label stay",
+  )
+  drop_empty_rationale: bool = field(
+    False,
+    macro="DROP_EMPTY_RATIONALE",
+    help="records with a blank rationale go",
+  )
+  min_rationale_words: int = field(
+    0,
+    macro="MIN_RATIONALE_WORDS",
+    least=0,
+    help="records with a shorter rationale go; 0: off",
+  )
+  max_question_share: float | None = field(
+    None,
+    macro="MAX_QUESTION_SHARE",
+    least=0,
+    most=1,
+    help="records go where more than this share of the rationale's word triples"
+    " are the question's too; None: off",
+  )
+  max_loop_share: float | None = field(
+    None,
+    macro="MAX_LOOP_SHARE",
+    least=0,
+    most=1,
+    help="records go where more than this share of the rationale's word 4-grams"
+    " have occurred in it before; None: off",
+  )
+  drop_contradictions: bool = field(
+    False,
+    macro="DROP_CONTRADICTIONS",
+    help="records go whose rationale argues for another label: it names other"
+    " options and not its own, or its last result ('= 42') is not the value of"
+    " its equation",
+  )
+  min_confidence: float | None = field(
+    None,
+    macro="MIN_CONFIDENCE",
+    least=0,
+    most=1,
+    help="records whose answers agreed less go; None: off",
+  )
+  near_duplicate_threshold: float | None = field(
+    None,
+    macro="NEAR_DUPLICATE_THRESHOLD",
+    least=_MIN_THRESHOLD,
+    most=1,
+    hint=": below, all questions of one form look alike, and finding them takes"
+    " hours",
+    help="a record goes where an earlier one that stays has an input with at"
+    " least this Jaccard similarity, over word triples; None: off",
+  )
+  class_balance: Literal["over", "under", "weights"] | None = field(
+    None,
+    macro="CLASS_BALANCE",
+    help="'over' repeats records of rare classes, 'under' leaves out records of"
+    " frequent ones, until all classes have equally many; 'weights' multiplies"
+    " their weights so that all classes have equal sums; None: off",
+  )
+  balance_by: Literal["teacher_label", "label"] = field(
+    "teacher_label",
+    macro="BALANCE_BY",
+    help="the field that is the class of CLASS_BALANCE",
+  )
+  seed: int = field(
+    0, macro="FILTER_SEED", help="of the draws of CLASS_BALANCE"
+  )
 
   def __post_init__(self):
-    for field in (
-      "max_question_share",
-      "max_loop_share",
-      "min_confidence",
-      "near_duplicate_threshold",
-    ):
-      value = getattr(self, field)
-      if value is not None and not (_is_number(value) and 0 <= value <= 1):
-        raise UserError(
-          f"{field.upper()} is {value!r}; it is a share, from 0 to 1, or None"
-          " for off."
-        )
-    threshold = self.near_duplicate_threshold
-    if threshold is not None and threshold < _MIN_THRESHOLD:
-      raise UserError(
-        f"NEAR_DUPLICATE_THRESHOLD is {threshold}; below {_MIN_THRESHOLD} all"
-        " questions of one form look alike, and finding them takes hours. Give"
-        " more, or None for off."
-      )
-    words = self.min_rationale_words
-    if not _is_number(words) or words < 0:
-      raise UserError(
-        f"MIN_RATIONALE_WORDS is {words!r}; it is a number of words, 0 for off."
-      )
-    for field, allowed in (
-      ("class_balance", (None, "over", "under", "weights")),
-      ("balance_by", ("teacher_label", "label")),
-    ):
-      value = getattr(self, field)
-      if value not in allowed:
-        raise UserError(
-          f"{field.upper()} is {value!r}; it must be one of"
-          f" {', '.join(map(str, allowed))}."
-        )
+    declaration.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,10 +357,6 @@ def is_agreed_on(record: Record, config: FilterConfig) -> bool:
       " NUM_SAMPLES above 1, or turn MIN_CONFIDENCE off."
     )
   return confidence >= config.min_confidence
-
-
-def _is_number(value: object) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_result_of(equation: str, rationale: str) -> bool:

@@ -10,8 +10,9 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.data.records import Record
-from distill_jax.errors import UserError
 from distill_jax.teacher.prompting.variants import Variant
 
 # With a name as long, the table fits in 100 columns.
@@ -20,37 +21,40 @@ _MAX_NAME_CHARACTERS = 20
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonConfig:
-  """What `--evaluate` compares.
+  """What `--evaluate` compares."""
 
-  Attributes:
-    prompts: names or paths of templates; None: PROMPT alone.
-    models: teachers; None: those of TEACHER_MODEL, each by itself.
-    temperatures: None: TEMPERATURE alone.
-    num_examples: labelled questions that each variant answers.
-    seed: of the draw of these questions; None: the file's first.
-  """
-
-  prompts: Sequence[str] | None = None
-  models: Sequence[str] | None = None
-  temperatures: Sequence[float] | None = None
-  num_examples: int = 100
-  seed: int | None = None
+  prompts: Sequence[str] | None = field(
+    None,
+    macro="EVALUATE_PROMPTS",
+    is_filled=True,
+    help="names or paths of templates; None: PROMPT alone",
+  )
+  models: Sequence[str] | None = field(
+    None,
+    macro="EVALUATE_TEACHERS",
+    is_filled=True,
+    help="teachers; None: those of TEACHER_MODEL, each by itself",
+  )
+  temperatures: Sequence[float] | None = field(
+    None,
+    macro="EVALUATE_TEMPERATURES",
+    is_filled=True,
+    help="None: TEMPERATURE alone",
+  )
+  num_examples: int = field(
+    100,
+    macro="EVALUATE_EXAMPLES",
+    least=1,
+    help="labelled questions that each variant answers",
+  )
+  seed: int | None = field(
+    None,
+    macro="EVALUATE_SEED",
+    help="of the draw of these questions; None: the file's first",
+  )
 
   def __post_init__(self):
-    for macro, value in (
-      ("EVALUATE_PROMPTS", self.prompts),
-      ("EVALUATE_TEACHERS", self.models),
-      ("EVALUATE_TEMPERATURES", self.temperatures),
-    ):
-      if value is not None and (
-        not isinstance(value, list | tuple) or not value
-      ):
-        raise UserError(f"{macro} is {value!r}; it is a list, or None.")
-    if not isinstance(self.num_examples, int) or self.num_examples < 1:
-      raise UserError(
-        f"EVALUATE_EXAMPLES is {self.num_examples!r}; it must be a whole number"
-        " >= 1."
-      )
+    declaration.check(self)
 
 
 def choose_labelled(

@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import math
 import os
 import pathlib
 import random
@@ -26,6 +25,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.errors import UserError
 from distill_jax.teacher.asking import exchange
 from distill_jax.teacher.asking.exchange import Request, Response, TeacherError
@@ -43,37 +44,42 @@ Outcome = Response | replies.Failure | Exception
 
 @dataclasses.dataclass(frozen=True)
 class BatchConfig:
-  """How requests become batches.
+  """How requests become batches."""
 
-  Attributes:
-    state_path: BATCH_STATE_PATH, the file that knows what was submitted; None:
-      to be replaced before it is used.
-    poll_seconds: BATCH_POLL_SECONDS, between two looks at a batch.
-    idle_seconds: BATCH_IDLE_SECONDS; what is collected is submitted once no
-      request came for so long.
-    max_requests: BATCH_MAX_REQUESTS in one batch.
-    max_bytes: BATCH_MAX_BYTES of one batch's file.
-    completion_window: what the provider promises, in its words.
-  """
-
-  state_path: str | os.PathLike[str] | None
-  poll_seconds: float = 60.0
-  idle_seconds: float = 5.0
-  max_requests: int = 50_000
-  max_bytes: int = 100_000_000
-  completion_window: str = "24h"
+  state_path: str | os.PathLike[str] | None = field(
+    macro="BATCH_STATE_PATH",
+    gin_text="None",
+    help="the file that knows what was submitted; None: in OUTPUT_PATH",
+  )
+  poll_seconds: float = field(
+    60.0,
+    macro="BATCH_POLL_SECONDS",
+    above=0,
+    help="between two looks at a batch",
+  )
+  idle_seconds: float = field(
+    5.0,
+    macro="BATCH_IDLE_SECONDS",
+    above=0,
+    help="what is collected is submitted once no request came for this long",
+  )
+  max_requests: int = field(
+    50_000, macro="BATCH_MAX_REQUESTS", above=0, help="in one batch"
+  )
+  max_bytes: int = field(
+    100_000_000,
+    macro="BATCH_MAX_BYTES",
+    above=0,
+    help="of one batch's file",
+  )
+  completion_window: str = field(
+    "24h",
+    macro="BATCH_COMPLETION_WINDOW",
+    help="what the provider promises, in its words",
+  )
 
   def __post_init__(self):
-    for name in ("poll_seconds", "idle_seconds", "max_requests", "max_bytes"):
-      value = getattr(self, name)
-      is_number = isinstance(value, int | float) and not isinstance(value, bool)
-      if name.startswith("max_"):
-        is_number = is_number and isinstance(value, int)
-      if not is_number or not 0 < value < math.inf:
-        raise UserError(
-          f"BATCH_{name.upper()} is {value!r}; it is a"
-          f" {'whole ' * name.startswith('max_')}number above 0."
-        )
+    declaration.check(self)
 
 
 class BatchTransport:

@@ -6,13 +6,14 @@ neither setting nor message holds it.
 
 import dataclasses
 import ipaddress
-import math
 import os
 import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from distill_jax.config import declaration
+from distill_jax.config.declaration import field
 from distill_jax.errors import UserError
 
 # Capitals only, so that a key given instead of a name is told from one, and
@@ -25,70 +26,108 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _QUERY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLACEHOLDER_KEY = "none"  # Servers without keys want a header all the same.
 
-_POSITIVE = {
-  "requests_per_minute": "REQUESTS_PER_MINUTE",
-  "tokens_per_minute": "TOKENS_PER_MINUTE",
-  "timeout_seconds": "REQUEST_TIMEOUT_SECONDS",
-  "first_delay_seconds": "FIRST_DELAY_SECONDS",
-  "retry_budget_seconds": "RETRY_BUDGET_SECONDS",
-}
-_WHOLE_POSITIVE = {
-  "max_concurrency": "MAX_CONCURRENCY",
-  "max_attempts": "MAX_ATTEMPTS",
-  "max_request_bytes": "MAX_REQUEST_BYTES",
-  "max_prompt_tokens": "MAX_PROMPT_TOKENS",
-  "max_response_bytes": "MAX_RESPONSE_BYTES",
-}
-_OPTIONAL = ("requests_per_minute", "tokens_per_minute", "max_prompt_tokens")
-
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-  """A teacher's address and the client's manners towards it.
+  """A teacher's address and the client's manners towards it."""
 
-  Attributes:
-    base_url: TEACHER_BASE_URL, what stands before "/chat/completions"; usually
-      ends in "/v1".
-    api_key_variable: TEACHER_API_KEY_VARIABLE, the environment variable that
-      holds the key. A server on this machine needs none. None: no key is sent
-      but what `extra_headers` has.
-    extra_headers: sent besides. A value "$NAME" is read from the environment
-      variable NAME, and so is kept nowhere; Azure's key is {"api-key":
-      "$AZURE_KEY"}.
-    extra_query: sent after "?" in every address: {"api-version": ...}; its
-      values are read as those of `extra_headers`.
-    max_concurrency: requests under way at once, their waits between attempts
-      included.
-    requests_per_minute: what the client allows itself; None: no limit.
-    tokens_per_minute: likewise, of prompts and answers together.
-    timeout_seconds: of one attempt, from connecting to the answer's last byte.
-    max_attempts: of one request, the first included.
-    first_delay_seconds: the wait after a first failure is a random time below
-      this, after the next ones below 2, 4, ... times it, up to a minute.
-    retry_budget_seconds: no attempt begins later than this after a request's
-      first one.
-    max_request_bytes: a longer request is not sent.
-    max_prompt_tokens: likewise a longer prompt, by the client's estimate; None:
-      the server decides.
-    max_response_bytes: a longer reply is cut off and is no answer.
-  """
-
-  base_url: str
-  api_key_variable: str | None = "OPENAI_API_KEY"
-  max_concurrency: int = 8
-  requests_per_minute: float | None = None
-  tokens_per_minute: float | None = None
-  timeout_seconds: float = 300.0
-  max_attempts: int = 8
-  first_delay_seconds: float = 1.0
-  retry_budget_seconds: float = 900.0
-  max_request_bytes: int = 2**20
-  max_prompt_tokens: int | None = None
-  max_response_bytes: int = 2**20
+  base_url: str = field(
+    macro="TEACHER_BASE_URL",
+    gin_text="'http://127.0.0.1:8000/v1'",
+    is_common=True,
+    is_checked=False,
+    help="what stands before /chat/completions; usually ends in /v1. vLLM"
+    " listens at the default",
+  )
+  api_key_variable: str | None = field(
+    "OPENAI_API_KEY",
+    macro="TEACHER_API_KEY_VARIABLE",
+    is_checked=False,
+    help="the environment variable that holds the key. A server on this machine"
+    " needs none. None: no key is sent but what EXTRA_HEADERS has",
+  )
+  max_concurrency: int = field(
+    8,
+    macro="MAX_CONCURRENCY",
+    above=0,
+    is_common=True,
+    help="requests under way at once, their waits between attempts included",
+  )
+  requests_per_minute: float | None = field(
+    None,
+    macro="REQUESTS_PER_MINUTE",
+    above=0,
+    is_common=True,
+    help="what the client allows itself; None: no limit",
+  )
+  tokens_per_minute: float | None = field(
+    None,
+    macro="TOKENS_PER_MINUTE",
+    above=0,
+    is_common=True,
+    help="of prompts and answers together; None: no limit",
+  )
+  timeout_seconds: float = field(
+    300.0,
+    macro="REQUEST_TIMEOUT_SECONDS",
+    above=0,
+    help="of one attempt, from connecting to the answer's last byte",
+  )
+  max_attempts: int = field(
+    8,
+    macro="MAX_ATTEMPTS",
+    above=0,
+    help="of one request, the first included",
+  )
+  first_delay_seconds: float = field(
+    1.0,
+    above=0,
+    help="the wait after a first failure is a random time below this, after the"
+    " next ones below 2, 4, ... times it, up to a minute",
+  )
+  retry_budget_seconds: float = field(
+    900.0,
+    macro="RETRY_BUDGET_SECONDS",
+    above=0,
+    help="no attempt begins later than this after a request's first one",
+  )
+  max_request_bytes: int = field(
+    2**20,
+    macro="MAX_REQUEST_BYTES",
+    above=0,
+    help="a longer request is not sent",
+  )
+  max_prompt_tokens: int | None = field(
+    None,
+    macro="MAX_PROMPT_TOKENS",
+    above=0,
+    help="a longer prompt is not sent, by the client's estimate; None: the"
+    " server decides",
+  )
+  max_response_bytes: int = field(
+    2**20,
+    macro="MAX_RESPONSE_BYTES",
+    above=0,
+    help="a longer reply is cut off and is no answer",
+  )
   # Mapping[str, str]. `config.fields` would repeat a value of another type,
   # which may be a secret; `_check_extras` does not.
-  extra_headers: Any = dataclasses.field(default_factory=dict)
-  extra_query: Any = dataclasses.field(default_factory=dict)
+  extra_headers: Any = field(
+    default_factory=dict,
+    macro="EXTRA_HEADERS",
+    is_checked=False,
+    takes="a dictionary of texts to texts",
+    help="sent with each request; '$NAME' is the value of an environment"
+    " variable, and so is kept nowhere: {'api-key': '$AZURE_KEY'}",
+  )
+  extra_query: Any = field(
+    default_factory=dict,
+    macro="EXTRA_QUERY",
+    is_checked=False,
+    takes="a dictionary of texts to texts",
+    help="sent after '?' in every address, with values as in EXTRA_HEADERS:"
+    " {'api-version': ...}",
+  )
 
   def __post_init__(self):
     _check_base_url(self.base_url)
@@ -103,17 +142,7 @@ class TeacherConfig:
       )
     _check_extras("EXTRA_HEADERS", self.extra_headers, _HEADER_NAME)
     _check_extras("EXTRA_QUERY", self.extra_query, _QUERY_NAME)
-    for field, macro in (_POSITIVE | _WHOLE_POSITIVE).items():
-      value = getattr(self, field)
-      if value is None and field in _OPTIONAL:
-        continue
-      is_whole = field in _WHOLE_POSITIVE
-      if not _is_positive(value, int if is_whole else (int, float)):
-        none = ", or None for no limit" if field in _OPTIONAL else ""
-        raise UserError(
-          f"{macro} is {value!r}; it is a {'whole ' if is_whole else ''}number"
-          f" above 0{none}."
-        )
+    declaration.check(self)
 
   @property
   def address(self) -> str:
@@ -240,11 +269,6 @@ def _check_extras(macro: str, extras, names: re.Pattern[str]) -> None:
         " config.gin. Put it into an environment variable, and give"
         f" {{{name!r}: '$NAME'}}."
       )
-
-
-def _is_positive(value, types) -> bool:
-  is_number = isinstance(value, types) and not isinstance(value, bool)
-  return is_number and 0 < value < math.inf
 
 
 def _check_base_url(base_url: str) -> None:

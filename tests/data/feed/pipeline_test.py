@@ -192,14 +192,14 @@ def test_eval_batches_hold_each_example_once_in_order(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"feature_lengths": {"inputs": 4}}, "TASK_FEATURE_LENGTHS"),
-    ({"batch_rows": 0}, "BATCH_SIZE"),
-    ({"pairing": "both"}, "PAIRING"),
-    ({"num_shards": 0}, "DATA_SHARDS is 0"),
-    ({"num_shards": 3}, "BATCH_SIZE is 4 and DATA_SHARDS 3"),
+    ({"feature_lengths": {"inputs": 4}}, "feature_lengths is"),
+    ({"batch_rows": 0}, "batch_rows is 0"),
+    ({"pairing": "both"}, "pairing is 'both'"),
+    ({"num_shards": 0}, "num_shards is 0"),
+    ({"num_shards": 3}, "batch_rows is 4 and num_shards 3"),
     (
       {"num_shards": 2, "max_examples_per_batch": 3},
-      "MAX_EXAMPLES_PER_BATCH is 3 and DATA_SHARDS 2",
+      "max_examples_per_batch is 3 and num_shards 2",
     ),
   ],
 )

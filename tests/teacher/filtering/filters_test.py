@@ -429,7 +429,7 @@ def test_open_labels_are_no_classes():
   ],
 )
 def test_settings_out_of_range(field, value):
-  with pytest.raises(UserError, match=f"{field.upper()} is {value!r}"):
+  with pytest.raises(UserError, match=f"{field} is {value!r}"):
     FilterConfig(**{field: value})
 
 

@@ -47,10 +47,10 @@ def test_the_whole_file_is_checked(seed):
 @pytest.mark.parametrize(
   "fields, told",
   [
-    ({"prompts": "svamp"}, "EVALUATE_PROMPTS is 'svamp'; it is a list"),
-    ({"models": []}, "EVALUATE_TEACHERS"),
-    ({"temperatures": 0.5}, "EVALUATE_TEMPERATURES"),
-    ({"num_examples": 0}, "EVALUATE_EXAMPLES is 0"),
+    ({"prompts": "svamp"}, "prompts is 'svamp'; it must be a list"),
+    ({"models": []}, "models"),
+    ({"temperatures": 0.5}, "temperatures"),
+    ({"num_examples": 0}, "num_examples is 0"),
   ],
 )
 def test_settings_that_cannot_be(fields, told):

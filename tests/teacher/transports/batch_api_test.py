@@ -493,7 +493,7 @@ def test_a_batch_the_server_does_not_know_is_the_users(state_path):
 )
 @pytest.mark.parametrize("value", [0, -1, None, "5", True, float("inf")])
 def test_sizes_and_times_that_cannot_be(name, value):
-  with pytest.raises(UserError, match=f"^BATCH_{name.upper()} is"):
+  with pytest.raises(UserError, match=f"^{name} is"):
     batch_api.BatchConfig("x.json", **{name: value})
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from distill_jax.data.records import Record as Record
   from distill_jax.decoding.strategy import DecodingConfig as DecodingConfig
   from distill_jax.errors import UserError as UserError
-  from distill_jax.model.t5 import presets as presets
+  from distill_jax.model import presets as presets
   from distill_jax.runs.from_python import Run as Run
   from distill_jax.runs.from_python import evaluate as evaluate
   from distill_jax.runs.from_python import train as train
@@ -38,7 +38,7 @@ _MODULES = {
   "UserError": "errors",
   "evaluate": "runs.from_python",
   "load_student": "student.student",
-  "presets": "model.t5.presets",
+  "presets": "model.presets",
   "train": "runs.from_python",
 }
 # The type checker reads the imports above.

@@ -79,6 +79,8 @@ class Family:
       where no file states it; raises UserError where these are not the shapes
       of the family. None: cannot be told.
     hf: None: Hugging Face has no such models.
+    presets: functions that make configurations of published models, by the
+      names that `distill_jax.presets` has for them.
     is_unnamed: its stated configurations do not name their family, which is
       how all were written while there was one.
   """
@@ -92,6 +94,9 @@ class Family:
   flops: Flops | None = None
   infer_config_fn: Callable[..., ModelConfig] | None = None
   hf: HFForm | None = None
+  presets: Mapping[str, Callable[..., ModelConfig]] = dataclasses.field(
+    default_factory=dict
+  )
   is_unnamed: bool = False
 
 

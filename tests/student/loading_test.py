@@ -289,7 +289,7 @@ def test_a_vocabulary_that_was_changed_is_refused(own_model_dir):
   "lengths", [{"inputs": 3}, {"inputs": 3, "targets": 0}, 5, "long"]
 )
 def test_lengths_that_cannot_be(lengths):
-  with pytest.raises(UserError, match="TASK_FEATURE_LENGTHS"):
+  with pytest.raises(UserError, match="feature_lengths|TASK_FEATURE_LENGTHS"):
     ModelChoice(feature_lengths=lengths)
 
 

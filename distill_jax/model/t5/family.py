@@ -7,7 +7,14 @@ import jax
 from distill_jax.data.feed import batch_layout
 from distill_jax.model import registry
 from distill_jax.model.hf_form import HFForm
-from distill_jax.model.t5 import flops, hf_config, hf_names, hf_tensors, shapes
+from distill_jax.model.t5 import (
+  flops,
+  hf_config,
+  hf_names,
+  hf_tensors,
+  presets,
+  shapes,
+)
 from distill_jax.model.t5.config import T5Config
 from distill_jax.model.t5.t5 import T5
 
@@ -72,6 +79,13 @@ registry.register(
       make_generation_fn=hf_config.make_generation,
       list_notes_fn=hf_config.list_notes,
     ),
+    presets={
+      "byt5": presets.byt5,
+      "mt5": presets.mt5,
+      "t5_1_0": presets.t5_1_0,
+      "t5_1_1": presets.t5_1_1,
+      "umt5": presets.umt5,
+    },
     is_unnamed=True,
   )
 )

@@ -6,7 +6,7 @@ to, if any, is for whoever builds the model.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array
 
@@ -14,6 +14,7 @@ from jaxtyping import Array
 AxisNames = tuple[str | None, ...]
 
 
+@runtime_checkable
 class ConstrainFn(Protocol):
   """What pins activations to a mesh by the names of their axes.
 

@@ -110,7 +110,7 @@ class BatchPacker:
     self._num_units += 1
     return True
 
-  def _give_back(self, taken: list[tuple[int, int, int]]) -> None:
+  def _give_back(self, taken: list[tuple[int, np.integer, np.integer]]) -> None:
     """Takes the last segments out of their rows again."""
     for row, encoder_free, decoder_free in reversed(taken):
       self._encoder_free[row] = encoder_free

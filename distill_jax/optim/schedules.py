@@ -6,6 +6,7 @@ with a linear warm-up from 0 to the highest rate.
 
 import logging
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -23,7 +24,7 @@ def make_schedule(
   schedule: str,
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int = 0,
+  warmup_steps: int | Any = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Makes a schedule by its name.
@@ -72,7 +73,9 @@ def make_schedule(
   return rsqrt_decay(learning_rate, warmup_steps)
 
 
-def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
+def constant(
+  learning_rate: float, warmup_steps: int | Any = 0
+) -> optax.Schedule:
   """A constant rate, after a linear warm-up: T5X's for finetuning.
 
   Args:
@@ -88,7 +91,7 @@ def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
 def linear_decay(
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int = 0,
+  warmup_steps: int | Any = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Falls in a line to its end at `train_steps`.
@@ -113,7 +116,7 @@ def linear_decay(
 def cosine_decay(
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int = 0,
+  warmup_steps: int | Any = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Falls along half a cosine to its end at `train_steps`.
@@ -133,7 +136,9 @@ def cosine_decay(
   return _after_warmup(decay, learning_rate, warmup_steps)
 
 
-def rsqrt_decay(learning_rate: float, warmup_steps: int) -> optax.Schedule:
+def rsqrt_decay(
+  learning_rate: float, warmup_steps: int | Any
+) -> optax.Schedule:
   """Falls with the root of the step, whatever the number of steps in all.
 
   It is the highest rate times sqrt(w / max(step, w)) for w warm-up steps, of
@@ -158,7 +163,7 @@ def rsqrt_decay(learning_rate: float, warmup_steps: int) -> optax.Schedule:
 
 
 def _after_warmup(
-  decay: optax.Schedule, learning_rate: float, warmup_steps: int
+  decay: optax.Schedule, learning_rate: float, warmup_steps: int | Any
 ) -> optax.Schedule:
   if not warmup_steps:
     return decay
@@ -166,7 +171,7 @@ def _after_warmup(
   return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def _check(learning_rate: float, warmup_steps: int) -> None:
+def _check(learning_rate: float, warmup_steps: int | Any) -> None:
   if not 0 < learning_rate < math.inf:
     raise UserError(
       f"LEARNING_RATE is {learning_rate}; it must be a number above 0."

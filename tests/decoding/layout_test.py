@@ -220,7 +220,7 @@ def _decode(name, mesh_sizes, decoding, config):
 @pytest.mark.parametrize("decoding", _STRATEGIES)
 @pytest.mark.parametrize(
   "mesh_sizes, config",
-  zip(_MESHES, [_CONFIG, _TIED_AND_SCANNED, _CONFIG], strict=True),
+  list(zip(_MESHES, [_CONFIG, _TIED_AND_SCANNED, _CONFIG], strict=True)),
 )
 def test_every_layout_decodes_the_same_ids(mesh_sizes, decoding, config):
   expected = _decode("auto", {}, decoding, config)

@@ -71,7 +71,7 @@ def start_decoding(
   return functools.partial(run, T5.decode_step), cache
 
 
-def repeat_rows(cache: DecodeCache, num_copies: int) -> DecodeCache:
+def repeat_rows(cache: PyTree, num_copies: int) -> PyTree:
   """Returns a cache of batch * num_copies rows, a row's copies adjacent.
 
   Args:

@@ -9,10 +9,10 @@ import math
 from typing import Any, Literal
 
 import jax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from distill_jax.decoding.beam import beam_decode
-from distill_jax.decoding.cache import DecodeCache, StepFn, repeat_rows
+from distill_jax.decoding.cache import StepFn, repeat_rows
 from distill_jax.decoding.greedy import greedy_decode
 from distill_jax.decoding.sampling import sample_decode
 from distill_jax.errors import UserError
@@ -149,7 +149,7 @@ class DecodingConfig:
 def decode(
   config: DecodingConfig,
   step_fn: StepFn,
-  cache: DecodeCache,
+  cache: PyTree,
   row_ids: Int[Array, "batch"],
   *,
   max_decode_length: int,

@@ -6,6 +6,7 @@ the same layers; they differ in where keys and values come from.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
@@ -40,7 +41,8 @@ class DecodeCache:
 
   self_attention: tuple[KeyValue, ...]
   cross_attention: tuple[KeyValue, ...]
-  cross_bias: Float[Array, "batch 1 1 encoder_length"]
+  # Of `jax.eval_shape` it holds shapes.
+  cross_bias: Float[Array | jax.ShapeDtypeStruct, "batch 1 1 encoder_length"]
 
 
 class DecoderLayer(nn.Module):

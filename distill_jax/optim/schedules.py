@@ -6,7 +6,6 @@ with a linear warm-up from 0 to the highest rate.
 
 import logging
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -24,7 +23,7 @@ def make_schedule(
   schedule: str,
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int | Any = 0,
+  warmup_steps: int = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Makes a schedule by its name.
@@ -73,9 +72,7 @@ def make_schedule(
   return rsqrt_decay(learning_rate, warmup_steps)
 
 
-def constant(
-  learning_rate: float, warmup_steps: int | Any = 0
-) -> optax.Schedule:
+def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
   """A constant rate, after a linear warm-up: T5X's for finetuning.
 
   Args:
@@ -91,7 +88,7 @@ def constant(
 def linear_decay(
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int | Any = 0,
+  warmup_steps: int = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Falls in a line to its end at `train_steps`.
@@ -116,7 +113,7 @@ def linear_decay(
 def cosine_decay(
   learning_rate: float,
   train_steps: int,
-  warmup_steps: int | Any = 0,
+  warmup_steps: int = 0,
   final_fraction: float = 0.0,
 ) -> optax.Schedule:
   """Falls along half a cosine to its end at `train_steps`.
@@ -136,9 +133,7 @@ def cosine_decay(
   return _after_warmup(decay, learning_rate, warmup_steps)
 
 
-def rsqrt_decay(
-  learning_rate: float, warmup_steps: int | Any
-) -> optax.Schedule:
+def rsqrt_decay(learning_rate: float, warmup_steps: int) -> optax.Schedule:
   """Falls with the root of the step, whatever the number of steps in all.
 
   It is the highest rate times sqrt(w / max(step, w)) for w warm-up steps, of
@@ -163,7 +158,7 @@ def rsqrt_decay(
 
 
 def _after_warmup(
-  decay: optax.Schedule, learning_rate: float, warmup_steps: int | Any
+  decay: optax.Schedule, learning_rate: float, warmup_steps: int
 ) -> optax.Schedule:
   if not warmup_steps:
     return decay
@@ -171,7 +166,7 @@ def _after_warmup(
   return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
-def _check(learning_rate: float, warmup_steps: int | Any) -> None:
+def _check(learning_rate: float, warmup_steps: int) -> None:
   if not 0 < learning_rate < math.inf:
     raise UserError(
       f"LEARNING_RATE is {learning_rate}; it must be a number above 0."

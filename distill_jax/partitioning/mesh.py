@@ -25,9 +25,9 @@ _AXIS_TYPES = (AxisType.Auto,) * len(axes.MESH_AXES)
 
 
 def make_mesh(
-  axis_sizes: Mapping[str, int] | Any,
+  axis_sizes: Mapping[str, int],
   devices: Sequence[Any] | None = None,
-  dcn_axis_sizes: Mapping[str, int] | Any = None,
+  dcn_axis_sizes: Mapping[str, int] | None = None,
 ) -> Mesh:
   """Makes a (data, fsdp, model) mesh.
 

@@ -73,7 +73,7 @@ class SeededProgram:
     )
 
 
-def read_key(key_data: Array) -> Array:
+def read_key(key_data: Array | np.ndarray) -> Array:
   """Returns the key that `SeededProgram` hands in, inside of the program."""
   return jax.random.wrap_key_data(key_data)
 

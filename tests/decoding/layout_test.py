@@ -6,6 +6,7 @@ import gc
 import logging
 import re
 import weakref
+from unittest import mock
 
 import jax
 import numpy as np
@@ -80,10 +81,8 @@ def test_the_memory_of_a_known_chip_does_not_depend_on_the_host():
   class _Device:
     device_kind = "TPU v4"
 
-  class _Mesh:
-    devices = np.array([_Device()])
-
-  assert layout_lib.find_memory(_Mesh()) == 32 * _GIB
+  mesh = mock.Mock(spec=jax.sharding.Mesh, devices=np.array([_Device()]))
+  assert layout_lib.find_memory(mesh) == 32 * _GIB
   # A CPU has none of its own.
   assert layout_lib.find_memory(mesh_lib.make_mesh({"data": -1})) is None
 

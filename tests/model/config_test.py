@@ -5,6 +5,7 @@ import pytest
 from distill_jax.errors import UserError
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "field,value",
   [

@@ -12,6 +12,7 @@ from flax import traverse_util
 from flax.core import meta
 from jax.sharding import PartitionSpec as P
 
+from distill_jax.model import constraint
 from distill_jax.model.config import T5Config
 from distill_jax.model.constraint import leave_free
 from distill_jax.model.t5 import T5
@@ -170,11 +171,12 @@ def test_every_parameter_has_its_logical_axes(golden):
 def test_activations_are_named_where_sharding_may_constrain_them(golden):
   named = []
 
-  def constrain(x, axis_names):
-    named.append(list(zip(axis_names, x.shape, strict=True)))
-    return x
+  class Constrain(type(constraint.leave_free)):
+    def __call__(self, x, axis_names, /):
+      named.append(list(zip(axis_names, x.shape, strict=True)))
+      return x
 
-  model, variables = T5(golden.config, constrain), {"params": golden.params}
+  model, variables = T5(golden.config, Constrain()), {"params": golden.params}
   expected = {
     ("batch", "length", "embed"),
     ("batch", "length", "heads", "kv"),

@@ -171,15 +171,15 @@ def _make_rows(num_rows):
 def test_rows_of_other_processes_are_told_to_process_0(clock, monkeypatch):
   """Of four rows process 0 has one, process 1 two, process 2 one."""
   store = process_fakes.KeyValueStore()
-  files = _Recorder(MetricFiles)
+  files, progress = _Recorder(MetricFiles), _Recorder(ProgressReporter)
   metrics = {name: jnp.float32(value) for name, value in _METRICS.items()}
   for index, rows in ((1, [0, 2]), (2, [3]), (0, [1])):
     process_fakes.join(monkeypatch, distributed, index, 3, store)
     monkeypatch.setattr(distributed, "_uses", collections.Counter())
-    written = files if index == 0 else None
+    written, shown = (files, progress) if index == 0 else (None, None)
     watch = _Watch()
     hook = hooks.LogHook(
-      written, written, lambda step: 0, 2, 9, watch, np.array(rows)
+      written, shown, lambda step: 0, 2, 9, watch, np.array(rows)
     )
     for step in range(1, 5):
       clock.seconds += 1

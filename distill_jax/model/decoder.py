@@ -5,6 +5,7 @@ the same layers; they differ in where keys and values come from.
 """
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -282,6 +283,7 @@ class Decoder(nn.Module):
     x = self.token_embedder(tokens[:, None])  # [batch, 1, embed]
     x = self.constrain_fn(x, _RESIDUAL)
     written = []
+    cross_bias = AttentionBias(cast(Array, cache.cross_bias))
     for layer, cached, cross in zip(
       self._list_layers(),
       cache.self_attention,
@@ -289,7 +291,7 @@ class Decoder(nn.Module):
       strict=True,
     ):
       x, cached = layer.decode_step(
-        x, step, cached, cross, self_bias, AttentionBias(cache.cross_bias)
+        x, step, cached, cross, self_bias, cross_bias
       )
       written.append(cached)
     logits = self.compute_logits(self.decoder_norm(x))

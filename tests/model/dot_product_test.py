@@ -112,7 +112,7 @@ def test_the_tpu_kernel_and_its_gradients(q_length, k_length, bias_shape):
 def test_a_query_that_may_see_nothing_sees_none_but_its_row():
   """As padding does, of rows without padding on the encoder's side."""
   *arrays, bias = make_arrays(8, 16, (2, 2))
-  bias[:, :, 3] = MASKED
+  bias = bias.at[:, :, 3].set(MASKED)
   with pltpu.force_tpu_interpret_mode():
     found = jax.jit(attend("pallas_tpu"))(*arrays, bias)
   value = arrays[2]
@@ -231,7 +231,7 @@ def test_tokamax_is_given_whole_blocks(q_length, k_length, has_positions):
   if has_positions:
     arrays.append(positions)
   allowed = jnp.ones((2, 1, q_length, k_length), jnp.bool_)
-  allowed[:, :, :, 2] = False
+  allowed = allowed.at[:, :, :, 2].set(False)
   compute = functools.partial(compute_gradients, arrays=arrays, allowed=allowed)
   for a, b in zip(compute("tokamax"), compute("xla"), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -331,7 +331,7 @@ def test_a_query_that_may_see_nothing_spoils_no_gradient(implementation):
   *arrays, _ = make_arrays(64, 128, (1, 1), head_dim=64)
   arrays = to_bfloat16(arrays)
   allowed = jnp.ones((2, 1, 64, 128), jnp.bool_)
-  allowed[:, :, 48:] = False
+  allowed = allowed.at[:, :, 48:].set(False)
 
   def compute(implementation):
     def compute_loss(query, key, value):

@@ -7,6 +7,7 @@ import shutil
 
 import hf_golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import t5x_fixtures

@@ -20,6 +20,14 @@ os.environ.setdefault(
 )
 
 import jax
+import jaxtyping
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(name="any_type")
+def fixture_any_type(monkeypatch):
+  """Lets a test give a setting what its annotation forbids, as a user may."""
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -310,7 +310,7 @@ def _format_sizes(sizes: Mapping[str, int]) -> str:
   return " ".join(f"{name}={size}" for name, size in sizes.items())
 
 
-def _format_bytes(num_bytes: int) -> str:
+def _format_bytes(num_bytes: float) -> str:
   """With the unit that leaves digits to read."""
   size = float(num_bytes)
   for unit in ("B", "KiB", "MiB"):

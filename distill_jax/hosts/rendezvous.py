@@ -125,9 +125,13 @@ def _listen(port: int) -> socket.socket:
 
 def _read_hello(connection: socket.socket) -> tuple[int, int, str]:
   connection.settimeout(_HELLO_SECONDS)
-  line = _read_line(connection, _MAX_HELLO_BYTES)
-  index, count, name = line.split(" ", 2)
-  return int(index), int(count), name
+  try:
+    line = _read_line(connection, _MAX_HELLO_BYTES)
+    index, count, name = line.split(" ", 2)
+    return int(index), int(count), name
+  except (OSError, ValueError):
+    connection.close()
+    raise
 
 
 def _forget_closed(connections, hosts) -> None:

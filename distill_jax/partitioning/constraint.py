@@ -5,7 +5,7 @@ vocab); which mesh axes they map to, if any, is for whoever builds the model.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array
 
@@ -13,6 +13,7 @@ from jaxtyping import Array
 AxisNames = tuple[str | None, ...]
 
 
+@runtime_checkable
 class ConstrainFn(Protocol):
   """What pins activations to a mesh by the names of their axes.
 

@@ -13,7 +13,7 @@ import json
 import logging
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from distill_jax.data.feed.shards import SHARDS
 from distill_jax.data.token_cache import TokenCache
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _ITERATOR, _TOKEN_CACHE = "iterator", "token_cache_sha256"
 
 
+@runtime_checkable
 class Resumable(Protocol):
   """An iterator whose place can be saved, as Grain's."""
 

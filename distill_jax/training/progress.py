@@ -4,11 +4,11 @@ Metrics arrive as named numbers; what they mean, and which process of several
 should speak, is the caller's.
 """
 
+import io
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
 
 import tqdm
 
@@ -28,7 +28,7 @@ class ProgressReporter:
     total_steps: int,
     start_step: int = 0,
     description: str = "step",
-    stream: TextIO | None = None,
+    stream: io.TextIOBase | None = None,
     *,
     min_seconds: float = 10.0,
     time_fn: Callable[[], float] = time.monotonic,

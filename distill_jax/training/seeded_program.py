@@ -7,7 +7,7 @@ again for each seed.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -73,9 +73,9 @@ class SeededProgram:
     )
 
 
-def read_key(key_data: Array) -> Array:
+def read_key(key_data: Array | np.ndarray) -> Array:
   """Returns the key that `SeededProgram` hands in, inside of the program."""
-  return jax.random.wrap_key_data(key_data)
+  return jax.random.wrap_key_data(cast(Array, key_data))
 
 
 @dataclasses.dataclass(frozen=True)

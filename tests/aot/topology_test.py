@@ -57,6 +57,7 @@ def test_slices_multiply():
   assert topology.parse("v5e-16", 2).num_chips == 32
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "given, told",
   [

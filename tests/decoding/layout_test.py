@@ -6,6 +6,7 @@ import gc
 import logging
 import re
 import weakref
+from unittest import mock
 
 import jax
 import numpy as np
@@ -81,10 +82,8 @@ def test_the_memory_of_a_known_chip_does_not_depend_on_the_host():
   class _Device:
     device_kind = "TPU v4"
 
-  class _Mesh:
-    devices = np.array([_Device()])
-
-  assert layout_lib.find_memory(_Mesh()) == 32 * _GIB
+  mesh = mock.Mock(spec=jax.sharding.Mesh, devices=np.array([_Device()]))
+  assert layout_lib.find_memory(mesh) == 32 * _GIB
   # A CPU has none of its own.
   assert layout_lib.find_memory(mesh_lib.make_mesh({"data": -1})) is None
 
@@ -221,7 +220,7 @@ def _decode(name, mesh_sizes, decoding, config):
 @pytest.mark.parametrize("decoding", _STRATEGIES)
 @pytest.mark.parametrize(
   "mesh_sizes, config",
-  zip(_MESHES, [_CONFIG, _TIED_AND_SCANNED, _CONFIG], strict=True),
+  list(zip(_MESHES, [_CONFIG, _TIED_AND_SCANNED, _CONFIG], strict=True)),
 )
 def test_every_layout_decodes_the_same_ids(mesh_sizes, decoding, config):
   expected = _decode("auto", {}, decoding, config)

@@ -135,6 +135,7 @@ def test_what_is_described_is_what_is_read():
   }
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "settings, told",
   [

@@ -99,10 +99,10 @@ def compute_log_likelihoods(params, examples):
     examples, LABEL, LENGTHS, len(examples)
   )
   logits = jax.jit(
-    lambda params: step_lib.apply_model(
+    lambda params, batch: step_lib.apply_model(
       T5(CONFIG), params, batch, enable_dropout=False
     )
-  )(params)
+  )(params, batch)
   logits = np.asarray(logits, np.float64)
   targets = batch[batch_lib.DECODER_TARGET_TOKENS]
   log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

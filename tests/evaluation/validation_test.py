@@ -4,9 +4,10 @@ import pytest
 from synthetic_cache import make_cache
 
 from distill_jax.evaluation import validation
+from distill_jax.evaluation.evaluator import Evaluator
 
 
-class _Evaluator:
+class _Evaluator(Evaluator):
   """Notes what it is asked for."""
 
   def __init__(self):

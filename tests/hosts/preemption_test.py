@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from distill_jax.hosts import preemption
+from distill_jax.hosts.stop_agreement import StopAgreement
 
 
 class _Run:
@@ -101,7 +102,7 @@ def test_outside_the_main_thread_signals_are_left_alone(handlers):
   runs[0].hook.close()
 
 
-class _Agreement:
+class _Agreement(StopAgreement):
   """All stop after step 5."""
 
   def __init__(self, stop_step=5):

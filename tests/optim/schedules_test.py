@@ -133,6 +133,7 @@ def test_the_schedules_of_before_are_bitwise_the_same(warmup_steps):
       assert float(now(step)) == float(before(step))
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "arguments, told",
   [

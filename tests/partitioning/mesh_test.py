@@ -66,6 +66,7 @@ def test_one_device_is_a_mesh():
   assert dict(made.shape) == {"data": 1, "fsdp": 1, "model": 1}
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "sizes,message",
   [
@@ -131,6 +132,7 @@ def test_a_physical_axis_is_split_where_there_is_no_other_way(sizes):
   assert len(set(made.devices.flat)) == 16
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "sizes,dcn_sizes,message",
   [

@@ -8,6 +8,7 @@ import os
 import pytest
 from event_reading import read_events
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from distill_jax.errors import UserError
 from distill_jax.run_folder import event_files, metric_files
@@ -126,8 +127,11 @@ def test_a_run_that_wrote_nothing(tmp_path):
   assert _steps(tmp_path) == [10]
 
 
-class _FullDisk:
+class _FullDisk(RecordWriter):
   """A file whose every write fails, as on a full disk."""
+
+  def __init__(self):
+    pass
 
   def write(self, content):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

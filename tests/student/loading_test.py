@@ -7,6 +7,7 @@ import shutil
 
 import hf_golden
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import t5x_fixtures
@@ -165,7 +166,7 @@ def test_a_hugging_face_folder_opens(variant, tmp_path, caplog):
   assert opened.origin.endswith(f"hf/{variant}")
   assert "is for you to know" in caplog.text
   # Twice, so that the rows divide among the devices.
-  batch = {key: np.tile(value, (2, 1)) for key, value in golden.batch.items()}
+  batch = {key: jnp.tile(value, (2, 1)) for key, value in golden.batch.items()}
   found = opened.model.apply(
     {"params": _load(opened)}, batch, enable_dropout=False
   )

@@ -9,26 +9,34 @@ import numpy as np
 import process_fakes
 import pytest
 
+from distill_jax.checkpoint.manager import Checkpoints
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.errors import UserError
 from distill_jax.hosts import distributed
+from distill_jax.run_folder.metric_files import MetricFiles
 from distill_jax.run_folder.validation_history import ValidationHistory
 from distill_jax.training import hooks
+from distill_jax.training.nonfinite import NonfiniteHook
+from distill_jax.training.progress import ProgressReporter
 
 _METRICS = {"loss": 3.0, "label_loss": 1.0, "rationale_loss": 2.0}
 
 
 class _Recorder:
-  """Takes any call of any method and remembers it."""
+  """Passes for a `kind`; takes any call of any method and remembers it."""
 
-  def __init__(self):
-    self.calls = []
+  def __init__(self, kind):
+    self._kind, self.calls = kind, []
+
+  @property
+  def __class__(self):
+    return self._kind
 
   def __getattr__(self, name):
     return lambda *arguments: self.calls.append((name, *arguments))
 
 
-class _Watch:
+class _Watch(NonfiniteHook):
   """Stands for the hook that knows the losses."""
 
   def __init__(self, ends_at=None, skipped=None):
@@ -68,7 +76,7 @@ def fixture_clock(monkeypatch):
 
 
 def test_log_writes_each_period_and_the_last_step(clock):
-  files, progress = _Recorder(), _Recorder()
+  files, progress = _Recorder(MetricFiles), _Recorder(ProgressReporter)
   hook = hooks.LogHook(
     files,
     progress,
@@ -98,8 +106,10 @@ def test_log_writes_each_period_and_the_last_step(clock):
 
 
 def test_rates_are_of_the_time_since_the_last_line(clock):
-  files = _Recorder()
-  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 1, 9, _Watch())
+  files = _Recorder(MetricFiles)
+  hook = hooks.LogHook(
+    files, _Recorder(ProgressReporter), lambda step: 0, 1, 9, _Watch()
+  )
   clock.seconds = 10.0
   _run(hook, [1])
   clock.seconds = 10.25
@@ -109,16 +119,17 @@ def test_rates_are_of_the_time_since_the_last_line(clock):
 
 
 def test_rates_leave_out_evaluations_and_checkpoints(clock):
-  files = _Recorder()
-  log = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9, _Watch())
+  files = _Recorder(MetricFiles)
+  log = hooks.LogHook(
+    files, _Recorder(ProgressReporter), lambda step: 0, 2, 9, _Watch()
+  )
 
   def take_long(*_):
     clock.seconds += 100
     return {}
 
-  checkpoints = types.SimpleNamespace(
-    save=take_long, raise_if_failed=lambda: None
-  )
+  checkpoints = _Recorder(Checkpoints)
+  checkpoints.save = take_long
   # After steps that are logged, and after others.
   evaluation = hooks.EvalHook(take_long, files, 1, 9, _Watch(), log.paused)
   checkpoint = hooks.CheckpointHook(
@@ -133,9 +144,11 @@ def test_rates_leave_out_evaluations_and_checkpoints(clock):
 
 
 def test_a_loss_that_ends_the_run_is_written_before(clock):
-  files = _Recorder()
+  files = _Recorder(MetricFiles)
   watch = _Watch(ends_at=2)
-  hook = hooks.LogHook(files, _Recorder(), lambda step: 0, 2, 9, watch)
+  hook = hooks.LogHook(
+    files, _Recorder(ProgressReporter), lambda step: 0, 2, 9, watch
+  )
   with pytest.raises(UserError, match="ended by call 2"):
     for step in range(1, 7):
       clock.seconds += 1.0
@@ -144,9 +157,11 @@ def test_a_loss_that_ends_the_run_is_written_before(clock):
 
 
 def test_skipped_steps_are_logged_and_made_no_update(clock):
-  files = _Recorder()
+  files = _Recorder(MetricFiles)
   watch = _Watch(skipped=3)
-  hook = hooks.LogHook(files, _Recorder(), lambda step: step, 1, 99, watch)
+  hook = hooks.LogHook(
+    files, _Recorder(ProgressReporter), lambda step: step, 1, 99, watch
+  )
   for step in (2, 9):
     clock.seconds += 1
     _run(hook, [step])
@@ -164,15 +179,15 @@ def _make_rows(num_rows):
 def test_rows_of_other_processes_are_told_to_process_0(clock, monkeypatch):
   """Of four rows process 0 has one, process 1 two, process 2 one."""
   store = process_fakes.KeyValueStore()
-  files = _Recorder()
+  files, progress = _Recorder(MetricFiles), _Recorder(ProgressReporter)
   metrics = {name: jnp.float32(value) for name, value in _METRICS.items()}
   for index, rows in ((1, [0, 2]), (2, [3]), (0, [1])):
     process_fakes.join(monkeypatch, distributed, index, 3, store)
     monkeypatch.setattr(distributed, "_uses", collections.Counter())
-    written = files if index == 0 else None
+    written, shown = (files, progress) if index == 0 else (None, None)
     watch = _Watch()
     hook = hooks.LogHook(
-      written, written, lambda step: 0, 2, 9, watch, np.array(rows)
+      written, shown, lambda step: 0, 2, 9, watch, np.array(rows)
     )
     for step in range(1, 5):
       clock.seconds += 1
@@ -188,7 +203,7 @@ def test_rows_of_other_processes_are_told_to_process_0(clock, monkeypatch):
 
 
 def test_log_closes_what_it_writes_to(clock):
-  files, progress = _Recorder(), _Recorder()
+  files, progress = _Recorder(MetricFiles), _Recorder(ProgressReporter)
   hooks.LogHook(files, progress, lambda step: 0, 1, 1, _Watch()).close()
   assert files.calls == progress.calls == [("close",)]
 
@@ -211,7 +226,7 @@ def _make_eval_hook(files, results=_RESULTS, watch=None):
 
 
 def test_evaluation_comes_each_period_and_at_the_last_step():
-  files = _Recorder()
+  files = _Recorder(MetricFiles)
   hook, asked = _make_eval_hook(files)
   _run(hook, range(1, 11))
   assert asked == [("params", 4), ("params", 8), ("params", 10)]
@@ -223,7 +238,7 @@ def test_evaluation_comes_each_period_and_at_the_last_step():
 
 
 def test_a_broken_state_is_not_evaluated():
-  files = _Recorder()
+  files = _Recorder(MetricFiles)
   hook, asked = _make_eval_hook(files, watch=_Watch(ends_at=2))
   with pytest.raises(UserError, match="ended by call 2"):
     _run(hook, range(1, 11))
@@ -239,13 +254,18 @@ def test_a_process_that_writes_nothing_evaluates_all_the_same():
 
 
 def test_a_run_without_a_label_task_has_no_best_step():
-  hook, _ = _make_eval_hook(_Recorder(), {"toy_rationale": {"loss": 2.0}})
+  hook, _ = _make_eval_hook(
+    _Recorder(MetricFiles), {"toy_rationale": {"loss": 2.0}}
+  )
   _run(hook, [4])
   assert hook.latest is None
 
 
 def test_checkpoints_hold_the_metrics_of_their_own_step():
-  checkpoints, evaluation = _Recorder(), _make_eval_hook(_Recorder())[0]
+  checkpoints, evaluation = (
+    _Recorder(Checkpoints),
+    _make_eval_hook(_Recorder(MetricFiles))[0],
+  )
   states = iter("abcdef")
   hook = hooks.CheckpointHook(
     checkpoints, lambda: {"next": next(states)}, evaluation, 2, 9, _Watch()
@@ -269,7 +289,7 @@ def test_checkpoints_hold_the_metrics_of_their_own_step():
 
 
 def test_what_is_best_is_saved_where_the_periods_do_not_meet():
-  checkpoints, history = _Recorder(), ValidationHistory()
+  checkpoints, history = _Recorder(Checkpoints), ValidationHistory()
   scores = {4: 0.5, 8: 0.5, 12: 0.7, 16: 0.6, 20: 0.7, 24: 0.8}
   evaluation = hooks.EvalHook(
     lambda params, step: {"toy_label": {"label_accuracy": scores[step]}},
@@ -309,7 +329,7 @@ def test_evaluations_are_shown_with_the_best_so_far():
 
 
 def test_a_broken_state_is_not_saved_over_good_ones():
-  checkpoints = _Recorder()
+  checkpoints = _Recorder(Checkpoints)
   hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch(ends_at=2))
   with pytest.raises(UserError, match="ended by call 2"):
     _run(hook, [1, 2, 3, 4])
@@ -319,7 +339,7 @@ def test_a_broken_state_is_not_saved_over_good_ones():
 
 
 def test_a_step_is_saved_once():
-  checkpoints = _Recorder()
+  checkpoints = _Recorder(Checkpoints)
   hook = hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch())
   _run(hook, [2])
   state = types.SimpleNamespace(params="params")
@@ -330,6 +350,6 @@ def test_a_step_is_saved_once():
 
 
 def test_the_run_waits_for_its_last_checkpoint():
-  checkpoints = _Recorder()
+  checkpoints = _Recorder(Checkpoints)
   hooks.CheckpointHook(checkpoints, dict, None, 2, 9, _Watch()).close()
   assert checkpoints.calls == [("wait",)]

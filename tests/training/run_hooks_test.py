@@ -7,6 +7,7 @@ import types
 import pytest
 import toy_run
 
+from distill_jax.checkpoint.manager import Checkpoints
 from distill_jax.hosts import distributed, preemption
 from distill_jax.run_folder import run_lock
 from distill_jax.run_folder.validation_history import ValidationHistory
@@ -20,7 +21,7 @@ def make_hooks(folder, **changes):
     pathlib.Path(folder),
     start_step=0,
     evaluate_fn=lambda params, step: {},
-    checkpoints=types.SimpleNamespace(wait=None, save=None),
+    checkpoints=object.__new__(Checkpoints),
     data=types.SimpleNamespace(get_state=dict),
     told_rows=None,
     lock=run_lock.RunLock(pathlib.Path(folder)),

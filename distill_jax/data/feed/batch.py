@@ -59,7 +59,7 @@ def split_example_ids(
 
 
 def take_rows(
-  batch: Mapping[str, Any], rows: np.ndarray | slice
+  batch: Mapping[str, Any], rows: np.ndarray | list[int] | slice
 ) -> dict[str, Any]:
   """Returns some rows of a batch, and the ids of their examples if it has any.
 

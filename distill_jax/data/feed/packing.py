@@ -100,7 +100,7 @@ class BatchPacker:
     self._num_units += 1
     return True
 
-  def _give_back(self, taken: list[tuple[int, list[int]]]) -> None:
+  def _give_back(self, taken: list[tuple[int, list[Any]]]) -> None:
     """Takes the last segments out of their rows again."""
     for row, lengths in reversed(taken):
       for free, length in zip(self._free, lengths, strict=True):

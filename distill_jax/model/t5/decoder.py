@@ -5,6 +5,7 @@ and values come from.
 """
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,8 @@ class DecodeCache:
 
   self_attention: tuple[KeyValue, ...]
   cross_attention: tuple[KeyValue, ...]
-  cross_bias: Float[Array, "batch 1 1 encoder_length"]
+  # Of `jax.eval_shape` it holds shapes.
+  cross_bias: Float[Array | jax.ShapeDtypeStruct, "batch 1 1 encoder_length"]
 
   def reorder(self, rows: Int[Array, "batch"]) -> "DecodeCache":
     """Returns a cache whose row i continues row `rows[i]`.
@@ -295,6 +297,7 @@ class Decoder(nn.Module):
     x = self.token_embedder(tokens[:, None])  # [batch, 1, embed]
     x = self.constrain_fn(x, _RESIDUAL)
     written = []
+    cross_bias = AttentionBias(cast(Array, cache.cross_bias))
     for layer, cached, cross in zip(
       self._list_layers(),
       cache.self_attention,
@@ -302,7 +305,7 @@ class Decoder(nn.Module):
       strict=True,
     ):
       x, cached = layer.decode_step(
-        x, step, cached, cross, self_bias, AttentionBias(cache.cross_bias)
+        x, step, cached, cross, self_bias, cross_bias
       )
       written.append(cached)
     logits = self.compute_logits(self.decoder_norm(x))

@@ -177,6 +177,7 @@ class TeacherError(Exception):
     self.num_attempts = num_attempts
 
 
+@runtime_checkable
 class Transport(Protocol):
   """A way to a teacher."""
 

@@ -36,12 +36,12 @@ def make_arrays(
   key_shape = (batch, heads, k_length, head_dim)
   shapes = [(batch, q_length, heads, head_dim), key_shape, key_shape]
   query, key, value = (
-    rng.normal(size=shape).astype(np.float32) for shape in shapes
+    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes
   )
   bias = rng.normal(size=(*bias_shape, q_length, k_length))
   is_masked = rng.random(bias.shape) < 1 / 3
   is_masked[..., 0] = False
-  bias = np.where(is_masked, MASKED, bias).astype(np.float32)
+  bias = jnp.asarray(np.where(is_masked, MASKED, bias), jnp.float32)
   return query, key, value, bias
 
 
@@ -112,7 +112,7 @@ def test_the_tpu_kernel_and_its_gradients(q_length, k_length, bias_shape):
 def test_a_query_that_may_see_nothing_sees_none_but_its_row():
   """As padding does, of rows without padding on the encoder's side."""
   *arrays, bias = make_arrays(8, 16, (2, 2))
-  bias[:, :, 3] = MASKED
+  bias = bias.at[:, :, 3].set(MASKED)
   with pltpu.force_tpu_interpret_mode():
     found = jax.jit(attend("pallas_tpu"))(*arrays, bias)
   value = arrays[2]
@@ -159,8 +159,8 @@ def test_what_cudnn_does_not_take_is_told():
 
 def test_one_query_of_each_row_gets_what_is_added_to_its_part():
   query, key, value, bias = make_arrays(1, 7, (2, 2), batch=4)
-  rows = np.repeat(bias, 2, axis=0)
-  allowed = np.ones((4, 1, 1, 7), np.bool_)
+  rows = jnp.repeat(bias, 2, axis=0)
+  allowed = jnp.ones((4, 1, 1, 7), jnp.bool_)
   np.testing.assert_array_equal(
     attend("tokamax")(query, key, value, bias, allowed),
     attend("xla")(query, key, value, rows),
@@ -173,7 +173,7 @@ def test_tokamax_is_refused_on_other_devices(monkeypatch, capability):
   if capability:
     monkeypatch.setattr(jax, "devices", lambda: [make_gpu(capability)])
   query, key, value, bias = make_arrays(4, 6, (1, 2))
-  allowed = np.ones((2, 1, 4, 6), np.bool_)
+  allowed = jnp.ones((2, 1, 4, 6), jnp.bool_)
   with pytest.raises(UserError, match=f"Hopper.*{capability or 'cpu, 0.0'}"):
     attend("tokamax")(query, key, value, bias, allowed)
 
@@ -230,8 +230,8 @@ def test_tokamax_is_given_whole_blocks(q_length, k_length, has_positions):
   *arrays, positions = make_arrays(q_length, k_length, (1, 2))
   if has_positions:
     arrays.append(positions)
-  allowed = np.ones((2, 1, q_length, k_length), np.bool_)
-  allowed[:, :, :, 2] = False
+  allowed = jnp.ones((2, 1, q_length, k_length), jnp.bool_)
+  allowed = allowed.at[:, :, :, 2].set(False)
   compute = functools.partial(compute_gradients, arrays=arrays, allowed=allowed)
   for a, b in zip(compute("tokamax"), compute("xla"), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -330,8 +330,8 @@ def test_a_query_that_may_see_nothing_spoils_no_gradient(implementation):
   """Padding, of rows without padding on the encoder's side; no positions."""
   *arrays, _ = make_arrays(64, 128, (1, 1), head_dim=64)
   arrays = to_bfloat16(arrays)
-  allowed = np.ones((2, 1, 64, 128), np.bool_)
-  allowed[:, :, 48:] = False
+  allowed = jnp.ones((2, 1, 64, 128), jnp.bool_)
+  allowed = allowed.at[:, :, 48:].set(False)
 
   def compute(implementation):
     def compute_loss(query, key, value):

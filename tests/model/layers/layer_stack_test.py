@@ -76,7 +76,7 @@ def assert_close(found, expected):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def differentiate(config, enable_dropout, params):
   """Returns logits and the gradients of a function of them."""
-  batch = tiny_student.make_batch()
+  batch = jax.tree.map(jnp.asarray, tiny_student.make_batch())
 
   def compute_loss(params):
     logits = T5(config).apply(
@@ -123,7 +123,7 @@ def make_encoder_loss(num_layers=6, **choices):
   """Returns a loss of encoder layers, and its parameters' shapes."""
   config = dataclasses.replace(CONFIG, num_encoder_layers=num_layers, **choices)
   rng = np.random.default_rng(0)
-  tokens = rng.integers(1, 48, (4, 48)).astype(np.int32)
+  tokens = jnp.asarray(rng.integers(1, 48, (4, 48)), jnp.int32)
   params, _ = state_lib.abstract_params(T5(config))
 
   def compute_loss(params):
@@ -261,12 +261,12 @@ def test_what_is_computed_again_is_not_kept():
 @pytest.mark.parametrize("mesh_axes", [None, MESH])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_scanned_model_decodes_the_same_tokens(name, mesh_axes):
-  batch = tiny_student.make_batch()
+  batch = jax.tree.map(jnp.asarray, tiny_student.make_batch())
   tokens, segment_ids = (
     batch["encoder_input_tokens"],
     batch["encoder_segment_ids"],
   )
-  segment_ids = np.minimum(segment_ids, 1)
+  segment_ids = jnp.minimum(segment_ids, 1)
 
   def decode(config, params, constrain_fn=leave_free):
     @jax.jit

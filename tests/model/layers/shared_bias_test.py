@@ -56,7 +56,7 @@ def fixture_kernel(monkeypatch):
 
 def differentiate(constrain_fn=leave_free, **choices):
   """Returns the gradients of all parameters."""
-  batch = tiny_student.make_batch()
+  batch = jax.tree.map(jnp.asarray, tiny_student.make_batch())
   model = T5(dataclasses.replace(CONFIG, **choices), constrain_fn)
 
   def compute_loss(params):

@@ -6,6 +6,7 @@ from tiny_student import CONFIG
 from distill_jax.errors import UserError
 
 
+@pytest.mark.usefixtures("any_type")
 @pytest.mark.parametrize(
   "field,value",
   [

@@ -5,7 +5,7 @@ A family's own is a frozen dataclass below this class; gin fills it.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 
 class ModelConfig:
@@ -53,7 +53,7 @@ class ModelConfig:
     """Names the architecture by its sizes, for messages."""
     return repr(self)
 
-  def take_part(self, num_parts: int) -> Self:
+  def take_part(self, num_parts: int) -> "ModelConfig":
     """Returns the configuration of a device's part of the model.
 
     Args:
@@ -62,7 +62,7 @@ class ModelConfig:
     assert num_parts == 1, f"{type(self).__name__} is not divided"
     return self
 
-  def drop_run_settings(self) -> Self:
+  def drop_run_settings(self) -> "ModelConfig":
     """Returns the architecture without how a run happened to compute it."""
     defaults = {
       field.name: field.default

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
   from distill_jax.runs.from_python import Run as Run
   from distill_jax.runs.from_python import evaluate as evaluate
   from distill_jax.runs.from_python import train as train
-  from distill_jax.student.student import Prediction as Prediction
-  from distill_jax.student.student import Score as Score
+  from distill_jax.student.opening import load_student as load_student
+  from distill_jax.student.predictions import Prediction as Prediction
+  from distill_jax.student.predictions import Score as Score
   from distill_jax.student.student import Student as Student
-  from distill_jax.student.student import load_student as load_student
 
 # Public name -> the module that has it.
 _MODULES = {
   "DecodingConfig": "decoding.strategy",
-  "Prediction": "student.student",
+  "Prediction": "student.predictions",
   "Record": "data.records",
   "Run": "runs.from_python",
-  "Score": "student.student",
+  "Score": "student.predictions",
   "Student": "student.student",
   "UserError": "errors",
   "evaluate": "runs.from_python",
-  "load_student": "student.student",
+  "load_student": "student.opening",
   "presets": "model.presets",
   "train": "runs.from_python",
 }

@@ -28,7 +28,8 @@ from distill_jax.optim import factory, schedules
 from distill_jax.run_folder import model_dir as model_dir_lib
 from distill_jax.runs import eval as eval_lib
 from distill_jax.runs import train as train_lib
-from distill_jax.student.student import Student, load_student
+from distill_jax.student.opening import load_student
+from distill_jax.student.student import Student
 
 _OPTIMIZERS = {"adafactor": factory.adafactor, "adamw": factory.adamw}
 # As in gin/runs/train.gin and train_adamw.gin.

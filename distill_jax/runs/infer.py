@@ -24,7 +24,7 @@ from distill_jax.errors import UserError
 from distill_jax.model.config import ModelConfig
 from distill_jax.runs import input_rows, prepare
 from distill_jax.runs.input_rows import Row
-from distill_jax.student import loading
+from distill_jax.student import loading, opening
 from distill_jax.student import student as student_lib
 
 _log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def run(
   prepare.import_own_tasks(settings.task_module)
   student = student_lib.Student(
     opened,
-    student_lib.find_tasks(opened, settings.mixture_or_task_name),
+    opening.find_tasks(opened, settings.mixture_or_task_name),
     settings.batch_rows,
     settings.decode_layout,
   )

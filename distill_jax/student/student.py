@@ -10,68 +10,29 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from distill_jax.answers import arithmetic
 from distill_jax.data import named_tasks, task_kinds
-from distill_jax.data.settings import DataSettings
-from distill_jax.data.token_cache import Example, TaskInfo, read_task_info
+from distill_jax.data.token_cache import Example, TaskInfo
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.student import conversion, loading
+from distill_jax.student.predictions import (
+  Prediction,
+  Score,
+  evaluate_equation,
+)
+from distill_jax.student.texts import check_texts
 
 _log = logging.getLogger(__name__)
 
 PyTree = Any
-# Of a checkpoint that lies in no run; what is longer is trimmed and warned of.
-_FOREIGN_LENGTHS = {"inputs": 512, "targets": 128}
 # Each way to decode keeps what it has laid out of the parameters.
 _MAX_EVALUATORS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-  """What a student wrote for one input.
-
-  Example:
-    >>> import distill_jax as dj
-    >>> dj.Prediction("8 - 3", "stop", value=5).text
-    '8 - 3'
-
-  Attributes:
-    text: the answer, or the rationale.
-    finish_reason: "stop" where the model ended it, "length" where the limit of
-      tokens did.
-    value: of an equation, where answers are equations and it has a value.
-    samples: of several samples all, this one first; else none.
-  """
-
-  text: str
-  finish_reason: Literal["stop", "length"]
-  value: int | float | None = None
-  samples: "tuple[Prediction, ...]" = ()
-
-
-class Score(NamedTuple):
-  """How likely a target is, given its input.
-
-  Example:
-    >>> import distill_jax as dj
-    >>> dj.Score(-1.5, 3).num_target_tokens
-    3
-
-  Attributes:
-    log_likelihood: natural log of its probability, the sum over its tokens
-      with EOS.
-    num_target_tokens: how many those are.
-  """
-
-  log_likelihood: float
-  num_target_tokens: int
 
 
 class Student:
@@ -246,8 +207,8 @@ class Student:
       UserError: these are no texts, they are not as many, or a target is longer
         than the model's rows.
     """
-    texts = _check_texts(texts, "texts")
-    targets = _check_texts(targets, "targets")
+    texts = check_texts(texts, "texts")
+    targets = check_texts(targets, "targets")
     if len(texts) != len(targets):
       raise UserError(
         f"{len(texts)} texts were given and {len(targets)} targets. Give one"
@@ -356,7 +317,7 @@ class Student:
       for text, finish_reason in samples:
         if info.kind == "joint":
           text = task_kinds.extract_label(text, info.target)
-        value = _evaluate(text) if is_equation else None
+        value = evaluate_equation(text) if is_equation else None
         predictions[-1].append(Prediction(text, finish_reason, value))
     return predictions
 
@@ -443,7 +404,7 @@ class Student:
   def _predict(
     self, texts, info, prefix, decoding, max_decode_length
   ) -> list[Prediction]:
-    texts = _check_texts(texts, "texts")
+    texts = check_texts(texts, "texts")
     info = _with_prefix(info, prefix)
     decoding = _choose_decoding(decoding, max_decode_length)
     self.warn_of_trimmed(texts, info)
@@ -498,118 +459,6 @@ class Student:
     return np.asarray([*vocabulary.encode(text), vocabulary.eos_id], np.int32)
 
 
-def load_student(
-  path: str | os.PathLike,
-  *,
-  checkpoint: Literal["best", "last"] | int = "best",
-  task: str | None = None,
-  vocab_path: str | None = None,
-  feature_lengths: Mapping[str, int] | None = None,
-  mesh: Mapping[str, int] | None = None,
-  batch_rows: int = 32,
-) -> Student:
-  """Opens a trained student and reads its parameters.
-
-  Example:
-    >>> import distill_jax as dj
-    >>> student = dj.load_student("runs/svamp", checkpoint="last")
-    >>> student.predict([])
-    []
-
-  Args:
-    path: the folder of a run, of one of its checkpoints, or a checkpoint in any
-      form that `checkpoint.formats` opens: Hugging Face, T5X, Orbax.
-    checkpoint: of a run: "best" on validation (the newest where none was
-      evaluated), "last", or a step.
-    task: a task or mixture by name, such as "svamp_distill": whose prefixes go
-      before texts, and how answers are read. None: what the run was trained on;
-      of a checkpoint of no run texts stay as they are.
-    vocab_path: a sentencepiece model, where none lies with the checkpoint.
-    feature_lengths: tokens of a row, {'inputs': ..., 'targets': ...}; None:
-      the run's, of a checkpoint of no run 512 and 128.
-    mesh: devices along each axis, see `partitioning.mesh`; None: all of them
-      share the rows of a batch.
-    batch_rows: texts computed at once, at most.
-
-  Returns:
-    The student.
-
-  Raises:
-    UserError: there is no checkpoint, a damaged one, one of another model, or
-      no vocabulary; or no such task.
-  """
-  if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-    raise UserError(f"The path of a student is {path!r}; it must be a path.")
-  opened = loading.open_model(
-    loading.ModelChoice(
-      checkpoint_path=os.fspath(path),
-      checkpoints=checkpoint,
-      vocab_path=vocab_path,
-      feature_lengths=feature_lengths,
-      foreign_lengths=_FOREIGN_LENGTHS,
-      mesh=mesh or {"data": -1},
-    )
-  )
-  if len(opened.checkpoints) != 1:
-    raise UserError(
-      f"checkpoint is {checkpoint!r}; a student is one checkpoint: 'best',"
-      " 'last' or a step."
-    )
-  student = Student(opened, find_tasks(opened, task), batch_rows)
-  _ = student.params  # A damaged file shows here and not in the first request.
-  return student
-
-
-def find_tasks(
-  opened: loading.OpenedModel, name: str | None = None
-) -> dict[str, TaskInfo]:
-  """Returns what a model learned; {} where nothing tells.
-
-  Args:
-    opened: the model.
-    name: a task or mixture to take in place of what its run recorded.
-
-  Raises:
-    UserError: there is no such task.
-  """
-  if name is not None:
-    return named_tasks.describe_named_tasks(name, DataSettings())
-  if opened.record is None:
-    return {}
-  return {
-    name: read_task_info(name, info)
-    for name, info in opened.record.identity["tasks"].items()
-  }
-
-
-def _check_texts(texts: Any, name: str) -> list[str]:
-  """Returns texts as a list.
-
-  Raises:
-    UserError: one is none, or cannot be written; or a text was given alone.
-  """
-  if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-    raise UserError(
-      f"{name} is {texts!r:.60}; it must be a list of texts. Put one text in"
-      " brackets: [text]."
-    )
-  texts = list(texts)
-  for index, text in enumerate(texts):
-    if not isinstance(text, str):
-      raise UserError(
-        f"{name}[{index}] is {text!r:.60}, of the type {type(text).__name__};"
-        " it must be text."
-      )
-    try:
-      text.encode("utf-8")
-    except UnicodeEncodeError as error:
-      raise UserError(
-        f"{name}[{index}] holds half a surrogate pair at character"
-        f" {error.start}, which no tokenizer takes. Remove it."
-      ) from error
-  return texts
-
-
 def _choose_decoding(
   decoding: DecodingConfig | None, max_decode_length: int | None
 ) -> DecodingConfig:
@@ -627,13 +476,5 @@ def _choose_decoding(
 def _with_prefix(info: TaskInfo, prefix: str | None) -> TaskInfo:
   if prefix is None:
     return info
-  (prefix,) = _check_texts([prefix], "prefix")
+  (prefix,) = check_texts([prefix], "prefix")
   return dataclasses.replace(info, inputs_prefix=prefix)
-
-
-def _evaluate(equation: str) -> int | float | None:
-  """Returns the value as JSON has numbers; None where there is none."""
-  value = arithmetic.evaluate_equation(equation)
-  if value is None:
-    return None
-  return value.numerator if value.denominator == 1 else float(value)

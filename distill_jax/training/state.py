@@ -47,7 +47,8 @@ def init_params(model: nn.Module, rng: Array) -> PyTree:
   Returns:
     The tree of boxed parameters.
   """
-  batch = registry.find(model.config).layout.make_example()
+  example = registry.find(model.config).layout.make_example()
+  batch = jax.tree.map(jnp.asarray, example)
   return model.init(rng, batch, enable_dropout=False)["params"]
 
 

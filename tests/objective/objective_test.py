@@ -307,6 +307,7 @@ def test_chunks_of_logits_change_nothing(is_tied, mesh_axes):
   )
 
 
+@pytest.mark.usefixtures("any_type")
 def test_terms_need_names_of_their_own():
   with pytest.raises(UserError, match="OBJECTIVE_TERMS has .*label, label"):
     objective_lib.Objective((terms.LabelLoss(), terms.LabelLoss()))

@@ -1,4 +1,4 @@
-"""Tests of student.py: any texts in, what `infer` writes for them out."""
+"""Tests of student/student.py: what `infer` writes comes out for any text."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from tiny_run import fixture_model_dir as fixture_model_dir
 import distill_jax
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
-from distill_jax.runs import convert, infer
+from distill_jax.runs import infer
 
 _TEXTS = [
   "one",
@@ -159,46 +159,6 @@ def test_a_prefix_of_ones_own(student, model_dir, tmp_path):
   assert prediction.text == rows[0]["prediction"]
   with pytest.raises(UserError, match=r"prefix\[0\] is 3"):
     student.predict(["one"], prefix=3)
-
-
-def test_a_checkpoint_of_no_run(student, model_dir, tmp_path):
-  folder = tmp_path / "hf"
-  convert.convert(str(model_dir), str(folder), destination_format="hf")
-  foreign = distill_jax.load_student(folder)
-  assert foreign.tasks == []
-  texts = ["one", "two"]
-  # Nothing tells a prefix, so there is none.
-  assert foreign.predict(texts, prefix="predict: ", max_decode_length=12) == (
-    student.predict(texts)
-  )
-  assert foreign.predict(texts) == foreign.predict(texts, prefix="")
-  with pytest.raises(UserError, match="explain needs a student that"):
-    foreign.explain(texts)
-  named = distill_jax.load_student(folder, task="word_problems_distill")
-  assert [row.text for row in named.predict(texts, max_decode_length=12)] == [
-    row.text for row in student.predict(texts)
-  ]
-  assert len(named.explain(texts)) == 2
-
-
-@pytest.mark.parametrize(
-  "path, changes, told",
-  [
-    (None, {}, "path of a student is None"),
-    ("", {}, "path of a student is ''"),
-    (None, {"checkpoint": "worst"}, "path of a student is None"),
-    ("absent", {}, "absent"),
-    ("run", {"checkpoint": "worst"}, "CHECKPOINTS is 'worst'"),
-    ("run", {"checkpoint": 77}, "keeps the checkpoints of the steps"),
-    ("run", {"checkpoint": [1, 2]}, "keeps the checkpoints|one checkpoint"),
-    ("run", {"task": "svamp_labels"}, "Did you mean 'svamp_label'"),
-    ("run", {"batch_rows": 0}, "batch_rows is 0"),
-  ],
-)
-def test_a_student_that_cannot_be_loaded(model_dir, path, changes, told):
-  path = model_dir if path == "run" else path
-  with pytest.raises(UserError, match=told):
-    distill_jax.load_student(path, **changes)
 
 
 def test_one_warm_request_is_fast(student, caplog):

@@ -1,5 +1,6 @@
 """The journal's lines, its index, its damage, and who may write it."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -313,11 +314,14 @@ def test_several_journals_answer_as_one(tmp_path):
     writer.append_response(only_second.key, make_response("second"))
     writer.append_failure(failed.key, make_error(True))
     writer.append_response(mended.key, make_response("mended"))
-  answers = journal.Answers([journal.JournalReader(path) for path in paths])
-  assert answers.read_response(only_first.key).text == "first"
-  assert answers.read_response(only_second.key).text == "second"
-  assert answers.read_response(mended.key).text == "mended"
-  assert answers.read_response(failed.key) is None
-  assert answers.has_final_failure(failed.key)
-  assert not answers.has_final_failure(mended.key)
-  assert answers.read_failure(failed.key).is_final
+  with contextlib.ExitStack() as stack:
+    answers = journal.Answers(
+      [stack.enter_context(journal.JournalReader(path)) for path in paths]
+    )
+    assert answers.read_response(only_first.key).text == "first"
+    assert answers.read_response(only_second.key).text == "second"
+    assert answers.read_response(mended.key).text == "mended"
+    assert answers.read_response(failed.key) is None
+    assert answers.has_final_failure(failed.key)
+    assert not answers.has_final_failure(mended.key)
+    assert answers.read_failure(failed.key).is_final

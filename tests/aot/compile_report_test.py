@@ -168,7 +168,7 @@ def test_a_line_of_the_summary():
     dict(zip(cells[0], row, strict=True)) for row in cells
   )
   assert set(header) == set(good)
-  assert good["report"] == "[good](good.json)"
+  assert good["report"] == "[good](../good.json)"
   assert good["devices"] == "4 Abacus"
   assert (good["fits"], good["peak GiB"], good["limit GiB"]) == (
     "yes", "6.00", "8.00"

@@ -21,6 +21,13 @@ from distill_jax.checkpoint.stored_model import (
 from distill_jax.errors import UserError
 
 
+def make_shapes(config):
+  return {
+    name: tensor.shape
+    for name, tensor in stored_models.make_tensors(config).items()
+  }
+
+
 def make_stored(config):
   tensors = stored_models.make_tensors(config)
   return StoredModel("hf", "/some/folder", config, tensors)

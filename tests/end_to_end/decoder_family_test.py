@@ -40,7 +40,7 @@ def run_training(cache, model_dir, train_steps):
     train_steps,
     model_config=CONFIG,
     feed=FeedConfig(LENGTHS, 8),
-    objective=objective_lib.Objective(rationale_loss_weight=0.5),
+    objective=objective_lib.make_step_by_step(0.5),
   )
   with mock.patch.object(prepare, "find_or_prepare", lambda *_: cache):
     return train.run(settings)
@@ -155,7 +155,9 @@ def test_packed_equals_not_packed(model, cache):
     )
     batch = next(iterator)
     iterator.close()
-    counts = objective_lib.count_tokens(batch)
+    batch = jax.tree.map(jnp.asarray, batch)
+    objective = objective_lib.Objective()
+    counts = objective_lib.count_tokens(batch, objective)
     loss_fn = jax.value_and_grad(
       lambda params: step_lib.compute_loss(
         params,
@@ -163,7 +165,8 @@ def test_packed_equals_not_packed(model, cache):
         jax.random.key(0),
         model=module,
         token_counts=counts,
-        objective=objective_lib.Objective(),
+        objective=objective,
+        term_weights=objective.find_weights(0),
         loss_chunk_tokens=None,
       )[0]
     )
@@ -196,7 +199,10 @@ def test_cached_decoding_equals_the_whole_model(model, cache):
       prompts, info, LENGTHS | {"targets": 1}, 6, layout
     )
     step_fn, start = start_decoding(
-      module, params, layout.select_inputs(batch), num_decoded
+      module,
+      params,
+      jax.tree.map(jnp.asarray, layout.select_inputs(batch)),
+      num_decoded,
     )
     (tokens,) = np.asarray(
       decode(
@@ -216,7 +222,8 @@ def test_cached_decoding_equals_the_whole_model(model, cache):
     ((batch, _),) = pipeline.make_eval_batches(
       decoded, info, LENGTHS, 6, layout
     )
-    logits = step_lib.apply_model(module, params, batch, enable_dropout=False)
+    arrays = jax.tree.map(jnp.asarray, batch)
+    logits = step_lib.apply_model(module, params, arrays, enable_dropout=False)
     is_target = batch["decoder_loss_weights"] > 0
     np.testing.assert_array_equal(
       np.argmax(logits, -1)[is_target],

@@ -15,6 +15,7 @@ import distill_jax
 import gin
 from distill_jax.config import console_logging, gin_bindings
 from distill_jax.errors import UserError
+from distill_jax.objective.objective import make_step_by_step
 from distill_jax.run_folder import run_identity
 from distill_jax.runs import from_python, train
 
@@ -97,7 +98,7 @@ def test_settings_arrive():
     },
   )
   assert (made.seed, made.feed.seed, made.feed.pairing) == (3, 3, "mixed")
-  assert made.objective.rationale_loss_weight == 0.5
+  assert made.objective == make_step_by_step(0.5)
   assert (made.data.subsample, made.eval_period) == (0.5, 7)
   assert float(made.learning_rate(10)) == 1.0
   params = {"kernel": jnp.ones((2, 2))}
@@ -119,7 +120,7 @@ def test_settings_arrive():
     ({"feed": None}, "train has no setting 'feed'"),
     ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of 'adafactor'"),
     ({"weight_decay": 0.1}, "train has no setting 'weight_decay'"),
-    ({"batch_rows": 0}, "BATCH_SIZE is 0"),
+    ({"batch_rows": 0}, "batch_rows is 0"),
     ({"kind": "distil"}, "data is the task 'svamp_distill', which decides kin"),
   ],
 )

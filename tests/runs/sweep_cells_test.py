@@ -9,6 +9,7 @@ import toy_sweep
 import gin
 from distill_jax.config import gin_bindings
 from distill_jax.errors import UserError
+from distill_jax.objective.objective import make_step_by_step
 from distill_jax.runs import sweep_cells
 
 TASK = {"MIXTURE_OR_TASK_NAME": "toy_distill"}
@@ -54,7 +55,7 @@ def test_an_arm_has_its_own_rate_weight_steps_rows_sizes_and_seeds(tmp_path):
   assert (first.seed, first.feed.seed, first.feed.batch_rows) == (0, 0, 8)
   assert (last.seed, last.feed.seed, last.feed.batch_rows) == (2, 2, 3)
   assert (last.train_steps, last.learning_rate(0)) == (7, 0.5)
-  assert last.objective.rationale_loss_weight == 4.0
+  assert last.objective == make_step_by_step(4.0)
   assert (first.train_steps, first.learning_rate(0)) == (1, np.float32(0.01))
   assert last.data.subsample == 0.08
   assert last.model_dir == str(tmp_path / "b-c-8-seed2")

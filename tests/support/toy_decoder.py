@@ -12,8 +12,8 @@ from jax import lax
 
 from distill_jax.data.feed import batch_layout
 from distill_jax.model import hf_form, registry
-from distill_jax.model.config import ModelConfig
 from distill_jax.model.layers import masks
+from distill_jax.model.layers.layer_config import LayerConfig
 from distill_jax.model.layers.linear import Linear
 from distill_jax.model.layers.norm import RMSNorm
 from distill_jax.model.layers.parameter import make_parameter
@@ -21,7 +21,7 @@ from distill_jax.partitioning.constraint import ConstrainFn, leave_free
 
 
 @dataclasses.dataclass(frozen=True)
-class ToyConfig(ModelConfig):
+class ToyConfig(LayerConfig):
   """Sizes of the toy."""
 
   vocab_size: int = 384

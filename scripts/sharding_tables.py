@@ -221,12 +221,15 @@ def _list_activations(
   constrain = sharding.make_constrain_fn(mesh)
   seen: dict[Entry, None] = {}
 
-  def note(array, names):
-    spec = axes.to_partition_spec(names, axes.ACTIVATION_RULES, str(names))
-    seen[Entry(" ".join(names), array.shape, str(array.dtype), spec)] = None
-    return constrain(array, names)
+  class Note(type(constrain)):
+    def __call__(self, x, axis_names, /):
+      name = " ".join(axis_names)
+      rules = axes.ACTIVATION_RULES
+      spec = axes.to_partition_spec(axis_names, rules, str(axis_names))
+      seen[Entry(name, x.shape, str(x.dtype), spec)] = None
+      return super().__call__(x, axis_names)
 
-  model = T5(config, note)
+  model = T5(config, Note(mesh, axes.ACTIVATION_RULES))
   params, _ = state_lib.abstract_params(T5(config))
   batch = _abstract_batch()
   jax.eval_shape(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.cache import start_decoding
@@ -40,7 +40,7 @@ class Student:
 
   model: nn.Module
   optimizer: optax.GradientTransformation
-  mesh: Mesh
+  mesh: Mesh | AbstractMesh
   state: state_lib.TrainState
 
   @property
@@ -50,7 +50,9 @@ class Student:
 
 
 def make_student(
-  config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+  config: ModelConfig,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh | AbstractMesh,
 ) -> Student:
   """Builds the model as training does.
 
@@ -237,7 +239,7 @@ def count_decoding_reads(
   )
 
 
-def _lower(jitted: Any, mesh: Mesh, *arguments) -> Any:
+def _lower(jitted: Any, mesh: Mesh | AbstractMesh, *arguments) -> Any:
   platform = mesh.devices.flat[0].platform
   # What a GPU's platform is called here says nothing of its maker.
   if platform == "gpu":

@@ -213,7 +213,7 @@ def build_run(mode: str) -> Any:
       # A rate that falls is not 0 before the last of them.
       f"TRAIN_STEPS = {_STEPS.value + _TURN_STEPS.value + 1}",
     ),
-    "decode": ("INPUT_PATH = ''", "OUTPUT_PATH = ''"),
+    "decode": ("INPUT_PATH = '-'", "OUTPUT_PATH = '-'"),
   }
   run_file = "gin/runs/infer.gin" if mode == "decode" else _RUN_GIN_FILE.value
   gin_bindings.parse(

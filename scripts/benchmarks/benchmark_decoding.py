@@ -202,9 +202,9 @@ def prepare_examples(
   return Timed(call, None, compile_seconds, count, lengths)
 
 
-def _plan_one_length(lengths, longest, batch_rows, row_step):
+def _plan_one_length(lengths, longest, batch_rows, row_step, num_row_buckets):
   """As `length_buckets.plan_batches` would, if there were but one length."""
-  del row_step
+  del row_step, num_row_buckets
   return [
     length_buckets.PlannedBatch(
       list(range(start, min(start + batch_rows, len(lengths)))),

@@ -91,18 +91,20 @@ class Recorder:
 
   def __init__(self, out: str | None):
     """Opens the file, where there is to be one."""
-    self._file = None
+    self._path = None
     if out:
       folder = pathlib.Path(out)
       folder.mkdir(parents=True, exist_ok=True)
-      self._file = open(folder / _FILE, "w", encoding="utf-8")
+      self._path = folder / _FILE
+      self._path.write_text("", encoding="utf-8")
 
   def add(self, report: dict[str, Any]) -> None:
     """Adds one result."""
     line = json.dumps(report)
     print(line, flush=True)
-    if self._file is not None:
-      print(line, file=self._file, flush=True)
+    if self._path is not None:
+      with open(self._path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 class CaseError(Exception):

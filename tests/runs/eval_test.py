@@ -470,6 +470,7 @@ def test_other_data_of_the_same_task_has_a_key_of_its_own(
   assert results["toy_label/test"]["token_cache"] == cache.fingerprint
 
 
+@pytest.mark.usefixtures("any_type")
 def test_several_tasks_in_one_evaluation(own_model_dir, tmp_path, no_model):
   caches = {}
   for name in ("a_task", "b_task"):

@@ -9,6 +9,7 @@ import tiny_student
 from jax.sharding import SingleDeviceSharding
 
 from distill_jax.model.t5.t5 import T5
+from distill_jax.objective.objective import make_step_by_step
 from distill_jax.partitioning import mesh as mesh_lib
 from distill_jax.partitioning import sharding
 from distill_jax.training import seeded_program
@@ -65,7 +66,7 @@ def test_runs_of_other_seeds_share_a_program_that_others_do_not(kind):
 
   assert make(0) is make(1)
   if kind == "step":
-    assert make(0) is not make(0, type(tiny_student.OBJECTIVE)(0.25))
+    assert make(0) is not make(0, make_step_by_step(0.25))
 
 
 def test_a_tree_is_the_key_of_a_cache():

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.model.t5.t5 import T5
+from distill_jax.objective.objective import make_step_by_step
 from distill_jax.optim import factory, schedules
 from distill_jax.training.state import TrainState
 from distill_jax.training.step import train_step

@@ -67,7 +67,7 @@ def test_hosts_make_all_of_a_batch_between_them():
   [
     (["--data_shards=2", "--hosts=3"], "must divide by --hosts"),
     (["--host=1"], "--host must be from 0"),
-    (["--data_shards=3"], "BATCH_SIZE is 8 and DATA_SHARDS 3"),
+    (["--data_shards=3"], "batch_rows is 8 and num_shards 3"),
     (["--token_cache=/nowhere"], "/nowhere"),
   ],
 )

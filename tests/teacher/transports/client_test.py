@@ -492,7 +492,7 @@ def test_who_does_not_ask_needs_no_openai():
 import sys
 sys.modules["openai"] = None
 from distill_jax.errors import UserError
-from distill_jax.teacher import batch_api, client
+from distill_jax.teacher.transports import batch_api, client
 try:
   client.TeacherClient(client.TeacherConfig("http://localhost/v1"))
 except UserError as error:

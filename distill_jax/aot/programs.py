@@ -114,8 +114,10 @@ def lower_train_step(
   Returns:
     A `jax.stages.Lowered`.
   """
+  mesh = student.mesh
+  assert isinstance(mesh, Mesh), "an abstract mesh has no devices"
   step_fn = step_lib.compile_train_step(
-    student.mesh,
+    mesh,
     jax.tree.map(lambda leaf: leaf.sharding, student.state),
     skips_nonfinite=skips_nonfinite,
     model=student.model,
@@ -125,7 +127,7 @@ def lower_train_step(
     seed=0,
     loss_chunk_tokens=loss_chunk_tokens,
   )
-  return _lower(step_fn, student.mesh, student.state, dict(batch))
+  return _lower(step_fn, mesh, student.state, dict(batch))
 
 
 def make_decoder_layout(
@@ -240,6 +242,7 @@ def count_decoding_reads(
 
 
 def _lower(jitted: Any, mesh: Mesh | AbstractMesh, *arguments) -> Any:
+  assert isinstance(mesh, Mesh), "an abstract mesh has no devices"
   platform = mesh.devices.flat[0].platform
   # What a GPU's platform is called here says nothing of its maker.
   if platform == "gpu":

@@ -31,7 +31,7 @@ from distill_jax.config import console_logging
 from distill_jax.data import token_cache
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.partitioning import sharding
-from distill_jax.runs import prepare, train
+from distill_jax.runs import mode, prepare, train
 
 
 def slow_down(compile_fn, seconds):
@@ -76,7 +76,7 @@ if __name__ == "__main__":
   jax.config.update("jax_num_cpu_devices", int(devices))
   console_logging.set_up()
   flags.FLAGS([sys.argv[0], "--run_mode=train", *others])
-  with main._joined_processes():
+  with main._joined_processes(mode.RUN_MODES["train"]):
     (path,) = token_cache.list_caches(pathlib.Path(cache), "toy_distill")
     own = token_cache.TokenCache(path)
     prepare.find_for_all = lambda *_: own

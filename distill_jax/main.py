@@ -98,7 +98,7 @@ _JOIN_SECONDS = flags.DEFINE_integer(
 _LOST_PROCESS_SECONDS = flags.DEFINE_integer(
   "lost_process_seconds",
   60,
-  "a process not heard from for so long ends the others.",
+  "a process without a heartbeat for that long ends the others.",
   lower_bound=1,
 )
 

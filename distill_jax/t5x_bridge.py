@@ -63,13 +63,13 @@ class DistillModel(models.EncoderDecoderModel):
     Args:
       module: a T5X network, e.g. `t5x.examples.t5.network.Transformer`.
       input_vocabulary: a SeqIO vocabulary; see `configure_data`.
-      output_vocabulary: likewise.
+      output_vocabulary: as above.
       optimizer_def: T5X's optimizer.
       objective: terms of the loss; None: the paper's.
       label_smoothing: 0; the paper's objective has none.
       loss_normalizing_factor: None; each term is divided by its own tokens.
       decode_fn: for predictions.
-      default_decoder_params: likewise.
+      default_decoder_params: as above.
 
     Raises:
       UserError: one of the two settings that T5X's loss has and this has not;

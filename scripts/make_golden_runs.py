@@ -20,29 +20,22 @@ tests read. To write it anew, where the numbers are meant to change:
 
 import argparse
 import concurrent.futures
-import contextlib
-import dataclasses
-import hashlib
-import http.server
 import json
-import math
 import multiprocessing
 import os
 import pathlib
-import re
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-TRAIN_STEPS = 20
-RELATIVE_TOLERANCE = 2e-4
-# Without AVX-512 and at another level of XLA's optimization, losses moved by
-# 7e-5 at most, gradient norms by 4e-4 and bfloat16's losses by 1e-3.
-BFLOAT16_TOLERANCE = 1e-2
+import golden_comparison
+import golden_outputs
+import golden_settings
+import golden_teacher
+
 # Loaded once, before a process for each command is forked. No backend starts.
 PRELOADED = (
   *("jax", "flax.linen", "optax", "orbax.checkpoint", "grain", "seqio"),
@@ -50,170 +43,6 @@ PRELOADED = (
 )
 # Compiles sooner; the programs are the same before XLA optimizes them.
 XLA_FLAGS = "--xla_backend_optimization_level=0"
-# Clock and machine decide these, and of the token cache the source files.
-UNREPEATABLE = re.compile(
-  r".*_per_second|.*seconds.*|latency.*|checkpoint|token_cache"
-)
-# One letter that a student decodes otherwise changes these.
-FROM_DECODED_TEXT = re.compile(
-  r"label_accuracy.*|num_correct|num_unparsed|num_rationales_right"
-)
-WORD_PROBLEMS = {
-  "num_train_examples": 96,
-  "num_validation_examples": 8,
-  "num_test_examples": 12,
-}
-ANIMAL_LEGS = WORD_PROBLEMS | {"num_train_examples": 64}
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-  """One training, and what is asked of its student.
-
-  Attributes:
-    model: the family's folder in gin/models.
-    task: what MIXTURE_OR_TASK_NAME is.
-    macros: of training, by name.
-    optimizer: "adafactor" or "adamw".
-    evaluations: macros of each evaluation on test.
-    inferences: macros of each prediction of `QUESTIONS`.
-    first_steps: train so far, end, and go on in another process; 0: do not.
-    warm_start: macros of a run whose export this one starts from.
-    num_devices: of the one processor.
-  """
-
-  model: str
-  task: str
-  macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  optimizer: str = "adafactor"
-  evaluations: Sequence[Mapping[str, Any]] = ({},)
-  inferences: Sequence[Mapping[str, Any]] = ()
-  first_steps: int = 0
-  warm_start: Mapping[str, Any] | None = None
-  num_devices: int = 1
-
-
-SETTINGS = {
-  "t5_1_1_packed_paired_adafactor": Setting(
-    "t5_1_1",
-    "word_problems_distill",
-    {"EVAL_PERIOD": 10},
-    evaluations=({}, {"NUM_BEAMS": 3}),
-    inferences=(
-      {"WITH_RATIONALE": True, "DECODING": "sample", "SEED": 1},
-      {"INFER_MODE": "score"},
-    ),
-  ),
-  "t5_1_0_padded_mixed_adamw": Setting(
-    "t5_1_0",
-    "animal_legs_distill",
-    {"PACKED": False, "PAIRING": "mixed", "WEIGHT_DECAY": 0.01},
-    optimizer="adamw",
-    inferences=({"INFER_MODE": "score"},),
-  ),
-  "umt5_joint_dropout": Setting(
-    "umt5",
-    "word_problems_joint",
-    {"DROPOUT_RATE": 0.1, "MAX_GRAD_NORM": 1.0},
-    inferences=(
-      {"DECODING": "sample", "TEMPERATURE": 0.7, "SEED": 3, "NUM_SAMPLES": 2},
-    ),
-  ),
-  "micro_batches_chunks_z_loss": Setting(
-    "t5_1_1",
-    "word_problems_distill",
-    {
-      "NUM_MICROBATCHES": 2,
-      "LOSS_CHUNK_TOKENS": 32,
-      "Z_LOSS": 1e-3,
-      "RATIONALE_LOSS_WEIGHT": 0.5,
-      "WARMUP_STEPS": 5,
-      "LEARNING_RATE": 3e-3,
-      "DROPOUT_RATE": 0.1,
-    },
-    optimizer="adamw",
-    evaluations=(),
-  ),
-  "scan_remat_bfloat16_resumed": Setting(
-    "t5_1_1",
-    "animal_legs_distill",
-    {
-      "SCAN_LAYERS": True,
-      "REMAT_POLICY": "full",
-      "DROPOUT_RATE": 0.1,
-      "ACTIVATION_DTYPE": "bfloat16",
-    },
-    first_steps=10,
-  ),
-  "eight_devices": Setting(
-    "t5_1_1",
-    "word_problems_distill",
-    {
-      "MESH": {"data": 2, "fsdp": 2, "model": 2},
-      "DATA_SHARDS": 2,
-      "LOSS_CHUNK_TOKENS": 64,
-      "NUM_MICROBATCHES": 2,
-      "Z_LOSS": 1e-4,
-      "DROPOUT_RATE": 0.1,
-    },
-    num_devices=8,
-  ),
-  "shuffled_rationales_subsampled": Setting(
-    "t5_1_0",
-    "animal_legs_distill",
-    {"SHUFFLE_RATIONALES": True, "SUBSAMPLE": 0.5, "SUBSAMPLE_SEED": 1},
-    evaluations=(),
-  ),
-  "teacher_labels_paired_adamw": Setting(
-    "umt5",
-    "word_problems_teacher_distill",
-    {"MAX_EXAMPLES_PER_BATCH": 6, "SCHEDULE": "cosine", "LEARNING_RATE": 1e-2},
-    optimizer="adamw",
-    evaluations=(),
-  ),
-  "byt5_finetune_scan": Setting(
-    "byt5",
-    "animal_legs_finetune",
-    {
-      "VOCAB_PATH": "bytes",
-      "SCAN_LAYERS": True,
-      "TASK_FEATURE_LENGTHS": {"inputs": 96, "targets": 16},
-    },
-    evaluations=({"DECODING": "beam", "NUM_BEAMS": 2},),
-  ),
-  "warm_start_from_hf_adamw": Setting(
-    "t5_1_1",
-    "animal_legs_finetune",
-    {"FIRST_MOMENT_DTYPE": "bfloat16", "PACKED": False},
-    optimizer="adamw",
-    evaluations=(),
-    warm_start={"MIXTURE_OR_TASK_NAME": "animal_legs_span_corruption"},
-  ),
-}
-LABEL = "label"
-NAMES = (*SETTINGS, LABEL)
-# Relative, of numbers that are not whole; how far processors differ.
-TOLERANCES = dict.fromkeys(NAMES, RELATIVE_TOLERANCE) | {
-  name: BFLOAT16_TOLERANCE
-  for name, setting in SETTINGS.items()
-  if "bfloat16" in setting.macros.values()
-}
-# The tests' default; together they touch most of what may move.
-FAST = ("t5_1_1_packed_paired_adafactor", LABEL)
-
-QUESTIONS = [
-  {
-    "id": f"q{first}",
-    "input": f"amy has {first} pens . amy finds {second} more pens . how many"
-    " pens does amy have now ?",
-    "label": f"{first} + {second}",
-    "target": f"{first} + {second}",
-  }
-  for first, second in zip(range(3, 11), range(20, 4, -2), strict=True)
-]
-
-
-# --- Commands ----------------------------------------------------------------
 
 
 def _execute(
@@ -256,7 +85,7 @@ class Workplace:
     """Runs a command or a function of this file; returns its standard output.
 
     Args:
-      target: a command's name, or `write_state`.
+      target: a command's name, or `golden_outputs.write_state`.
       *arguments: of the command.
       **environment: more variables.
 
@@ -306,78 +135,9 @@ class Workplace:
     )
 
 
-# --- Reading -----------------------------------------------------------------
-
-
-def hash_bytes(data: bytes) -> str:
-  """Returns the SHA-256, in hexadecimal digits."""
-  return hashlib.sha256(data).hexdigest()
-
-
-def keep_repeatable(value: Any) -> Any:
-  """Leaves out of JSON what another run on the same machine has otherwise."""
-  if isinstance(value, dict):
-    return {
-      name: keep_repeatable(field)
-      for name, field in value.items()
-      if not UNREPEATABLE.fullmatch(name)
-    }
-  if isinstance(value, list):
-    return [keep_repeatable(field) for field in value]
-  return value
-
-
-def read_rows(path: pathlib.Path) -> list[Any]:
-  """Reads JSON lines."""
-  lines = path.read_text(encoding="utf-8").splitlines()
-  return [keep_repeatable(json.loads(line)) for line in lines]
-
-
-def write_state(checkpoint: str, path: str) -> None:
-  """Writes what a checkpoint's arrays hash to, whatever they are called.
-
-  Args:
-    checkpoint: the folder of a step.
-    path: of the JSON list, in order of type, shape and hash.
-  """
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  import jax
-  import numpy as np
-  import orbax.checkpoint as ocp
-
-  reader = ocp.PyTreeCheckpointer()
-  folder = pathlib.Path(checkpoint) / "state"
-  tree = reader.metadata(folder).item_metadata.tree
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  state = reader.restore(
-    folder, restore_args=jax.tree.map(lambda _: as_numpy, tree)
-  )
-  arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-  described = [
-    f"{array.dtype} {array.shape} {hash_bytes(array.tobytes())}"
-    for array in arrays
-  ]
-  pathlib.Path(path).write_text(json.dumps(sorted(described)))
-
-
-def read_tensors(path: pathlib.Path) -> dict[str, str]:
-  """Returns type, shape and hash of each tensor of a safetensors file."""
-  data = path.read_bytes()
-  start = 8 + int.from_bytes(data[:8], "little")
-  header = json.loads(data[8:start])
-  header.pop("__metadata__", None)
-  described = {}
-  for name, entry in sorted(header.items()):
-    first, last = (start + offset for offset in entry["data_offsets"])
-    hashed = hash_bytes(data[first:last])
-    described[name] = f"{entry['dtype']} {entry['shape']} {hashed}"
-  return described
-
-
-# --- A training --------------------------------------------------------------
-
-
-def run_setting(setting: Setting, workplace: Workplace, xla_flags: str) -> Any:
+def run_setting(
+  setting: golden_settings.Setting, workplace: Workplace, xla_flags: str
+) -> Any:
   """Runs one setting; returns all that it gave."""
   options: dict[str, Any] = {
     "environment": {
@@ -388,8 +148,8 @@ def run_setting(setting: Setting, workplace: Workplace, xla_flags: str) -> Any:
   model = f"models/{setting.model}/tiny"
   data = {
     "MIXTURE_OR_TASK_NAME": setting.task,
-    "WORD_PROBLEMS": WORD_PROBLEMS,
-    "ANIMAL_LEGS": ANIMAL_LEGS,
+    "WORD_PROBLEMS": golden_settings.WORD_PROBLEMS,
+    "ANIMAL_LEGS": golden_settings.ANIMAL_LEGS,
   }
   suffix = "_adamw" if setting.optimizer == "adamw" else ""
   train_options = options | {"run_file": f"train{suffix}"}
@@ -398,8 +158,8 @@ def run_setting(setting: Setting, workplace: Workplace, xla_flags: str) -> Any:
     "BATCH_SIZE": 8,
     "LEARNING_RATE": 5e-3,
     "LOG_PERIOD": 1,
-    "EVAL_PERIOD": TRAIN_STEPS,
-    "TRAIN_STEPS": TRAIN_STEPS,
+    "EVAL_PERIOD": golden_settings.TRAIN_STEPS,
+    "TRAIN_STEPS": golden_settings.TRAIN_STEPS,
     "SEED": 5,
   }
   model_dir = workplace.folder / "run"
@@ -410,31 +170,33 @@ def run_setting(setting: Setting, workplace: Workplace, xla_flags: str) -> Any:
     first = defaults | dict(setting.warm_start)
     first |= {"MODEL_DIR": str(first_dir), "TRAIN_STEPS": 5}
     workplace.run_mode("train", first, model, **train_options)
-    found["first_train"] = read_rows(first_dir / "metrics.jsonl")
+    found["first_train"] = golden_outputs.read_rows(first_dir / "metrics.jsonl")
     exported = _export(workplace, first_dir)
     macros["INITIAL_CHECKPOINT_PATH"] = str(exported)
   if setting.first_steps:
     part = macros | {"TRAIN_STEPS": setting.first_steps}
     workplace.run_mode("train", part, model, **train_options)
   workplace.run_mode("train", macros, model, **train_options)
-  found["train"] = read_rows(model_dir / "metrics.jsonl")
+  found["train"] = golden_outputs.read_rows(model_dir / "metrics.jsonl")
 
   state_path = workplace.folder / "state.json"
-  last = model_dir / "checkpoints" / str(TRAIN_STEPS)
-  workplace.start(write_state, str(last), str(state_path))
+  last = model_dir / "checkpoints" / str(golden_settings.TRAIN_STEPS)
+  workplace.start(golden_outputs.write_state, str(last), str(state_path))
   found["state"] = json.loads(state_path.read_text())
   exported = _export(workplace, model_dir)
-  found["parameters"] = read_tensors(exported / "model.safetensors")
+  found["parameters"] = golden_outputs.read_tensors(
+    exported / "model.safetensors"
+  )
 
   for changes in setting.evaluations:
     evaluation = {"MODEL_DIR": str(model_dir), "CHECKPOINTS": "last"}
     workplace.run_mode("eval", evaluation | dict(changes), **options)
   found["eval"] = {
     str(path.parent.relative_to(model_dir)): {
-      "metrics": keep_repeatable(
+      "metrics": golden_outputs.keep_repeatable(
         json.loads((path.parent / "metrics.json").read_text())
       ),
-      "predictions": read_rows(path),
+      "predictions": golden_outputs.read_rows(path),
     }
     for path in sorted(model_dir.glob("eval/**/predictions.jsonl"))
   }
@@ -449,7 +211,7 @@ def run_setting(setting: Setting, workplace: Workplace, xla_flags: str) -> Any:
       "OUTPUT_PATH": str(output),
     }
     workplace.run_mode("infer", inference | dict(changes), **options)
-    found["infer"].append(read_rows(output))
+    found["infer"].append(golden_outputs.read_rows(output))
   return found
 
 
@@ -461,83 +223,9 @@ def _export(workplace: Workplace, model_dir: pathlib.Path) -> pathlib.Path:
 
 
 def _write_questions(path: pathlib.Path) -> None:
-  path.write_text("".join(json.dumps(line) + "\n" for line in QUESTIONS))
-
-
-# --- A teacher ---------------------------------------------------------------
-
-
-def answer_question(prompt: str, seed: int) -> str:
-  """Returns what the teacher says: right, wrong, bare or no answer."""
-  first, second = re.findall(r"amy has (\d+) [^?]* (\d+) more", prompt)[-1]
-  number = int(first) + seed
-  if number % 4 == 0:
-    return "amy has pens and i do not know"
-  if number % 4 == 1:
-    return f"the answer is {first} + {second} ."
-  sign = "-" if number % 4 == 2 else "+"
-  return (
-    f"amy starts with {first} pens . amy gets {second} more . {first} {sign}"
-    f" {second} . the answer is {first} {sign} {second} ."
+  path.write_text(
+    "".join(json.dumps(line) + "\n" for line in golden_settings.QUESTIONS)
   )
-
-
-class _Teacher(http.server.BaseHTTPRequestHandler):
-  """Answers as OpenAI's API does, and keeps what it was asked."""
-
-  protocol_version = "HTTP/1.1"
-  asked: list[str]
-
-  def do_POST(self):
-    asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-    is_chat = "messages" in asked
-    prompt = json.dumps(asked["messages"]) if is_chat else asked["prompt"]
-    text = answer_question(prompt, asked.get("seed", 0))
-    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-    if is_chat:
-      choice["message"] = {"role": "assistant", "content": text}
-    else:
-      choice["text"] = text
-    body = json.dumps(
-      {
-        "id": "answer",
-        "object": "chat.completion" if is_chat else "text_completion",
-        "created": 1,
-        "model": asked["model"],
-        "choices": [choice],
-        "usage": {
-          "prompt_tokens": len(prompt.split()),
-          "completion_tokens": len(text.split()),
-          "total_tokens": len(prompt.split()) + len(text.split()),
-        },
-      }
-    ).encode()
-    self.asked.append(
-      f"{self.path} {hash_bytes(json.dumps(asked, sort_keys=True).encode())}"
-    )
-    self.send_response(200)
-    self.send_header("content-type", "application/json")
-    self.send_header("content-length", str(len(body)))
-    self.end_headers()
-    self.wfile.write(body)
-
-  def log_message(self, *_):
-    """Says nothing."""
-
-
-@contextlib.contextmanager
-def _serve() -> Iterator[tuple[str, list[str]]]:
-  """Yields a teacher's address, and what it was asked until then."""
-  asked: list[str] = []
-  handler = type("Teacher", (_Teacher,), {"asked": asked})
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-      yield f"http://127.0.0.1:{server.server_address[1]}", asked
-    finally:
-      server.shutdown()
-      thread.join()
 
 
 LABELLINGS = {
@@ -568,7 +256,7 @@ def run_label(workplace: Workplace) -> Any:
   inputs = workplace.folder / "questions.jsonl"
   _write_questions(inputs)
   found = {}
-  with _serve() as (address, asked):
+  with golden_teacher.serve() as (address, asked):
     for name, (changes, flags) in LABELLINGS.items():
       output = workplace.folder / ("vote" if name == "vote" else "labelled")
       said = workplace.run_mode(
@@ -585,9 +273,9 @@ def run_label(workplace: Workplace) -> Any:
         flags=flags,
       )
       files = {
-        path.name: read_rows(path)
+        path.name: golden_outputs.read_rows(path)
         if path.suffix == ".jsonl"
-        else keep_repeatable(json.loads(path.read_text()))
+        else golden_outputs.keep_repeatable(json.loads(path.read_text()))
         for path in sorted(output.glob("*.json*"))
         if path.name in ("records.jsonl", "summary.json", "evaluation.json")
       }
@@ -598,9 +286,6 @@ def run_label(workplace: Workplace) -> Any:
       text = json.dumps(made).replace(address, "ADDRESS")
       found[name] = json.loads(text.replace(str(workplace.folder), "FOLDER"))
   return found
-
-
-# --- All of them -------------------------------------------------------------
 
 
 def make(
@@ -617,97 +302,14 @@ def make(
       workplace = Workplace(context, place, xla_flags, folder)
       found = (
         run_label(workplace)
-        if name == LABEL
-        else run_setting(SETTINGS[name], workplace, xla_flags)
+        if name == golden_settings.LABEL
+        else run_setting(golden_settings.SETTINGS[name], workplace, xla_flags)
       )
       print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
       return found
 
     with concurrent.futures.ThreadPoolExecutor(num_jobs) as pool:
       return dict(zip(names, pool.map(run, names), strict=True))
-
-
-def make_portable(found: Any) -> Any:
-  """Keeps what every processor gives, but for a last digit or two.
-
-  Sums are rounded in another order elsewhere: checksums differ then, and so may
-  a decoded text, where two tokens are nearly as likely.
-  """
-  if isinstance(found, dict):
-    return {
-      name: make_portable(value)
-      for name, value in found.items()
-      if name not in ("state", "parameters", "predictions")
-      and not re.fullmatch(r"predict.*|.*finish_reasons?", name)
-      and not FROM_DECODED_TEXT.fullmatch(name)
-    }
-  if isinstance(found, list):
-    return [make_portable(value) for value in found]
-  return float(f"{found:.7g}") if isinstance(found, float) else found
-
-
-def find_differences(
-  first: Any, second: Any, tolerance: float = 0.0, where: str = ""
-) -> list[str]:
-  """Returns a line for each value that differs.
-
-  Args:
-    first: JSON.
-    second: JSON.
-    tolerance: relative, of numbers that are not whole; whole ones are counts.
-    where: the path so far.
-  """
-  if isinstance(first, dict) and isinstance(second, dict):
-    lines = [
-      f"{where}/{name}: only in the {number}"
-      for number, one, other in (
-        ("first", first, second),
-        ("second", second, first),
-      )
-      for name in one
-      if name not in other
-    ]
-    for name in first:
-      if name in second:
-        lines += find_differences(
-          first[name], second[name], tolerance, f"{where}/{name}"
-        )
-    return lines
-  if isinstance(first, list) and isinstance(second, list):
-    lines = []
-    if len(first) != len(second):
-      lines = [f"{where}: {len(first)} entries and {len(second)}"]
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-      lines += find_differences(one, other, tolerance, f"{where}[{index}]")
-    return lines
-  if isinstance(first, float) and isinstance(second, float) and tolerance:
-    if where.endswith("gradient_norm"):
-      tolerance *= 10  # It moves more than losses do.
-    if not first.is_integer() and math.isclose(
-      first, second, rel_tol=tolerance
-    ):
-      return []
-  if type(first) is type(second) and first == second:
-    return []
-  return [f"{where}: {first!r:.200} and {second!r:.200}"]
-
-
-def compare(first_path: str, second_path: str) -> int:
-  """Prints how two results differ; returns the exit code."""
-  first, second = (
-    json.loads(pathlib.Path(path).read_text())
-    for path in (first_path, second_path)
-  )
-  lines = find_differences(first, second)
-  for line in lines[:40]:
-    print(line)
-  count = len(re.findall(r"[\d.]+|\"", json.dumps(first)))
-  print(
-    f"{len(lines)} differences"
-    if lines
-    else f"Identical: {', '.join(first)}; {count} numbers and texts."
-  )
-  return 1 if lines else 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -717,13 +319,18 @@ def main(arguments: Sequence[str]) -> int:
   )
   parser.add_argument("--output", help="a JSON file of everything")
   parser.add_argument("--portable", help="a JSON file of what tests compare")
-  parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+  parser.add_argument(
+    "--only",
+    nargs="+",
+    choices=golden_settings.NAMES,
+    default=golden_settings.NAMES,
+  )
   parser.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"))
   parser.add_argument("--jobs", type=int, default=2, help="settings at a time")
   parser.add_argument("--xla_flags", default=XLA_FLAGS)
   given = parser.parse_args(arguments)
   if given.compare:
-    return compare(*given.compare)
+    return golden_comparison.compare(*given.compare)
   if not given.output and not given.portable:
     parser.error("give --output, --portable or --compare")
   os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -732,7 +339,7 @@ def main(arguments: Sequence[str]) -> int:
   print(f"{len(found)} settings: {time.monotonic() - start:.0f} s")
   for path, content in (
     (given.output, found),
-    (given.portable, make_portable(found)),
+    (given.portable, golden_comparison.make_portable(found)),
   ):
     if path:
       text = json.dumps(content, indent=1, sort_keys=True)

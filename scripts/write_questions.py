@@ -33,8 +33,8 @@ def write_questions(
     limit: only so many, from the start; None: all.
 
   Raises:
-    UserError: the file exists, the limit is no number of questions, or the data
-      set cannot be read.
+    UserError: the file exists, the limit is not a number of questions, or the
+      data set cannot be read.
   """
   path = pathlib.Path(output).expanduser()
   if path.exists():

@@ -44,7 +44,7 @@ class Compilation:
     peak_bytes: memory of a device that it takes at once, arguments included;
       where it does not fit, what the compiler says it would take.
     seconds: the compiler's time, without tracing.
-    cpu_seconds: likewise, of all cores.
+    cpu_seconds: as above, of all cores.
     host_peak_bytes: memory of this process at its highest so far.
   """
 
@@ -108,7 +108,7 @@ def plan_memory(lowered: Any, compiler_options: Mapping[str, Any]) -> int:
 
   Args:
     lowered: as for `compile_program`.
-    compiler_options: likewise.
+    compiler_options: as above.
   """
   options = {**compiler_options, **_PLAN_ONLY}
   return compile_program(lowered, options, "tpu").peak_bytes

@@ -26,7 +26,7 @@ def measure_training(
     batch_rows: rows a step over all devices.
     feature_lengths: {'inputs': ..., 'targets': ...} tokens of a row.
     num_microbatches: as for `training.step.train_step`.
-    loss_chunk_tokens: likewise.
+    loss_chunk_tokens: as above.
 
   Returns:
     Bytes a device of what the step is given, by name, and its work.

@@ -107,8 +107,8 @@ def lower_train_step(
     student: what it trains.
     batch: of `make_batch`.
     objective: as for `training.step.train_step`, like those that follow.
-    num_microbatches: likewise.
-    loss_chunk_tokens: likewise.
+    num_microbatches: as above.
+    loss_chunk_tokens: as above.
     skips_nonfinite: as for `training.step.compile_train_step`.
 
   Returns:

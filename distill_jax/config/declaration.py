@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -207,7 +208,7 @@ def _is_allowed(value: Any, annotation: Any, declared: Declaration) -> bool:
     return bool(value.strip() if isinstance(value, str) else value)
   if not isinstance(value, int | float):
     return True
-  return (
+  return math.isfinite(value) and (
     (declared.least is None or value >= declared.least)
     and (declared.above is None or value > declared.above)
     and (declared.most is None or value <= declared.most)

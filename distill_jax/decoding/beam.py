@@ -73,7 +73,7 @@ def beam_decode(
 
   Args:
     step_fn: scores the next token, as `cache.start_decoding` returns it.
-    cache: likewise, for `batch_size` rows; it is repeated here.
+    cache: as above, for `batch_size` rows; it is repeated here.
     batch_size: rows.
     max_decode_length: tokens at most, the end token included.
     num_beams: sequences kept a row.

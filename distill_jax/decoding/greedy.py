@@ -20,7 +20,7 @@ def greedy_decode(
 
   Args:
     step_fn: scores the next token, as `cache.start_decoding` returns it.
-    cache: likewise.
+    cache: as above.
     batch_size: rows.
     max_decode_length: tokens at most, the end token included.
     eos_id: ends a row.

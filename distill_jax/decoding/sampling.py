@@ -30,7 +30,7 @@ def sample_decode(
 
   Args:
     step_fn: scores the next token, as `cache.start_decoding` returns it.
-    cache: likewise.
+    cache: as above.
     rngs: [batch_size] typed keys (`jax.random.key`), one a row: what is drawn
       for a row depends on its own key alone.
     batch_size: rows.

@@ -173,7 +173,7 @@ def decode(
   Args:
     config: the strategy and its settings.
     step_fn: scores the next token, as `cache.start_decoding` returns it.
-    cache: likewise, for `batch` rows.
+    cache: as above, for `batch` rows.
     row_ids: [batch] int32, a number of each input that does not depend on how
       inputs are batched. A sample is drawn by the seed, this number and the
       sample's own, so neither batch size nor neighbours nor the number of

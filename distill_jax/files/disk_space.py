@@ -1,4 +1,4 @@
-"""A full disk while a checkpoint is written: told of as what it is.
+"""Recognizes full disks in the errors of Orbax and TensorStore.
 
 TensorStore and Orbax wrap the error in others, and Orbax logs a trace of it for
 each of its threads.

@@ -5,8 +5,8 @@ thread listens for it:
 
 - A process that fails says so before it ends, and the others end with its exit
   code and its reason, though they may be anywhere.
-- Every process is heard from every few seconds, by process 0. One that is not
-  heard from for `timeout_seconds` (killed, its host gone) ends the others with
+- Every process sends a heartbeat to process 0 every few seconds. One that sends
+  none for `timeout_seconds` (killed, its host gone) ends the others with
   code 75, and is named.
 - JAX has a heartbeat of its own, which aborts the program (code 134) in its own
   words. It is given more time, and is left to tell what nobody here can: that
@@ -99,7 +99,7 @@ class EndTogether:
     self._leave(code)
 
   def wait_for_others(self) -> None:
-    """Returns when all others were heard from after this was called.
+    """Returns when all others have sent a heartbeat after this was called.
 
     An error in a collective is most often another process's end. If it is, this
     process is ended while it waits here.
@@ -155,7 +155,7 @@ class EndTogether:
       return
 
   def _beat(self) -> None:
-    """Is heard from; and process 0 hears."""
+    """Sends heartbeats; process 0 also monitors those of the others."""
     heard: dict[int, tuple[int, float]] = {}
     number, said_at = 0, time.monotonic()
     while True:
@@ -193,7 +193,7 @@ class EndTogether:
   def _tell_of_lost(self, lost: list[int]) -> None:
     names = ", ".join(distributed.describe(index) for index in lost)
     reason = (
-      f"{names} {'was' if len(lost) == 1 else 'were'} not heard from for"
+      f"{names} sent no heartbeat for"
       f" {self._timeout_seconds:g} seconds: killed, or its host is gone."
       f" {_INTACT}"
     )

@@ -5,6 +5,7 @@ function of what the student computed for these tokens. A new loss is a subclass
 of `Term`, in whatever module, bound in gin as one of OBJECTIVE_TERMS.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ Weight = float | Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Term:
+class Term(abc.ABC):
   """A part of the objective: weight * mean over tokens of `compute`.
 
   Attributes:
@@ -68,13 +69,13 @@ class Term:
     """Whether the progress line has the term."""
     return True
 
+  @abc.abstractmethod
   def compute(self, tokens: TargetTokens) -> Float[Array, "batch length"]:
     """Returns the value of each target token, masked or not, float32.
 
     Args:
       tokens: some positions of every row; nothing that is not read is computed.
     """
-    raise NotImplementedError
 
   def mask_tokens(
     self, batch: Mapping[str, Array]

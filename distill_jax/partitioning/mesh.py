@@ -36,7 +36,7 @@ def make_mesh(
       4}; an axis left out has 1, and -1, allowed once, takes the rest.
     devices: the devices, all of them by default. Their `slice_index`, if they
       have one, says which slice each belongs to.
-    dcn_axis_sizes: slices along each axis, likewise; None: the data axis takes
+    dcn_axis_sizes: slices along each axis, as above; None: the data axis takes
       all of them. Along each axis the mesh has the product of both sizes.
 
   Raises:

@@ -4,7 +4,6 @@ Model, task, lengths and vocabulary are those of the run, unless others are
 given; of a checkpoint that lies in no run they are given.
 """
 
-import collections
 import dataclasses
 import json
 import logging
@@ -15,18 +14,15 @@ from typing import Any, Literal
 from distill_jax.config import declaration
 from distill_jax.config.declaration import field
 from distill_jax.data import vocab
-from distill_jax.data.feed import pipeline
 from distill_jax.data.settings import DataSettings
-from distill_jax.data.token_cache import Example, TaskInfo, TokenCache
-from distill_jax.decoding import layout as layout_lib
+from distill_jax.data.token_cache import TokenCache
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.evaluation import result_folder, result_summary
-from distill_jax.evaluation.choices import find_choices
 from distill_jax.evaluation.evaluator import Evaluator
 from distill_jax.model.config import ModelConfig
 from distill_jax.run_folder import run_record
-from distill_jax.runs import prepare, run_data
+from distill_jax.runs import eval_parts, prepare, run_data, shared_settings
 from distill_jax.student import loading
 from distill_jax.training import fit_checks
 
@@ -84,37 +80,16 @@ class EvalRun:
   feature_lengths: Mapping[str, int] | None = field(
     None, macro="TASK_FEATURE_LENGTHS", help="tokens of a row; None: the run's"
   )
-  model_config: ModelConfig | None = field(
-    None,
-    help="None: the run's, or what the checkpoint says",
-    gin_text="%MODEL_CONFIG",
-  )
-  mesh: Mapping[str, int] = field(
-    default_factory=lambda: {"data": -1},
-    macro="MESH",
-    help="devices of a slice along each axis; -1: those that are left",
-  )
-  dcn_mesh: Mapping[str, int] | None = field(
-    None,
-    macro="DCN_MESH",
-    help="slices along each axis; None: all along the data axis",
-  )
-  batch_rows: int = field(
-    32, macro="BATCH_SIZE", least=1, is_common=True, help="rows of a batch"
-  )
-  decoding: DecodingConfig = field(
-    DecodingConfig(),
-    help="how predictions are decoded",
-    gin_text="@strategy.DecodingConfig()",
-  )
-  decode_layout: str = field(
-    layout_lib.AUTO,
-    macro="DECODE_LAYOUT",
-    one_of=layout_lib.LAYOUTS,
-    help="where a MESH with fsdp has the decoder's parameters while it decodes:"
+  model_config: ModelConfig | None = shared_settings.model_config_field()
+  mesh: Mapping[str, int] = shared_settings.mesh_field()
+  dcn_mesh: Mapping[str, int] | None = shared_settings.dcn_mesh_field()
+  batch_rows: int = shared_settings.batch_rows_field()
+  decoding: DecodingConfig = shared_settings.decoding_field()
+  decode_layout: str = shared_settings.decode_layout_field(
+    "where a MESH with fsdp has the decoder's parameters while it decodes:"
     " 'replicated' along fsdp; 'split' over fsdp and model; 'as_trained',"
     " gathered at every token; 'auto' replicates what takes an eighth of a"
-    " device's memory at most and splits what takes more",
+    " device's memory at most and splits what takes more"
   )
   prediction: Literal["generate", "rank"] = field(
     _GENERATE,
@@ -162,33 +137,6 @@ class EvalRun:
     return [given] if isinstance(given, str) else list(given)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """One task and split to evaluate.
-
-  Attributes:
-    task: its name.
-    split: of it.
-    cache: has its examples.
-    examples: of them, as many as asked for.
-    choices: the answers that each chooses from; None: it is decoded.
-  """
-
-  task: str
-  split: str
-  cache: TokenCache
-  examples: Sequence[Example]
-  choices: list[tuple[str, ...]] | None = None
-
-  @property
-  def name(self) -> str:
-    return f"{self.task}/{self.split}"
-
-  @property
-  def info(self) -> TaskInfo:
-    return self.cache.tasks[self.task]
-
-
 def run(
   settings: EvalRun, operative_config: str = "", overwrite: bool = False
 ) -> dict[str, dict[str, Any]]:
@@ -234,8 +182,9 @@ def run(
   caches = _open_caches(settings, opened)
   for cache in caches:
     fit_checks.check_sentinels(cache, opened.vocabulary, opened.model.config)
-  parts = _list_parts(settings, caches)
-  parts = _add_choices(settings, parts)
+  parts = eval_parts.list_parts(caches, settings.splits, settings.max_examples)
+  if settings.prediction == _RANK:
+    parts = eval_parts.add_choices(parts, settings.decoding)
   folders = {
     (checkpoint.path, part.name): root
     / part.task
@@ -289,7 +238,7 @@ def run(
   return results
 
 
-def _warn_of_gold_outside(part: _Part, metrics, rows) -> None:
+def _warn_of_gold_outside(part: eval_parts.Part, metrics, rows) -> None:
   num_outside = metrics.get("num_gold_outside_label_set")
   if num_outside:
     _log.warning(
@@ -407,74 +356,8 @@ def _check_agreement(
     )
 
 
-def _list_parts(settings: EvalRun, caches: Sequence[TokenCache]) -> list[_Part]:
-  """Returns the tasks and splits asked for; a task may lack a split.
-
-  Raises:
-    UserError: no task has the split, or one is named twice.
-  """
-  given = settings.splits
-  splits = [given] if isinstance(given, str) else list(given)
-  tasks = [(task, cache) for cache in caches for task in cache.tasks]
-  known = {split for task, cache in tasks for split in cache.tasks[task].splits}
-  if not splits or set(splits) - known:
-    where = ", ".join(str(cache.path) for cache in caches)
-    raise UserError(
-      f"EVAL_SPLITS is {splits}; the splits in {where} are {sorted(known)}."
-    )
-  counts = collections.Counter(task for task, _ in tasks)
-  if twice := [task for task, count in counts.items() if count > 1]:
-    raise UserError(
-      f"MIXTURE_OR_TASK_NAME names {', '.join(twice)} more than once, by itself"
-      " or in a mixture. Leave one of them out."
-    )
-  return [
-    _Part(
-      task,
-      split,
-      cache,
-      pipeline.take(cache.open_split(task, split), settings.max_examples),
-    )
-    for task, cache in tasks
-    for split in dict.fromkeys(splits)
-    if split in cache.tasks[task].splits
-  ]
-
-
-def _add_choices(settings: EvalRun, parts: Sequence[_Part]) -> list[_Part]:
-  """Adds the answer choices to what is ranked.
-
-  Raises:
-    UserError: there are none to rank, or nothing is left to decode with the
-      settings given for it.
-  """
-  if settings.prediction == _GENERATE:
-    return list(parts)
-  chosen = [
-    part
-    if not part.info.has_labels
-    else dataclasses.replace(
-      part, choices=find_choices(part.task, part.info, part.examples)
-    )
-    for part in parts
-  ]
-  is_ranked = [part.choices is not None for part in chosen]
-  if not any(is_ranked):
-    raise UserError(
-      f"EVAL_PREDICTION is {_RANK!r}, and there are no labels to evaluate in"
-      f" {parts[0].cache.path}. Leave it at {_GENERATE!r}."
-    )
-  if all(is_ranked) and settings.decoding != DecodingConfig():
-    raise UserError(
-      f"EVAL_PREDICTION is {_RANK!r}, which decodes nothing here: nothing reads"
-      f" the settings of decoding, {settings.decoding.describe()}. Leave them"
-      " out."
-    )
-  return chosen
-
-
 def _find_changes(
-  settings: EvalRun, opened: loading.OpenedModel, part: _Part
+  settings: EvalRun, opened: loading.OpenedModel, part: eval_parts.Part
 ) -> dict[str, Any]:
   """Returns what else than decoding may change the numbers, by short names."""
   changes = dict(opened.changes)
@@ -488,7 +371,7 @@ def _find_changes(
 
 
 def _make_key(
-  settings: EvalRun, opened: loading.OpenedModel, part: _Part
+  settings: EvalRun, opened: loading.OpenedModel, part: eval_parts.Part
 ) -> str:
   return result_folder.make_key(
     settings.decoding if part.choices is None else None,
@@ -500,7 +383,7 @@ def _make_key(
 def _describe(
   settings: EvalRun,
   opened: loading.OpenedModel,
-  part: _Part,
+  part: eval_parts.Part,
   checkpoint: str,
 ) -> dict[str, Any]:
   """Says what metrics are of."""

@@ -133,9 +133,9 @@ def train(
   folder = _to_text(model_dir, "model_dir")
   if isinstance(data, str):
     given = {"kind": kind, "metric": metric, "label_set": label_set}
-    if told := [name for name, value in given.items() if value is not None]:
+    if decided := [key for key, value in given.items() if value is not None]:
       raise UserError(
-        f"data is the task {data!r}, which decides {', '.join(told)}. Leave"
+        f"data is the task {data!r}, which decides {', '.join(decided)}. Leave"
         " that out."
       )
     name = data

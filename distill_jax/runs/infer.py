@@ -18,11 +18,10 @@ from distill_jax.config import declaration
 from distill_jax.config.declaration import field
 from distill_jax.data import named_tasks
 from distill_jax.data.token_cache import TaskInfo
-from distill_jax.decoding import layout as layout_lib
 from distill_jax.decoding.strategy import DecodingConfig
 from distill_jax.errors import UserError
 from distill_jax.model.config import ModelConfig
-from distill_jax.runs import input_rows, prepare
+from distill_jax.runs import input_rows, prepare, shared_settings
 from distill_jax.runs.input_rows import Row
 from distill_jax.student import loading, opening
 from distill_jax.student import student as student_lib
@@ -122,36 +121,12 @@ class InferRun:
     help="leave out lines that cannot be read or scored, and count them; False:"
     " the first one ends the run",
   )
-  model_config: ModelConfig | None = field(
-    None,
-    help="None: the run's, or what the checkpoint says",
-    gin_text="%MODEL_CONFIG",
-  )
-  mesh: Mapping[str, int] = field(
-    default_factory=lambda: {"data": -1},
-    macro="MESH",
-    help="devices of a slice along each axis; -1: those that are left",
-  )
-  dcn_mesh: Mapping[str, int] | None = field(
-    None,
-    macro="DCN_MESH",
-    help="slices along each axis; None: all along the data axis",
-  )
-  batch_rows: int = field(
-    32, macro="BATCH_SIZE", least=1, is_common=True, help="rows of a batch"
-  )
-  decoding: DecodingConfig = field(
-    DecodingConfig(),
-    help="how predictions are decoded",
-    gin_text="@strategy.DecodingConfig()",
-  )
-  decode_layout: str = field(
-    layout_lib.AUTO,
-    macro="DECODE_LAYOUT",
-    one_of=layout_lib.LAYOUTS,
-    help="where the decoder's parameters lie meanwhile, as in"
-    " gin/runs/eval.gin",
-  )
+  model_config: ModelConfig | None = shared_settings.model_config_field()
+  mesh: Mapping[str, int] = shared_settings.mesh_field()
+  dcn_mesh: Mapping[str, int] | None = shared_settings.dcn_mesh_field()
+  batch_rows: int = shared_settings.batch_rows_field()
+  decoding: DecodingConfig = shared_settings.decoding_field()
+  decode_layout: str = shared_settings.decode_layout_field()
 
   def __post_init__(self):
     declaration.check(self)

@@ -37,6 +37,7 @@ from distill_jax.model.config import ModelConfig
 from distill_jax.objective.objective import Objective
 from distill_jax.partitioning import chips, sharding
 from distill_jax.partitioning import mesh as mesh_lib
+from distill_jax.runs import shared_settings
 from distill_jax.training import nonfinite
 from distill_jax.training import state as state_lib
 
@@ -87,17 +88,8 @@ class PrecompileRun:
     is_common=True,
     help="how many slices of it, joined by the data center's network",
   )
-  mesh: Mapping[str, int] = field(
-    default_factory=lambda: {"data": -1},
-    macro="MESH",
-    is_common=True,
-    help="devices of a slice along each axis; -1: those that are left",
-  )
-  dcn_mesh: Mapping[str, int] | None = field(
-    None,
-    macro="DCN_MESH",
-    help="slices along each axis; None: all along the data axis",
-  )
+  mesh: Mapping[str, int] = shared_settings.mesh_field(is_common=True)
+  dcn_mesh: Mapping[str, int] | None = shared_settings.dcn_mesh_field()
   num_microbatches: int = field(
     1, macro="NUM_MICROBATCHES", least=1, help="as in training"
   )
@@ -116,13 +108,7 @@ class PrecompileRun:
     least=1,
     help="rows that are decoded at once; None: as BATCH_SIZE",
   )
-  decode_layout: str = field(
-    layout_lib.AUTO,
-    macro="DECODE_LAYOUT",
-    one_of=layout_lib.LAYOUTS,
-    help="where the decoder's parameters lie meanwhile, as in"
-    " gin/runs/eval.gin",
-  )
+  decode_layout: str = shared_settings.decode_layout_field()
   programs: Sequence[str] = field(
     (TRAIN, DECODE),
     macro="PROGRAMS",

@@ -203,12 +203,14 @@ def make_cells(arms: Sequence[Arm], folder: Any) -> list[Cell]:
       is kept in the cell, as it is that of one data set.
   """
   made: dict[tuple[str, int, int], Cell] = {}
+  firsts: dict[str, train.TrainRun | None] = {}
   for arm in arms:
-    first = None
+    training = _describe_training(arm)
     for size in arm.seeds:
+      first = firsts.get(training)
       for cell in _make_cells_of_size(arm, size, folder, first):
         made[arm.name, size, cell.seed] = cell
-        first = first or cell.settings
+        firsts[training] = firsts.get(training) or cell.settings
   sizes = dict.fromkeys(size for arm in arms for size in arm.seeds)
   seeds = dict.fromkeys(cell.seed for cell in made.values())
   keys = [
@@ -226,7 +228,7 @@ def _make_cells_of_size(
     arm: see `make_cells`.
     size: one of its sizes.
     folder: of the sweep.
-    first: settings of the arm's first run; None: it is among these.
+    first: settings of the first run that trains alike; None: it is among these.
   """
   cells = []
   try:
@@ -237,8 +239,8 @@ def _make_cells_of_size(
         arm,
         {**sizing, "SEED": seed, "MODEL_DIR": f"{folder}/{cell.folder_name}"},
       )
-      # Runs of an arm differ in seed, folder and data only. With one optimizer
-      # object for all of them, compiled steps are found again.
+      # Such runs differ in seed, folder and data only. With one optimizer for
+      # all of them, compiled steps are found again.
       first = first or settings
       settings = dataclasses.replace(
         settings, optimizer=first.optimizer, learning_rate=first.learning_rate
@@ -256,6 +258,13 @@ def _make_cells_of_size(
   except Exception as error:
     return [Cell(arm, size, seed, error=error) for seed in arm.seeds[size]]
   return cells
+
+
+def _describe_training(arm: Arm) -> str:
+  """Returns what arms have in common that differ in nothing but their data."""
+  of_data = {field.name.upper() for field in dataclasses.fields(DataSettings)}
+  others = {k: v for k, v in arm.macros.items() if k not in of_data}
+  return repr(sorted(others.items()))
 
 
 def _build(arm: Arm, given: Mapping[str, Any]) -> tuple[train.TrainRun, str]:

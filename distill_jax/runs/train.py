@@ -34,7 +34,6 @@ from distill_jax.data import vocab
 from distill_jax.data.feed import batch as batch_lib
 from distill_jax.data.feed import pipeline, shards
 from distill_jax.data.settings import DataSettings
-from distill_jax.decoding import layout as layout_lib
 from distill_jax.errors import UserError
 from distill_jax.evaluation import validation
 from distill_jax.evaluation.evaluator import Evaluator
@@ -51,7 +50,7 @@ from distill_jax.run_folder import (
   run_lock,
   validation_history,
 )
-from distill_jax.runs import prepare
+from distill_jax.runs import prepare, shared_settings
 from distill_jax.training import (
   closing,
   early_stopping,
@@ -103,18 +102,8 @@ class TrainRun:
   optimizer: optax.GradientTransformation = field(
     help="from `optim.factory`", gin_text="%OPTIMIZER"
   )
-  mesh: Mapping[str, int] = field(
-    default_factory=lambda: {"data": -1},
-    macro="MESH",
-    is_common=True,
-    help="devices of a slice along each axis; -1: those that are left",
-  )
-  dcn_mesh: Mapping[str, int] | None = field(
-    None,
-    macro="DCN_MESH",
-    help="slices of a multi-slice job along each axis; None: all along the data"
-    " axis",
-  )
+  mesh: Mapping[str, int] = shared_settings.mesh_field(is_common=True)
+  dcn_mesh: Mapping[str, int] | None = shared_settings.dcn_mesh_field()
   seed: int = field(
     0,
     macro="SEED",
@@ -176,7 +165,7 @@ class TrainRun:
     "stop",
     macro="ON_NONFINITE_LOSS",
     one_of=nonfinite.POLICIES,
-    help="at a loss or gradient that is no number: 'stop' the run, or 'skip'"
+    help="at a NaN or infinite loss or gradient: 'stop' the run, or 'skip'"
     " the update of that step",
   )
   max_skipped_steps: int = field(
@@ -199,12 +188,8 @@ class TrainRun:
     least=1,
     help="rows of a batch in evaluation; None: as BATCH_SIZE",
   )
-  decode_layout: str = field(
-    layout_lib.AUTO,
-    macro="DECODE_LAYOUT",
-    one_of=layout_lib.LAYOUTS,
-    help="where the decoder's parameters lie in validation, as in"
-    " gin/runs/eval.gin",
+  decode_layout: str = shared_settings.decode_layout_field(
+    "where the decoder's parameters lie in validation, as in gin/runs/eval.gin"
   )
   max_eval_examples: int | None = field(
     None,

@@ -1,4 +1,4 @@
-"""Losses that are no number: told of, with the batch they came from.
+"""Detects NaN and infinite losses and saves the batch that caused them.
 
 Nothing waits for a device because of it: losses are looked at when they have
 arrived, at the latest when anything is logged, evaluated or saved, so that no
@@ -213,7 +213,7 @@ class NonfiniteHook:
     path = self._folder / f"{step}.json"
     if self._policy == "skip":
       raise UserError(
-        f"{self.num_skipped} steps had a loss or gradient that is no number;"
+        f"{self.num_skipped} steps had a NaN or infinite loss or gradient;"
         f" MAX_SKIPPED_STEPS allows {self._max_skipped_steps}. The last was"
         f" step {step}; the ids of its examples are in {path}. A lower"
         " LEARNING_RATE, gradient clipping or float32 activations usually mend"

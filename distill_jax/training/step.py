@@ -182,7 +182,7 @@ def eval_step(
 def skip_nonfinite(
   step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-  """Makes a step leave everything as it was when its loss is no number.
+  """Makes a step leave everything as it was when its loss is NaN or infinite.
 
   Args:
     step_fn: (state, batch) -> (state, metrics), with `loss` and

@@ -32,6 +32,7 @@ import statistics
 import time
 from typing import Any
 
+import baseline_arguments
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,37 +225,16 @@ def read_examples(path: pathlib.Path) -> tuple[dict[str, Any], list[list[Row]]]:
   Raises:
     SystemExit: steps have different numbers of rows.
   """
-  with open(path, encoding="utf-8") as file:
-    header, *rows = map(json.loads, file)
-  steps = [[] for _ in range(1 + max(row["step"] for row in rows))]
-  for row in rows:
-    steps[row["step"]].append(row)
+  sizes, steps = baseline_arguments.read_examples(path)
   if len({len(of_step) for of_step in steps}) > 1:
     raise SystemExit("Steps have different numbers of rows; drop the last.")
-  return header["model"], steps
+  return sizes, steps
 
 
 def parse_options() -> argparse.Namespace:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--mode", default="train", choices=("train", "decode"))
-  parser.add_argument(
-    "--examples_file",
-    required=True,
-    type=pathlib.Path,
-    help="of benchmark.py --export_examples; steps go round in it",
-  )
-  parser.add_argument("--steps", type=int, default=3, help="measured steps")
-  parser.add_argument("--warmup_steps", type=int, default=1)
-  parser.add_argument("--batch", type=int, default=8, help="rows to decode")
-  parser.add_argument("--row_inputs", type=int, default=128, help="tokens each")
-  parser.add_argument("--row_targets", type=int, default=64, help="likewise")
-  parser.add_argument("--tokens", type=int, default=32, help="to decode a row")
-  parser.add_argument(
-    "--dtype", default="float32", choices=("float32", "bfloat16")
-  )
+  parser = baseline_arguments.make_parser(__doc__)
+  parser.add_argument("--row_targets", type=int, default=64, help="tokens each")
   return parser.parse_args()
 
 

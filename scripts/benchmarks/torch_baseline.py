@@ -26,7 +26,6 @@ measures.
 import argparse
 import json
 import os
-import pathlib
 import platform
 import random
 import resource
@@ -35,6 +34,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import baseline_arguments
 import torch
 import transformers
 
@@ -299,37 +299,10 @@ def measure_decoding(
   }
 
 
-def read_examples(path: pathlib.Path) -> tuple[dict[str, Any], list[list[Row]]]:
-  """Returns the model's sizes, and the rows of each step."""
-  with open(path, encoding="utf-8") as file:
-    header, *rows = map(json.loads, file)
-  steps = [[] for _ in range(1 + max(row["step"] for row in rows))]
-  for row in rows:
-    steps[row["step"]].append(row)
-  return header["model"], steps
-
-
 def parse_options() -> argparse.Namespace:
   """Reads the command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--mode", default="train", choices=("train", "decode"))
-  parser.add_argument(
-    "--examples_file",
-    required=True,
-    type=pathlib.Path,
-    help="of benchmark.py --export_examples; steps go round in it",
-  )
-  parser.add_argument("--steps", type=int, default=3, help="measured steps")
-  parser.add_argument("--warmup_steps", type=int, default=1)
-  parser.add_argument("--batch", type=int, default=8, help="rows to decode")
-  parser.add_argument("--row_inputs", type=int, default=128, help="tokens each")
-  parser.add_argument("--tokens", type=int, default=32, help="to decode a row")
+  parser = baseline_arguments.make_parser(__doc__)
   parser.add_argument("--threads", type=int, default=os.cpu_count())
-  parser.add_argument(
-    "--dtype", default="float32", choices=("float32", "bfloat16")
-  )
   parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
   parser.add_argument(
     "--compile", action="store_true", help="torch.compile each block"
@@ -347,7 +320,7 @@ def main() -> None:
   options = parse_options()
   torch.set_num_threads(options.threads)
   torch.manual_seed(0)
-  sizes, steps = read_examples(options.examples_file)
+  sizes, steps = baseline_arguments.read_examples(options.examples_file)
   is_cuda = torch.cuda.is_available()
   device = torch.device("cuda" if is_cuda else "cpu")
   with device:  # A GPU draws its parameters, in a fraction of the time.

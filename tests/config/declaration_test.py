@@ -18,6 +18,7 @@ class _Run:
   limit: int | None = field(None, macro="LIMIT", least=1)
   rate: float = field(0.5, macro="RATE", above=0, most=1, hint="; 1 is all")
   share: float = field(0.5, macro="SHARE", least=0, below=1)
+  scale: float = field(1.0, macro="SCALE", least=0)
   kind: Literal["a", "b"] = field("a", macro="KIND")
   policy: str = field("stop", macro="POLICY", one_of=("stop", "skip"))
   names: str | list[str] | None = field(None, macro="NAMES", is_filled=True)
@@ -41,6 +42,8 @@ class _Run:
     ("limit", 0, "a whole number >= 1, or None"),
     ("rate", 0.0, "a number above 0 and at most 1; 1 is all"),
     ("rate", float("nan"), "a number above 0 and at most 1; 1 is all"),
+    ("scale", float("inf"), "a number >= 0"),
+    ("scale", float("nan"), "a number >= 0"),
     ("share", 1.0, "a number >= 0 and below 1"),
     ("kind", "c", "one of 'a', 'b'"),
     ("policy", "go", "one of 'stop', 'skip'"),

@@ -15,9 +15,11 @@ import pytest
 from script_import import SCRIPTS, import_script
 
 _script = import_script("make_golden_runs")
+_settings = import_script("golden_settings")
+_comparison = import_script("golden_comparison")
 _PATH = pathlib.Path(__file__).parents[1] / "testdata" / "golden_runs.json"
 _GOLDEN = json.loads(_PATH.read_text())
-_SLOW = tuple(name for name in _script.NAMES if name not in _script.FAST)
+_SLOW = tuple(name for name in _settings.NAMES if name not in _settings.FAST)
 
 
 def _make(names, path):
@@ -37,15 +39,15 @@ def _check(names, path):
   assert list(made) == sorted(names)
   lines = []
   for name in names:
-    lines += _script.find_differences(
-      _GOLDEN[name], made[name], _script.TOLERANCES[name], f"/{name}"
+    lines += _comparison.find_differences(
+      _GOLDEN[name], made[name], _settings.TOLERANCES[name], f"/{name}"
     )
   assert not lines, "\n".join(lines[:20])
 
 
 @pytest.mark.tf
 def test_the_fast_settings_give_their_numbers(tmp_path):
-  _check(_script.FAST, tmp_path / "made.json")
+  _check(_settings.FAST, tmp_path / "made.json")
 
 
 @pytest.mark.tf
@@ -55,16 +57,16 @@ def test_the_other_settings_give_their_numbers(tmp_path):
 
 
 def test_every_setting_has_numbers():
-  assert sorted(_GOLDEN) == sorted(_script.NAMES)
-  for name in _script.SETTINGS:
+  assert sorted(_GOLDEN) == sorted(_settings.NAMES)
+  for name in _settings.SETTINGS:
     steps = [
       row["step"] for row in _GOLDEN[name]["train"] if row["split"] == "train"
     ]
-    assert steps == [*range(1, _script.TRAIN_STEPS + 1)], name
+    assert steps == [*range(1, _settings.TRAIN_STEPS + 1)], name
 
 
 def _first_loss(golden):
-  return golden[_script.FAST[0]]["train"][0]
+  return golden[_settings.FAST[0]]["train"][0]
 
 
 @pytest.mark.parametrize(
@@ -78,18 +80,22 @@ def _first_loss(golden):
 def test_a_changed_number_is_found(name, change, differs):
   changed = copy.deepcopy(_GOLDEN)
   _first_loss(changed)[name] *= change
-  lines = _script.find_differences(_GOLDEN, changed, _script.RELATIVE_TOLERANCE)
+  lines = _comparison.find_differences(
+    _GOLDEN, changed, _settings.RELATIVE_TOLERANCE
+  )
   assert bool(lines) == differs
-  assert all(line.startswith(f"/{_script.FAST[0]}/train[0]") for line in lines)
+  assert all(
+    line.startswith(f"/{_settings.FAST[0]}/train[0]") for line in lines
+  )
   # Two checkouts on one machine have no tolerance.
-  assert len(_script.find_differences(_GOLDEN, changed)) == 1
+  assert len(_comparison.find_differences(_GOLDEN, changed)) == 1
 
 
 def test_a_changed_prompt_and_a_missing_record_are_found():
   changed = copy.deepcopy(_GOLDEN)
   changed["label"]["label"]["asked"][0] += "0"
   changed["label"]["vote"]["files"]["records.jsonl"].pop()
-  lines = _script.find_differences(_GOLDEN, changed, 1.0)
+  lines = _comparison.find_differences(_GOLDEN, changed, 1.0)
   assert [line.split(":")[0] for line in lines] == [
     "/label/label/asked[0]",
     "/label/vote/files/records.jsonl",
@@ -105,5 +111,5 @@ def test_comparing_files_prints_the_first_differences(tmp_path, capsys):
   assert "Identical" in capsys.readouterr().out
   assert _script.main(["--compare", str(_PATH), new]) == 1
   printed = capsys.readouterr().out
-  assert f"/{_script.FAST[0]}/train[0]/loss: " in printed
+  assert f"/{_settings.FAST[0]}/train[0]/loss: " in printed
   assert "1 differences" in printed

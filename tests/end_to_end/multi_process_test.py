@@ -355,7 +355,7 @@ def test_a_killed_process_is_named_and_ends_the_other(
   codes, said = pair.finish()
   assert codes == [75, -signal.SIGKILL], said
   assert time.monotonic() - started < 12 * LOST_SECONDS
-  told = f"process 1 ({socket.gethostname()}) was not heard from for 10 seconds"
+  told = f"process 1 ({socket.gethostname()}) sent no heartbeat for 10 seconds"
   assert told in said[0]
   assert "Traceback" not in said[0]
   found, expected = read_losses(model_dir), read_losses(alone)

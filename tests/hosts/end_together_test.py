@@ -80,7 +80,7 @@ def test_one_that_is_silent_is_named_and_ends_the_others(store, capfd):
   codes = [process.wait() for process in processes]
   assert codes == [end_together.LOST_CODE] * 2
   assert time.monotonic() - started < 10
-  told = "process 2 (west) was not heard from for 1 seconds"
+  told = "process 2 (west) sent no heartbeat for 1 seconds"
   assert capfd.readouterr().err.count(told) == 2
 
 

@@ -168,3 +168,20 @@ def test_a_data_set_that_does_not_load_is_kept_for_its_own_runs(tmp_path):
     plain, other = make_cells(tmp_path)
   assert (plain.settings, str(plain.error), plain.work) == (None, "row 3", 0)
   assert (other.settings is None, other.error) == (False, None)
+
+
+def test_arms_that_differ_in_data_alone_share_an_optimizer(tmp_path):
+  plain, shuffled, fast = make_cells(
+    tmp_path,
+    SIZES=(4,),
+    SEEDS=(0,),
+    ARMS={
+      "plain": TASK,
+      "shuffled": {**TASK, "SHUFFLE_RATIONALES": True},
+      "fast": {**TASK, "LEARNING_RATE": 0.5},
+    },
+  )
+  assert plain.settings.optimizer is shuffled.settings.optimizer
+  assert shuffled.settings.data.shuffle_rationales
+  assert plain.settings.optimizer is not fast.settings.optimizer
+  assert fast.settings.learning_rate(0) == 0.5

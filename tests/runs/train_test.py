@@ -348,7 +348,7 @@ def test_without_a_whole_checkpoint_a_run_does_not_begin_anew(tmp_path):
 
 
 class _Broken:
-  """Puts batches on the mesh, one of them so that its loss is no number."""
+  """Puts batches on the mesh, one of them so that its loss is NaN."""
 
   def __init__(self, step):
     self._step, self._tokens, self._calls = step, None, 0

@@ -535,7 +535,7 @@ class BatchServer(FaultServer):
 
     Args:
       script: as of `FaultServer`.
-      answer: likewise; it answers the requests inside batches.
+      answer: as above; it answers the requests inside batches.
       polls_until_done: how often a batch is said to be in progress.
       final_status: "completed", "failed", "expired" or "cancelled".
       errors: why a batch failed, e.g. {"code": ..., "message": ...}.

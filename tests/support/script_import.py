@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import sys
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
@@ -9,6 +10,9 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 def import_script(name):
   """Returns the module made of `scripts/**/<name>.py`."""
   (path,) = SCRIPTS.rglob(f"{name}.py")
+  # A script's siblings are found as when it runs.
+  if str(path.parent) not in sys.path:
+    sys.path.append(str(path.parent))
   spec = importlib.util.spec_from_file_location(name, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)

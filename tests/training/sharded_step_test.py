@@ -71,7 +71,7 @@ def compute_gradients(
   Args:
     mesh_sizes: as `mesh.make_mesh` takes them; None: one device.
     num_microbatches: as for the train step.
-    loss_chunk_tokens: likewise.
+    loss_chunk_tokens: as above.
     **changes: of `CONFIG`.
   """
   config = dataclasses.replace(CONFIG, **changes)

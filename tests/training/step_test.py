@@ -155,7 +155,7 @@ def split_by_example(batch, values):
 
 
 def _start_skipping(optimizer, mesh_sizes=None):
-  """A run whose loss is what the batch says, where it is no number."""
+  """A run whose loss is what the batch says, where it is NaN."""
   run = tiny_student.start(optimizer, mesh_sizes)
 
   def step_fn(state, batch):

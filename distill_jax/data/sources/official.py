@@ -193,8 +193,8 @@ def read_teacher_outputs(
 
   Args:
     data_dir: as for `read_split`.
-    dataset: likewise.
-    split: likewise.
+    dataset: as above.
+    split: as above.
 
   Returns:
     The outputs in the order of the split's rows; empty where there are none.
@@ -228,10 +228,10 @@ def combine(
 
   Args:
     dataset: as for `read_split`.
-    split: likewise; rows and outputs are of this split.
+    split: as above; rows and outputs are of this split.
     rows: the gold examples.
     outputs: one for each row, or none at all.
-    teacher_parse: likewise.
+    teacher_parse: as above.
 
   Returns:
     The records, with ids such as "cqa-train-0".
@@ -275,8 +275,8 @@ def has_rows(
 
   Args:
     data_dir: as for `read_split`.
-    dataset: likewise.
-    split: likewise.
+    dataset: as above.
+    split: as above.
 
   Returns:
     True where the file exists. The NLI train files are larger than most copies
@@ -295,7 +295,7 @@ def source_files(
 
   Args:
     data_dir: as for `read_split`.
-    dataset: likewise.
+    dataset: as above.
 
   Returns:
     The files that exist, in an order that depends on their names only.

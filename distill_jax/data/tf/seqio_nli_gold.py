@@ -101,7 +101,7 @@ def check_pairing(dataset: str, split: str, records: Sequence[Record]) -> None:
 
   Args:
     dataset: for the message.
-    split: likewise.
+    split: as above.
     records: what `official.combine` made of gold rows from here.
 
   Raises:

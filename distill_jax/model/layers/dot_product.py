@@ -70,7 +70,7 @@ def attend(
 
   Args:
     query: [batch, q_length, heads, head_dim], compute dtype.
-    key: [batch, heads, k_length, head_dim], likewise.
+    key: [batch, heads, k_length, head_dim], as above.
     value: as `key`.
     bias: of these queries and keys.
     implementation: "xla", "cudnn", "tokamax" or "pallas_tpu". A single query,

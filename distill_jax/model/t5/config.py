@@ -52,7 +52,7 @@ class T5Config(LayerConfig):
     num_encoder_layers: layers of the encoder.
     num_decoder_layers: layers of the decoder.
     mlp_activations: one name for T5 1.0, ("relu",); several make a gated MLP,
-      the product of so many projections, ("gelu", "linear") in T5 1.1. "gelu"
+      the product of that many projections, ("gelu", "linear") in T5 1.1. "gelu"
       is the tanh approximation. Kept as a tuple.
     tie_embeddings: logits from the transposed embedding, divided by
       sqrt(embed_dim), as T5 1.0 has it; otherwise from their own kernel.

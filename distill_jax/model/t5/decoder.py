@@ -131,7 +131,7 @@ class DecoderLayer(nn.Module):
       cached: keys and values of the tokens before it.
       cross: keys and values of the encoder's output.
       self_bias: as for all tokens, of one query.
-      cross_bias: likewise.
+      cross_bias: as above.
 
     Returns:
       The layer's output and `cached` with this token's keys and values.

@@ -68,8 +68,8 @@ def count_train_flops(
   Args:
     config: sizes.
     num_rows: as for `count_forward_flops`, like those that follow.
-    encoder_length: likewise.
-    decoder_length: likewise.
+    encoder_length: as above.
+    decoder_length: as above.
 
   Returns:
     Three times the forward pass.
@@ -95,8 +95,8 @@ def count_recomputed_flops(
   Args:
     config: sizes, and the policy.
     num_rows: as for `count_forward_flops`, like those that follow.
-    encoder_length: likewise.
-    decoder_length: likewise.
+    encoder_length: as above.
+    decoder_length: as above.
     loss_chunk_tokens: as for training; if not None, the logits are computed
       again too.
 

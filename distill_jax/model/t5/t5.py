@@ -62,7 +62,7 @@ class T5(nn.Module):
         right inside each segment;
         `encoder_segment_ids`, [batch, encoder_length] int32: 1.. for each
         packed example, 0 on padding; not packed: `encoder_input_tokens > 0`;
-        `decoder_segment_ids`, [batch, decoder_length] int32, likewise; not
+        `decoder_segment_ids`, [batch, decoder_length] int32, as above; not
         packed: `decoder_target_tokens > 0`, because the first input is 0 too.
       enable_dropout: whether to draw from the "dropout" stream.
 

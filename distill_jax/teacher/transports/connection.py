@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from distill_jax.errors import UserError
 from distill_jax.teacher.asking import exchange
 from distill_jax.teacher.asking.exchange import TeacherError
-from distill_jax.teacher.reading import redaction, replies
+from distill_jax.teacher.reading import redaction, replies, retry_after
 from distill_jax.teacher.transports.config import (
   TeacherConfig,
   list_secrets,
@@ -410,7 +410,7 @@ class Connection:
   def _read_error(
     self, response: httpx2.Response, content: bytes
   ) -> replies.Failure:
-    retry_after_seconds = replies.get_retry_after_seconds(
+    retry_after_seconds = retry_after.get_seconds(
       response.headers, datetime.datetime.now(datetime.UTC)
     )
     return replies.read_error(

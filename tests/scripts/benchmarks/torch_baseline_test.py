@@ -68,7 +68,7 @@ def test_training_takes_every_exported_row(tmp_path):
   path = tmp_path / "examples.jsonl"
   cache = make_cache(tmp_path, 12, num_rationales=10)
   benchmark_data.export_examples(path, _CONFIG, cache, 4, 3)
-  sizes, steps = torch_baseline.read_examples(path)
+  sizes, steps = torch_baseline.baseline_arguments.read_examples(path)
   model = torch_baseline.make_model(sizes, "sdpa")
   measured = torch_baseline.measure_training(
     model, steps, _make_options(), _CPU
@@ -86,7 +86,7 @@ def test_compiling_alone_is_for_lengths_that_differ(tmp_path, monkeypatch):
   path = tmp_path / "examples.jsonl"
   cache = make_cache(tmp_path, 12, num_rationales=10)
   benchmark_data.export_examples(path, _CONFIG, cache, 4, 3)
-  sizes, steps = torch_baseline.read_examples(path)
+  sizes, steps = torch_baseline.baseline_arguments.read_examples(path)
   model = torch_baseline.make_model(sizes, "sdpa")
   dynamic = []
 

@@ -360,39 +360,6 @@ def test_a_prompt_that_is_repeated_cannot_stop_the_run():
   assert (failure.kind, failure.hint) == ("rejected", None)
 
 
-@pytest.mark.parametrize(
-  ("headers", "seconds"),
-  [
-    ({}, None),
-    ({"retry-after": "3"}, 3),
-    ({"retry-after": "0.5"}, 0.5),
-    ({"retry-after": "0"}, 0),
-    ({"retry-after": "-1"}, None),
-    ({"retry-after": "nan"}, None),
-    ({"retry-after": "inf"}, None),
-    ({"retry-after": "soon"}, None),
-    ({"retry-after": ""}, None),
-    ({"retry-after": "Tue, 01 Jan 2030 12:00:07 GMT"}, 7),
-    ({"retry-after": "Tue, 01 Jan 2030 11:59:00 GMT"}, 0),
-    ({"retry-after": "Tue, 99 Jan 2030 11:59:00 GMT"}, None),
-    ({"retry-after-ms": "1500"}, 1.5),
-    ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
-    ({"retry-after-ms": "x", "retry-after": "2"}, 2),
-  ],
-  ids=str,
-)
-def test_when_to_come_back(headers, seconds):
-  assert replies.get_retry_after_seconds(headers, NOW) == seconds
-
-
-def test_a_date_is_measured_by_the_clock_it_comes_from():
-  headers = {
-    "date": "Tue, 01 Jan 2030 15:00:00 GMT",
-    "retry-after": "Tue, 01 Jan 2030 15:00:05 GMT",
-  }
-  assert replies.get_retry_after_seconds(headers, NOW) == 5
-
-
 def test_quotations_are_short_and_harmless():
   quoted = replies.quote("\x1b[2J secret\nline " * 10_000)
   assert len(quoted) < 900 and quoted.isprintable() and quoted.isascii()
